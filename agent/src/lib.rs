@@ -1,1 +1,26 @@
+//! The Holdfast agent: the daemon on every node. It holds one session with the coordinator, keeps what its assignment
+//! says true, runs commands once, and reports what it observes.
+//!
+//! | module | answers for |
+//! | --- | --- |
+//! | [`app`], [`config`] | wiring; the configuration file |
+//! | [`identity`] | key, enrollment, renewal |
+//! | [`link`] | one session with the coordinator: connect, translate, back off, reconnect |
+//! | [`assignment`], [`converge`] | the node's assignment on disk; making it true, round by round |
+//! | [`dispatch`] | commands: term check, journal, one at a time per resource |
+//! | [`engine`] | the drivers of the database engines |
+//! | [`telemetry`], [`report`], [`progress`] | what the node says of itself |
+//! | [`host`] | the one door to programs, files and units of the machine |
 
+pub mod app;
+pub mod assignment;
+pub mod config;
+pub mod converge;
+pub mod dispatch;
+pub mod engine;
+pub mod host;
+pub mod identity;
+pub mod link;
+pub mod progress;
+pub mod report;
+pub mod telemetry;

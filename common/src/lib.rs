@@ -1,1 +1,32 @@
+//! What agent, coordinator and command line share: the nouns of the domain, how they cross the wire, identities and
+//! TLS, and the small services (clock, backoff, shutdown, configuration, logging) that every program needs.
+//!
+//! | modules | what they hold |
+//! | --- | --- |
+//! | [`id`], [`name`], [`term`], [`generation`], [`position`], [`role`] | newtypes; parsing and ordering |
+//! | [`assignment`], [`command`], [`report`], [`telemetry`] | the two kinds of work, and what nodes say |
+//! | [`error`] | `Reason`, `Failure`, `Classify`, and the one place that makes a `tonic::Status` |
+//! | [`wire`] | domain types to and from the generated ones |
+//! | [`pki`], [`tls`] | certificates, tokens, peer identity; TLS configurations that reload |
+//! | [`clock`], [`backoff`], [`shutdown`], [`config`], [`logging`] | small services |
 
+pub mod assignment;
+pub mod backoff;
+pub mod clock;
+pub mod command;
+pub mod config;
+pub mod engine;
+pub mod error;
+pub mod generation;
+pub mod id;
+pub mod logging;
+pub mod name;
+pub mod pki;
+pub mod position;
+pub mod report;
+pub mod role;
+pub mod shutdown;
+pub mod telemetry;
+pub mod term;
+pub mod tls;
+pub mod wire;
