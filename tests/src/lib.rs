@@ -1,1 +1,54 @@
+//! The testbed: real coordinators and agents on one machine, for tests, benchmarks and the demo.
+//!
+//! | module | answers for |
+//! | --- | --- |
+//! | [`run`] | one use of the testbed: its folder, its owner, and that nothing of it stays behind |
+//! | [`network`] | a switch, hosts on it, and its faults: cuts, losses, links that go down |
+//! | [`host`] | one host: addresses, folders, services, programs run in it; power cut and boot |
+//! | [`fleet`] | a coordinator and joined agents on such hosts, and the command line against them |
+//! | [`process`] | the one door to programs, with deadlines |
+//! | [`proc`] | what `/proc` knows: identities of processes, namespaces, inner and outer pids |
+//! | [`wait`] | conditions with a deadline, in place of sleeping |
+//! | [`binaries`] | where the built programs are |
+//! | [`bench`] | the benchmarks that `cargo xtask bench` runs |
+//!
+//! ```text
+//!  root network namespace        │ test process, cargo xtask, psql by `ip netns exec`
+//!  ──────────────────────────────┼──────────────────────────────────────────────────────
+//!  hf<run>-sw   bridge br0 ──┬───┴──────┬──────────────┐            (nothing leaves it)
+//!  hf<run>-ctl  coordinator ─┘   hf<run>-n1 agent …  hf<run>-n2 agent …
+//! ```
+//!
+//! As root a host is a network namespace with mounts, processes and a hostname of its own. As an ordinary user it is
+//! a process on a loopback address with folders of its own, and faults of the network are refused, never pretended.
 
+pub mod bench;
+pub mod binaries;
+pub mod fleet;
+pub mod host;
+pub mod network;
+pub mod proc;
+pub mod process;
+pub mod run;
+pub mod wait;
+
+use anyhow::{Context as _, bail};
+
+/// What the testbed's own processes do: `host-init FILE` is pid 1 of a host, `keep FOLDER` cleans up after an owner,
+/// `linger` is an owner that waits to be killed (the testbed's own tests do that).
+///
+/// Called by `holdfast-testbed` and by `xtask testbed`, which are the same thing under two names.
+///
+/// # Errors
+///
+/// When the arguments are none of these, or the deed fails.
+pub fn testbed_main(arguments: &[String]) -> anyhow::Result<()> {
+    match arguments {
+        [verb, file] if verb == "host-init" => host::init::main(file.as_ref()).context("host-init"),
+        [verb, folder] if verb == "keep" => run::keep(folder.as_ref()).context("keep"),
+        [verb] if verb == "linger" => run::linger().context("linger"),
+        _ => bail!(
+            "usage: holdfast-testbed host-init FILE | keep FOLDER | linger (started by the testbed, not by people)"
+        ),
+    }
+}

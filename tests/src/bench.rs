@@ -1,0 +1,1 @@
+//! The benchmarks that `cargo xtask bench` runs.

@@ -1,0 +1,63 @@
+//! Where the built programs are: beside the program that runs, or one folder up from a test in `deps/`.
+
+use std::path::PathBuf;
+
+use anyhow::{Context as _, bail};
+
+use crate::process::Program;
+
+/// The agent.
+///
+/// # Errors
+///
+/// When it is not built.
+pub fn agent() -> anyhow::Result<PathBuf> {
+    beside("holdfast-agent")
+}
+
+/// The coordinator.
+///
+/// # Errors
+///
+/// When it is not built.
+pub fn coordinator() -> anyhow::Result<PathBuf> {
+    beside("holdfast-coordinator")
+}
+
+/// The command line.
+///
+/// # Errors
+///
+/// When it is not built.
+pub fn cli() -> anyhow::Result<PathBuf> {
+    beside("holdfast")
+}
+
+/// The testbed's own program, ready for its verb: this program if it is xtask, else `holdfast-testbed`.
+///
+/// # Errors
+///
+/// When it is not built.
+pub fn testbed() -> anyhow::Result<Program> {
+    let this = this_program()?;
+    if this.file_name().is_some_and(|name| name == "xtask") {
+        return Ok(Program::new(this).arg("testbed"));
+    }
+    Ok(Program::new(beside("holdfast-testbed")?))
+}
+
+fn beside(name: &str) -> anyhow::Result<PathBuf> {
+    let this = this_program()?;
+    let found = this.ancestors().skip(1).take(2).map(|folder| folder.join(name)).find(|path| path.is_file());
+    match found {
+        Some(path) => Ok(path),
+        None => bail!("{name} is not built beside {}: run `cargo build --workspace`", this.display()),
+    }
+}
+
+/// A program that was built anew while it ran is called "… (deleted)"; the new one stands at the same path.
+fn this_program() -> anyhow::Result<PathBuf> {
+    let this = std::env::current_exe().context("find the program that runs")?;
+    let text = this.to_string_lossy();
+    Ok(text.strip_suffix(" (deleted)").map_or_else(|| this.clone(), PathBuf::from))
+}

@@ -1,0 +1,1 @@
+//! A coordinator and joined agents on hosts of the testbed.
