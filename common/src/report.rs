@@ -1,1 +1,111 @@
-//! To be filled.
+//! What a node says of its members: its whole state each time, the newest wins.
+
+use jiff::Timestamp;
+use serde::{Deserialize, Serialize};
+
+use crate::assignment::Synchronous;
+use crate::engine::Engine;
+use crate::generation::Generation;
+use crate::id::{ClusterId, NodeId};
+use crate::position::Position;
+use crate::role::Role;
+use crate::term::Term;
+
+/// The most members that a report may name (those that are not assigned any more count too).
+pub const MAX_MEMBERS: usize = 128;
+
+/// A node's members as it observes them.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct NodeReport {
+    pub members: Vec<MemberReport>,
+    /// Of the assignment that the node has stored.
+    pub assignment_generation: Generation,
+    /// The node's wall clock.
+    pub node_time: Timestamp,
+}
+
+/// A member as its own node observes it; `None` is unknown.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct MemberReport {
+    pub cluster_id: ClusterId,
+    pub engine: Engine,
+    pub state: EngineState,
+    /// The role that the engine itself says it has.
+    pub role: Option<Role>,
+    /// The term that the node has accepted.
+    pub term: Term,
+    /// Primary: written and flushed. Replica: flushed.
+    pub position: Option<Position>,
+    /// Replica: applied, visible to readers.
+    pub replayed: Option<Position>,
+    /// Replica: how old the newest applied change is; 0 while there is nothing left to apply.
+    pub lag_seconds: Option<f64>,
+    /// Replica: connected to its upstream and receiving.
+    pub streaming: Option<bool>,
+    /// Primary: who follows.
+    pub followers: Vec<Follower>,
+    /// Primary: what the engine enforces now.
+    pub synchronous: Synchronous,
+    /// The engine's own identity of the data.
+    pub system_identifier: Option<String>,
+    pub engine_version: Option<String>,
+    pub started_at: Option<Timestamp>,
+    /// Why it is not as it should be; empty where it is.
+    pub message: String,
+    /// Generation of the assignment that is fully true for this member.
+    pub converged_generation: Generation,
+    /// Parameters that wait for a restart of the engine.
+    pub pending_restart: Vec<String>,
+    pub data_bytes: Option<u64>,
+}
+
+/// What the engine's process is doing.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum EngineState {
+    /// Not observed.
+    Unknown,
+    /// There are no data.
+    Absent,
+    Stopped,
+    /// The process runs and does not accept connections yet.
+    Starting,
+    Running,
+    /// It should run and does not.
+    Failed,
+    /// A command is making or replacing its data.
+    Building,
+}
+
+/// A replica as its primary sees it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Follower {
+    pub node_id: NodeId,
+    /// What it has flushed to its disk.
+    pub flushed_offset: Option<u64>,
+    /// Counts toward the quorum now.
+    pub synchronous: bool,
+    pub streaming: bool,
+}
+
+/// Something that a person may want to know later, told by a node.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct NodeEvent {
+    /// Drawn by the agent; the same on a repeat.
+    pub id: crate::id::EventId,
+    pub time: Timestamp,
+    pub severity: Severity,
+    /// Upper snake case, stable.
+    pub reason: String,
+    pub message: String,
+    pub cluster_id: Option<ClusterId>,
+}
+
+/// How much an event matters.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Severity {
+    Info,
+    Warning,
+    Error,
+}
