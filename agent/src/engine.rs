@@ -1,1 +1,344 @@
-//! To be filled.
+//! The drivers of the database engines: one trait, one folder for each engine.
+//!
+//! A driver knows how to check and install its packages, to make, copy, start, stop, configure, observe and destroy
+//! members. It knows nothing of the coordinator, of leases or of gRPC, and does not decide: what should be done comes as
+//! a command or out of [`crate::converge`]. (Promote, follow and rewind come with the roles.)
+//!
+//! ```text
+//!             initialise │ copy_from                   start              observe: Starting → Running
+//!  Absent ───────────────┴──────────────► Stopped ───────────────────────► (process, owned by the supervisor)
+//!    ▲        (Building while at work)       │  ▲           stop               │
+//!    └──────────── destroy ──────────────────┘  └──────────────────────────────┘
+//! ```
+//!
+//! What a driver never does: overwrite data in place, remove data that `destroy` was not asked for by name, stop a
+//! running server because the agent starts or ends, report something that it did not read.
+
+pub mod execute;
+pub mod fake;
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::sync::Arc;
+
+use futures::future::BoxFuture;
+use holdfast_common::assignment::{MemberAssignment, Synchronous};
+use holdfast_common::command::{
+    CheckMember, CheckedMember, CloneMember, DestroyMember, InitialiseMember, InstallEngine, Progress,
+    SetPassword,
+};
+use holdfast_common::engine::Engine as Kind;
+use holdfast_common::error::{Classify, Metadata, Reason, Resource, Retry, Violation};
+use holdfast_common::id::{ClusterId, CommandId};
+use holdfast_common::name::ClusterName;
+use holdfast_common::position::Position;
+use holdfast_common::report::{EngineState, Follower};
+use holdfast_common::role::Role;
+use holdfast_common::telemetry::EngineOffer;
+use jiff::Timestamp;
+use tokio_util::sync::CancellationToken;
+
+pub use execute::{Engines, Held};
+
+/// What a driver's deed comes to.
+pub type Deed<'a, T> = BoxFuture<'a, Result<T, Error>>;
+
+/// One engine on this node. Deeds on one cluster are called one at a time ([`Engines::hold`]); `observe` at any time.
+pub trait Engine: fmt::Debug + Send + Sync {
+    fn kind(&self) -> Kind;
+
+    /// The versions that this node has, or could install.
+    fn offers(&self) -> Deed<'_, Vec<EngineOffer>>;
+
+    /// Looks whether a member could be made here. Changes nothing; what is unmet stands in the checks.
+    fn check<'a>(&'a self, request: &'a CheckMember) -> Deed<'a, CheckedMember>;
+
+    /// Installs what is missing, and returns the installed version. Starts no server. Safe to repeat.
+    fn install<'a>(&'a self, request: &'a InstallEngine, work: &'a Work) -> Deed<'a, String>;
+
+    /// Makes an empty database with its user, and returns the identity of the data. The member is stopped afterwards.
+    ///
+    /// What this very command left unfinished is begun again; what it finished is returned again.
+    ///
+    /// # Errors
+    /// `WOULD_DESTROY_DATA` where data of the cluster lie here that another command made.
+    fn initialise<'a>(&'a self, request: &'a InitialiseMember, work: &'a Work) -> Deed<'a, String>;
+
+    /// Copies the data of another member, which must run. The member is stopped afterwards.
+    ///
+    /// # Errors
+    /// As [`Engine::initialise`]; and `PRECONDITION_FAILED` where the source is another database than expected.
+    fn copy_from<'a>(&'a self, request: &'a CloneMember, work: &'a Work) -> Deed<'a, Copied>;
+
+    /// Stops the member and removes its data; `false` where there were none.
+    ///
+    /// # Errors
+    /// `NOT_CONFIRMED` if `confirm` is not the name recorded with the data.
+    fn destroy<'a>(&'a self, request: &'a DestroyMember, work: &'a Work) -> Deed<'a, bool>;
+
+    /// Gives a database user another password. The member must run as primary.
+    fn set_password<'a>(&'a self, request: &'a SetPassword) -> Deed<'a, ()>;
+
+    /// All members that have data here, assigned or not.
+    fn members(&self) -> Deed<'_, Vec<LocalMember>>;
+
+    /// What is true of a member now. Reads only, cheap enough for every second, and never fails: what could not be
+    /// read is unknown.
+    fn observe(&self, cluster: ClusterId) -> BoxFuture<'_, Observation>;
+
+    /// How the member's configuration differs from its assignment. Reads only.
+    fn compare<'a>(&'a self, member: &'a MemberAssignment, observed: &'a Observation) -> Deed<'a, Drift>;
+
+    /// Writes the configuration and certificates that the assignment asks for; a running member takes them over at
+    /// once as far as it can without a restart. Never changes a member's role.
+    fn configure<'a>(&'a self, member: &'a MemberAssignment) -> Deed<'a, ()>;
+
+    /// Makes a running primary ready to be followed by exactly the members of the assignment.
+    fn admit<'a>(&'a self, member: &'a MemberAssignment) -> Deed<'a, ()>;
+
+    /// Starts the process, in the role that its data have. `Ok` once it runs, which may be before it accepts clients.
+    fn start<'a>(&'a self, member: &'a MemberAssignment) -> Deed<'a, ()>;
+
+    /// Stops the process; `Ok` only when it is proven gone.
+    fn stop(&self, cluster: ClusterId) -> Deed<'_, ()>;
+}
+
+/// What a deed at work may use: who ordered it, where to tell progress, and whether it is still wanted.
+#[derive(Clone)]
+pub struct Work {
+    pub command: CommandId,
+    pub cancelled: CancellationToken,
+    progress: Arc<dyn Fn(Progress) + Send + Sync>,
+}
+
+/// A finished copy.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Copied {
+    pub system_identifier: String,
+    pub bytes: u64,
+}
+
+/// A member that has data on this node.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct LocalMember {
+    pub cluster_id: ClusterId,
+    pub cluster_name: ClusterName,
+    /// The data are complete: no command is, or was interrupted while, making them.
+    pub complete: bool,
+}
+
+/// What is true of a member now; `None` is unknown or does not apply.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Observation {
+    pub state: EngineState,
+    /// The role that the running engine says it has.
+    pub role: Option<Role>,
+    /// The role in which the data would start.
+    pub data_role: Option<Role>,
+    pub position: Option<Position>,
+    pub replayed: Option<Position>,
+    pub lag_seconds: Option<f64>,
+    pub streaming: Option<bool>,
+    pub followers: Vec<Follower>,
+    pub synchronous: Synchronous,
+    pub system_identifier: Option<String>,
+    pub engine_version: Option<String>,
+    pub started_at: Option<Timestamp>,
+    pub pending_restart: Vec<String>,
+    pub data_bytes: Option<u64>,
+    /// Why it is not as it should be, as far as the engine can tell.
+    pub message: String,
+}
+
+/// In what a member's configuration differs from its assignment.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Drift {
+    /// [`Engine::configure`] is needed.
+    pub configuration: bool,
+    /// [`Engine::admit`] is needed.
+    pub admission: bool,
+}
+
+/// Why a deed failed.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    #[error("engine {engine} is not known to this agent")]
+    UnknownEngine { engine: Kind },
+    #[error("cluster {cluster} has no data on this node")]
+    Absent { cluster: ClusterId },
+    #[error(
+        "cluster {cluster} has data on this node already, made by another command; destroy the member first"
+    )]
+    Exists { cluster: ClusterId },
+    /// Doing it would, or might, lose data.
+    #[error("refused, because data could be lost: {why}")]
+    WouldDestroyData { why: String },
+    #[error("`confirm` is `{given}`, but the cluster's name is `{recorded}` on this node")]
+    NotConfirmed { given: ClusterName, recorded: ClusterName },
+    /// What must hold before does not.
+    #[error("{message}")]
+    Unmet { check: &'static str, message: String },
+    #[error("`{field}` {message}")]
+    Field { field: String, message: String },
+    /// The engine does not answer now.
+    #[error("{deed}: the engine does not answer")]
+    Unavailable { deed: String, source: Cause },
+    #[error("{deed}")]
+    Failed { deed: String, source: Cause },
+    #[error("{deed}: {problem}")]
+    Wrong { deed: String, problem: String },
+    /// The state that was kept beside the data cannot be trusted.
+    #[error("{what} is damaged: {problem}; nothing was changed")]
+    Damaged { what: String, problem: String },
+    #[error("{deed} was cancelled")]
+    Cancelled { deed: String },
+    #[error("{deed} did not end within {seconds} s")]
+    TimedOut { deed: String, seconds: u64 },
+}
+
+/// What lies behind an error.
+pub type Cause = Box<dyn std::error::Error + Send + Sync + 'static>;
+
+// === impl Work ===
+
+impl Work {
+    pub fn new(
+        command: CommandId,
+        cancelled: CancellationToken,
+        progress: impl Fn(Progress) + Send + Sync + 'static,
+    ) -> Self {
+        Self { command, cancelled, progress: Arc::new(progress) }
+    }
+
+    /// Tells where the work stands; the newest wins.
+    pub fn tell(&self, progress: Progress) {
+        (self.progress)(progress);
+    }
+
+    /// Tells what is being done now.
+    pub fn say(&self, message: impl Into<String>) {
+        self.tell(Progress { message: message.into(), done_bytes: None, total_bytes: None });
+    }
+
+    /// # Errors
+    /// `CANCELLED` if the work is no longer wanted.
+    pub fn check(&self, deed: &str) -> Result<(), Error> {
+        if self.cancelled.is_cancelled() { Err(Error::Cancelled { deed: deed.to_owned() }) } else { Ok(()) }
+    }
+}
+
+impl fmt::Debug for Work {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Work").field("command", &self.command).finish_non_exhaustive()
+    }
+}
+
+// === impl Observation ===
+
+impl Observation {
+    /// Nothing but the state of the process.
+    pub fn only(state: EngineState) -> Self {
+        Self {
+            state,
+            role: None,
+            data_role: None,
+            position: None,
+            replayed: None,
+            lag_seconds: None,
+            streaming: None,
+            followers: Vec::new(),
+            synchronous: Synchronous::default(),
+            system_identifier: None,
+            engine_version: None,
+            started_at: None,
+            pending_restart: Vec::new(),
+            data_bytes: None,
+            message: String::new(),
+        }
+    }
+}
+
+// === impl Drift ===
+
+impl Drift {
+    pub const NONE: Self = Self { configuration: false, admission: false };
+}
+
+// === impl Error ===
+
+impl Error {
+    pub fn failed(deed: impl Into<String>, source: impl Into<Cause>) -> Self {
+        Self::Failed { deed: deed.into(), source: source.into() }
+    }
+}
+
+impl Classify for Error {
+    fn reason(&self) -> Reason {
+        match self {
+            Self::UnknownEngine { .. } | Self::Field { .. } => Reason::InvalidField,
+            Self::Absent { .. } => Reason::MemberNotFound,
+            Self::Exists { .. } | Self::WouldDestroyData { .. } => Reason::WouldDestroyData,
+            Self::NotConfirmed { .. } => Reason::NotConfirmed,
+            Self::Unmet { .. } => Reason::PreconditionFailed,
+            Self::Unavailable { .. } => Reason::EngineUnavailable,
+            Self::Failed { .. } | Self::Wrong { .. } => Reason::EngineFailed,
+            Self::Damaged { .. } => Reason::StateDamaged,
+            Self::Cancelled { .. } => Reason::Cancelled,
+            Self::TimedOut { .. } => Reason::CommandTimedOut,
+        }
+    }
+
+    fn retry(&self) -> Retry {
+        match self {
+            Self::Unavailable { .. } => Retry::Later(None),
+            _ => Retry::Never,
+        }
+    }
+
+    fn metadata(&self) -> Metadata {
+        let entry = |key: &str, value: String| BTreeMap::from([(key.to_owned(), value)]);
+        match self {
+            Self::UnknownEngine { engine } => entry("engine", engine.to_string()),
+            Self::Absent { cluster } | Self::Exists { cluster } => entry("cluster", cluster.to_string()),
+            Self::NotConfirmed { given, recorded } => {
+                let mut both = entry("given", given.to_string());
+                both.insert("recorded".to_owned(), recorded.to_string());
+                both
+            }
+            Self::Unavailable { deed, .. }
+            | Self::Failed { deed, .. }
+            | Self::Wrong { deed, .. }
+            | Self::Cancelled { deed } => entry("deed", deed.clone()),
+            Self::TimedOut { deed, seconds } => {
+                let mut both = entry("deed", deed.clone());
+                both.insert("seconds".to_owned(), seconds.to_string());
+                both
+            }
+            Self::Damaged { what, .. } => entry("what", what.clone()),
+            Self::WouldDestroyData { why } => entry("why", why.clone()),
+            Self::Unmet { check, .. } => entry("check", (*check).to_owned()),
+            Self::Field { field, .. } => entry("field", field.clone()),
+        }
+    }
+
+    fn violations(&self) -> Vec<Violation> {
+        let violation = |name: &str, message: &str| {
+            vec![Violation { name: name.to_owned(), subject: String::new(), message: message.to_owned() }]
+        };
+        match self {
+            Self::UnknownEngine { .. } => violation("engine", &self.to_string()),
+            Self::Field { field, message } => violation(field, message),
+            Self::Unmet { check, message } => violation(check, message),
+            _ => Vec::new(),
+        }
+    }
+
+    fn resource(&self) -> Option<Resource> {
+        match self {
+            Self::Absent { cluster } | Self::Exists { cluster } => {
+                Some(Resource { kind: "member".to_owned(), name: cluster.to_string() })
+            }
+            _ => None,
+        }
+    }
+}

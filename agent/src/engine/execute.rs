@@ -1,0 +1,176 @@
+//! The engines of this node, and who may work on which member: each member has one lock, that a command holds from its
+//! beginning to its end and a converge round only while it executes.
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use holdfast_common::command::{Outcome, Payload, Success};
+use holdfast_common::engine::Engine as Kind;
+use holdfast_common::error::{Classify, Failure};
+use holdfast_common::id::ClusterId;
+use tokio::sync::OwnedMutexGuard;
+
+use super::{Engine, Error, LocalMember, Work};
+
+/// The engines of this node. Cheap to clone.
+#[derive(Debug, Clone, Default)]
+pub struct Engines {
+    inner: Arc<Inner>,
+}
+
+#[derive(Debug, Default)]
+struct Inner {
+    engines: Vec<Arc<dyn Engine>>,
+    locks: Mutex<BTreeMap<ClusterId, Arc<tokio::sync::Mutex<()>>>>,
+    building: Mutex<BTreeMap<ClusterId, &'static str>>,
+}
+
+/// The right to work on one member, until it is dropped.
+#[derive(Debug)]
+pub struct Held {
+    _guard: OwnedMutexGuard<()>,
+}
+
+/// Marks a member as being made or replaced, until it is dropped.
+struct Building<'a> {
+    inner: &'a Inner,
+    cluster: ClusterId,
+}
+
+// === impl Engines ===
+
+impl Engines {
+    pub fn new(engines: Vec<Arc<dyn Engine>>) -> Self {
+        Self { inner: Arc::new(Inner { engines, ..Inner::default() }) }
+    }
+
+    /// # Errors
+    /// `INVALID_FIELD` if this agent has no driver for it.
+    pub fn of(&self, kind: Kind) -> Result<&Arc<dyn Engine>, Error> {
+        self.all().find(|engine| engine.kind() == kind).ok_or(Error::UnknownEngine { engine: kind })
+    }
+
+    pub fn all(&self) -> impl Iterator<Item = &Arc<dyn Engine>> {
+        self.inner.engines.iter()
+    }
+
+    /// All members that have data here, with their engines.
+    ///
+    /// # Errors
+    /// If an engine cannot list them.
+    pub async fn members(&self) -> Result<Vec<(Arc<dyn Engine>, LocalMember)>, Error> {
+        let mut found = Vec::new();
+        for engine in self.all() {
+            found.extend(engine.members().await?.into_iter().map(|member| (Arc::clone(engine), member)));
+        }
+        Ok(found)
+    }
+
+    /// Waits for the right to work on a member.
+    pub async fn hold(&self, cluster: ClusterId) -> Held {
+        Held { _guard: self.lock_of(cluster).lock_owned().await }
+    }
+
+    /// The right to work on a member, unless a command or a round has it.
+    pub fn try_hold(&self, cluster: ClusterId) -> Option<Held> {
+        self.lock_of(cluster).try_lock_owned().ok().map(|guard| Held { _guard: guard })
+    }
+
+    /// The kind of the command that is making or removing the member's data now.
+    pub fn building(&self, cluster: ClusterId) -> Option<&'static str> {
+        self.inner.building.lock().unwrap_or_else(PoisonError::into_inner).get(&cluster).copied()
+    }
+
+    /// Runs a command's payload to its end. Term, journal and deadline are looked after by the caller.
+    ///
+    /// # Cancel safety
+    /// Cancel through `work`; a dropped future leaves what a repeat of the same command begins again.
+    pub async fn execute(&self, payload: &Payload, work: &Work) -> Outcome {
+        self.run(payload, work).await.map_err(|error| error.to_failure())
+    }
+
+    async fn run(&self, payload: &Payload, work: &Work) -> Result<Success, Error> {
+        match payload {
+            Payload::CheckMember(request) => {
+                Ok(Success::CheckMember(self.of(request.engine)?.check(request).await?))
+            }
+            Payload::InstallEngine(request) => {
+                let installed_version = self.of(request.engine)?.install(request, work).await?;
+                Ok(Success::InstallEngine { installed_version })
+            }
+            Payload::InitialiseMember(request) => {
+                let engine = self.of(request.member.engine)?;
+                let _held = self.hold_for(request.member.cluster_id, work).await?;
+                let _building = self.build(request.member.cluster_id, payload.kind());
+                let system_identifier = engine.initialise(request, work).await?;
+                Ok(Success::InitialiseMember { system_identifier })
+            }
+            Payload::CloneMember(request) => {
+                let engine = self.of(request.member.engine)?;
+                let _held = self.hold_for(request.member.cluster_id, work).await?;
+                let _building = self.build(request.member.cluster_id, payload.kind());
+                let copied = engine.copy_from(request, work).await?;
+                Ok(Success::CloneMember {
+                    system_identifier: copied.system_identifier,
+                    copied_bytes: copied.bytes,
+                })
+            }
+            Payload::DestroyMember(request) => {
+                let _held = self.hold_for(request.cluster_id, work).await?;
+                let _building = self.build(request.cluster_id, payload.kind());
+                let mut removed = false;
+                for engine in self.all() {
+                    removed |= engine.destroy(request, work).await?;
+                }
+                Ok(Success::DestroyMember { removed })
+            }
+            Payload::SetPassword(request) => {
+                let _held = self.hold_for(request.cluster_id, work).await?;
+                self.holder(request.cluster_id).await?.set_password(request).await?;
+                Ok(Success::SetPassword)
+            }
+        }
+    }
+
+    /// The engine that has the member's data.
+    async fn holder(&self, cluster: ClusterId) -> Result<Arc<dyn Engine>, Error> {
+        let found = self.members().await?.into_iter().find(|(_, member)| member.cluster_id == cluster);
+        found.map(|(engine, _)| engine).ok_or(Error::Absent { cluster })
+    }
+
+    async fn hold_for(&self, cluster: ClusterId, work: &Work) -> Result<Held, Error> {
+        // Both arms are cancel-safe: nothing is lost with an unfinished wait for a lock.
+        tokio::select! {
+            held = self.hold(cluster) => Ok(held),
+            () = work.cancelled.cancelled() => Err(Error::Cancelled { deed: "wait for the member".to_owned() }),
+        }
+    }
+
+    fn build(&self, cluster: ClusterId, kind: &'static str) -> Building<'_> {
+        let inner = self.inner.as_ref();
+        inner.building.lock().unwrap_or_else(PoisonError::into_inner).insert(cluster, kind);
+        Building { inner, cluster }
+    }
+
+    fn lock_of(&self, cluster: ClusterId) -> Arc<tokio::sync::Mutex<()>> {
+        let mut locks = self.inner.locks.lock().unwrap_or_else(PoisonError::into_inner);
+        // Locks that nobody has are made anew when they are wanted: their number stays bounded by the work going on.
+        locks.retain(|id, lock| *id == cluster || Arc::strong_count(lock) > 1);
+        Arc::clone(locks.entry(cluster).or_default())
+    }
+}
+
+// === impl Building ===
+
+impl Drop for Building<'_> {
+    fn drop(&mut self) {
+        self.inner.building.lock().unwrap_or_else(PoisonError::into_inner).remove(&self.cluster);
+    }
+}
+
+/// An error as the outcome of a command.
+impl From<Error> for Failure {
+    fn from(error: Error) -> Self {
+        error.to_failure()
+    }
+}

@@ -1,0 +1,509 @@
+//! An engine in memory, for swarms of agents and for the tests of procedures: it keeps state, refuses what the real one
+//! refuses, replicates between the members of one [`World`], and fails where it is told to.
+//!
+//! Not a model of PostgreSQL: no SQL, no timelines, positions are a counter.
+
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::net::IpAddr;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use futures::FutureExt as _;
+use futures::future::{BoxFuture, ready};
+use holdfast_common::assignment::{MemberAssignment, Peer, RoleAssignment, Synchronous};
+use holdfast_common::command::{
+    Check, CheckMember, CheckedMember, CloneMember, DatabaseName, DestroyMember, InitialiseMember,
+    InstallEngine, Progress, SetPassword, Verifier,
+};
+use holdfast_common::engine::{Engine as Kind, EngineVersion};
+use holdfast_common::id::{ClusterId, CommandId, NodeId};
+use holdfast_common::name::ClusterName;
+use holdfast_common::position::Position;
+use holdfast_common::report::{EngineState, Follower};
+use holdfast_common::role::Role;
+use holdfast_common::telemetry::{EngineAvailability, EngineOffer};
+use jiff::Timestamp;
+
+use super::{Copied, Deed, Drift, Engine, Error, LocalMember, Observation, Work};
+
+/// The version that the fake has.
+pub const VERSION: &str = "15";
+/// Where a new database's log begins.
+const FIRST_OFFSET: u64 = 0x0300_0000;
+/// How large every copy is.
+const COPY_BYTES: u64 = 32 * 1024 * 1024;
+
+/// All fake members that can reach one another. Cheap to clone.
+#[derive(Debug, Clone, Default)]
+pub struct World {
+    state: Arc<Mutex<State>>,
+}
+
+/// The fake engine of one node.
+#[derive(Debug, Clone)]
+pub struct FakeEngine {
+    node: NodeId,
+    world: World,
+}
+
+/// What a fake does, as a place to fail at.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Step {
+    Check,
+    Install,
+    Initialise,
+    Clone,
+    Destroy,
+    SetPassword,
+    Configure,
+    Admit,
+    Start,
+    Stop,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    members: BTreeMap<(ClusterId, NodeId), Member>,
+    failures: BTreeMap<(NodeId, Step), VecDeque<String>>,
+    cut: BTreeSet<NodeId>,
+    systems: u64,
+    deeds: BTreeMap<(NodeId, Step), u64>,
+}
+
+#[derive(Debug)]
+struct Member {
+    cluster_name: ClusterName,
+    made_by: CommandId,
+    complete: bool,
+    system_identifier: String,
+    role: Role,
+    running_since: Option<Timestamp>,
+    offset: u64,
+    listens: Option<(IpAddr, u16)>,
+    configured: Option<Configured>,
+    admitted: BTreeSet<NodeId>,
+    passwords: BTreeMap<String, Verifier>,
+}
+
+/// What [`Engine::configure`] took over.
+#[derive(Debug, Clone, PartialEq)]
+struct Configured {
+    role: RoleAssignment,
+    members: Vec<Peer>,
+    parameters: holdfast_common::engine::Parameters,
+}
+
+// === impl World ===
+
+impl World {
+    /// The engine of a node in this world.
+    pub fn engine(&self, node: NodeId) -> FakeEngine {
+        FakeEngine { node, world: self.clone() }
+    }
+
+    /// Writes to a cluster's running primary; `false` if it has none.
+    pub fn write(&self, cluster: ClusterId, bytes: u64) -> bool {
+        let mut state = self.lock();
+        let primary = state.members.iter_mut().find(|((id, _), member)| {
+            *id == cluster && member.role == Role::Primary && member.running_since.is_some()
+        });
+        primary.map(|(_, member)| member.offset += bytes).is_some()
+    }
+
+    /// The next `step` on `node` fails with this message; several are used up in order.
+    pub fn fail_next(&self, node: NodeId, step: Step, message: impl Into<String>) {
+        self.lock().failures.entry((node, step)).or_default().push_back(message.into());
+    }
+
+    /// Cuts a node off from the others, or joins it again.
+    pub fn cut(&self, node: NodeId) {
+        self.lock().cut.insert(node);
+    }
+
+    pub fn join(&self, node: NodeId) {
+        self.lock().cut.remove(&node);
+    }
+
+    /// The member's process dies, as by a crash or a reboot.
+    pub fn crash(&self, cluster: ClusterId, node: NodeId) {
+        if let Some(member) = self.lock().members.get_mut(&(cluster, node)) {
+            member.running_since = None;
+        }
+    }
+
+    /// How often a step was begun on a node.
+    pub fn count(&self, node: NodeId, step: Step) -> u64 {
+        self.lock().deeds.get(&(node, step)).copied().unwrap_or(0)
+    }
+
+    /// What a database user's password was last set to.
+    pub fn password(&self, cluster: ClusterId, node: NodeId, user: &DatabaseName) -> Option<Verifier> {
+        self.lock().members.get(&(cluster, node))?.passwords.get(user.as_str()).cloned()
+    }
+
+    /// Whether the node has data of the cluster, complete or not.
+    pub fn has_data(&self, cluster: ClusterId, node: NodeId) -> bool {
+        self.lock().members.contains_key(&(cluster, node))
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+// === impl State ===
+
+impl State {
+    fn begin(&mut self, node: NodeId, step: Step) -> Result<(), Error> {
+        *self.deeds.entry((node, step)).or_default() += 1;
+        match self.failures.get_mut(&(node, step)).and_then(VecDeque::pop_front) {
+            Some(problem) => Err(Error::Wrong { deed: format!("{step:?}"), problem }),
+            None => Ok(()),
+        }
+    }
+
+    fn complete(&self, cluster: ClusterId, node: NodeId) -> Result<&Member, Error> {
+        self.members.get(&(cluster, node)).filter(|member| member.complete).ok_or(Error::Absent { cluster })
+    }
+
+    fn complete_mut(&mut self, cluster: ClusterId, node: NodeId) -> Result<&mut Member, Error> {
+        let found = self.members.get_mut(&(cluster, node)).filter(|member| member.complete);
+        found.ok_or(Error::Absent { cluster })
+    }
+
+    /// Whether this command may (still) make the member here; the result if it has done so already.
+    fn vacancy(
+        &self,
+        cluster: ClusterId,
+        node: NodeId,
+        command: CommandId,
+    ) -> Result<Option<&Member>, Error> {
+        match self.members.get(&(cluster, node)) {
+            None => Ok(None),
+            Some(member) if member.made_by != command => Err(Error::Exists { cluster }),
+            Some(member) => Ok(member.complete.then_some(member)),
+        }
+    }
+
+    /// The running primary that a member would reach at `peer`.
+    fn upstream(&self, cluster: ClusterId, node: NodeId, peer: &Peer) -> Option<&Member> {
+        if self.cut.contains(&node) || self.cut.contains(&peer.node_id) {
+            return None;
+        }
+        let found = self.members.get(&(cluster, peer.node_id))?;
+        let reachable = found.running_since.is_some() && found.listens == Some((peer.address, peer.port));
+        (reachable && found.role == Role::Primary).then_some(found)
+    }
+
+    /// Brings a running replica to where its upstream is, and says whether it streams.
+    fn stream(&mut self, cluster: ClusterId, node: NodeId) -> bool {
+        let Some(member) = self.members.get(&(cluster, node)) else { return false };
+        let Some(Configured { role: RoleAssignment::Replica { upstream }, .. }) = &member.configured else {
+            return false;
+        };
+        let Some(source) = self.upstream(cluster, node, upstream) else { return false };
+        let streams = member.running_since.is_some()
+            && source.system_identifier == member.system_identifier
+            && source.admitted.contains(&node);
+        let offset = source.offset;
+        if streams && let Some(member) = self.members.get_mut(&(cluster, node)) {
+            member.offset = offset;
+        }
+        streams
+    }
+
+    fn followers(&mut self, cluster: ClusterId, node: NodeId) -> Vec<Follower> {
+        let Some(primary) = self.members.get(&(cluster, node)) else { return Vec::new() };
+        let named = match &primary.configured {
+            Some(Configured { role: RoleAssignment::Primary { synchronous }, .. }) => {
+                synchronous.nodes.clone()
+            }
+            _ => Vec::new(),
+        };
+        let others: Vec<NodeId> = primary.admitted.iter().copied().collect();
+        others
+            .into_iter()
+            .filter_map(|other| {
+                let streaming = self.stream(cluster, other);
+                let offset = self.members.get(&(cluster, other))?.offset;
+                streaming.then(|| Follower {
+                    node_id: other,
+                    flushed_offset: Some(offset),
+                    synchronous: named.contains(&other),
+                    streaming,
+                })
+            })
+            .collect()
+    }
+
+    fn observe(&mut self, cluster: ClusterId, node: NodeId) -> Observation {
+        let streaming = self.stream(cluster, node);
+        let followers = self.followers(cluster, node);
+        let Some(member) = self.members.get(&(cluster, node)).filter(|member| member.complete) else {
+            return Observation::only(EngineState::Absent);
+        };
+        let running = member.running_since.is_some();
+        let primary = member.role == Role::Primary;
+        let position = Position { era: 1, offset: member.offset };
+        let synchronous = match &member.configured {
+            Some(Configured { role: RoleAssignment::Primary { synchronous }, .. }) if running => {
+                synchronous.clone()
+            }
+            _ => Synchronous::default(),
+        };
+        Observation {
+            role: running.then_some(member.role),
+            data_role: Some(member.role),
+            position: running.then_some(position),
+            replayed: (running && !primary).then_some(position),
+            lag_seconds: (running && !primary && streaming).then_some(0.0),
+            streaming: (running && !primary).then_some(streaming),
+            followers: if running && primary { followers } else { Vec::new() },
+            synchronous: if primary { synchronous } else { Synchronous::default() },
+            system_identifier: Some(member.system_identifier.clone()),
+            engine_version: Some("15.0".to_owned()),
+            started_at: member.running_since,
+            data_bytes: Some(COPY_BYTES),
+            ..Observation::only(if running { EngineState::Running } else { EngineState::Stopped })
+        }
+    }
+}
+
+// === impl FakeEngine ===
+
+impl FakeEngine {
+    fn deed<T: Send + 'static>(
+        &self,
+        step: Step,
+        deed: impl FnOnce(&mut State) -> Result<T, Error>,
+    ) -> Deed<'static, T> {
+        let mut state = self.world.lock();
+        let result = state.begin(self.node, step).and_then(|()| deed(&mut state));
+        ready(result).boxed()
+    }
+
+    fn new_member(&self, member: &MemberAssignment, command: CommandId, role: Role) -> Member {
+        Member {
+            cluster_name: member.cluster_name.clone(),
+            made_by: command,
+            complete: true,
+            system_identifier: String::new(),
+            role,
+            running_since: None,
+            offset: FIRST_OFFSET,
+            listens: None,
+            configured: None,
+            admitted: BTreeSet::new(),
+            passwords: BTreeMap::new(),
+        }
+    }
+}
+
+impl Engine for FakeEngine {
+    fn kind(&self) -> Kind {
+        Kind::Postgresql
+    }
+
+    fn offers(&self) -> Deed<'_, Vec<EngineOffer>> {
+        let offer = EngineOffer {
+            engine: Kind::Postgresql.to_string(),
+            version: "15.0".to_owned(),
+            availability: EngineAvailability::Installed,
+        };
+        ready(Ok(vec![offer])).boxed()
+    }
+
+    fn check<'a>(&'a self, request: &'a CheckMember) -> Deed<'a, CheckedMember> {
+        self.deed(Step::Check, |state| {
+            let version: Option<EngineVersion> = VERSION.parse().ok();
+            let known = request.engine_version.is_none() || request.engine_version == version;
+            let vacant = !state.members.contains_key(&(request.cluster_id, self.node));
+            let check = |name: &str, met: bool, message: &str| Check {
+                name: name.to_owned(),
+                met,
+                message: message.to_owned(),
+            };
+            Ok(CheckedMember {
+                checks: vec![
+                    check("engine_version", known, "the fake is version 15"),
+                    check("no_data", vacant, "whether the cluster has data here"),
+                ],
+                engine_version: version.filter(|_| known),
+                engine_installed: true,
+                memory_bytes: 4 << 30,
+                cores: 2,
+                free_bytes: 64 << 30,
+                node_time: Timestamp::now(),
+            })
+        })
+    }
+
+    fn install<'a>(&'a self, _request: &'a InstallEngine, _work: &'a Work) -> Deed<'a, String> {
+        self.deed(Step::Install, |_| Ok("15.0".to_owned()))
+    }
+
+    fn initialise<'a>(&'a self, request: &'a InitialiseMember, work: &'a Work) -> Deed<'a, String> {
+        let cluster = request.member.cluster_id;
+        self.deed(Step::Initialise, |state| {
+            work.check("initialise")?;
+            if let Some(done) = state.vacancy(cluster, self.node, work.command)? {
+                return Ok(done.system_identifier.clone());
+            }
+            state.systems += 1;
+            let system_identifier = format!("{}", 7_000_000_000_000_000_000 + state.systems);
+            let passwords = BTreeMap::from([(request.user.as_str().to_owned(), request.password.clone())]);
+            let member = Member {
+                system_identifier: system_identifier.clone(),
+                passwords,
+                ..self.new_member(&request.member, work.command, Role::Primary)
+            };
+            state.members.insert((cluster, self.node), member);
+            Ok(system_identifier)
+        })
+    }
+
+    fn copy_from<'a>(&'a self, request: &'a CloneMember, work: &'a Work) -> Deed<'a, Copied> {
+        let cluster = request.member.cluster_id;
+        self.deed(Step::Clone, |state| {
+            work.check("clone")?;
+            if let Some(done) = state.vacancy(cluster, self.node, work.command)? {
+                return Ok(Copied { system_identifier: done.system_identifier.clone(), bytes: COPY_BYTES });
+            }
+            let unreachable = || Error::Unavailable {
+                deed: format!("copy from {}", request.source.name),
+                source: "connection refused".into(),
+            };
+            let source = state.upstream(cluster, self.node, &request.source).ok_or_else(unreachable)?;
+            if !source.admitted.contains(&self.node) {
+                return Err(unreachable());
+            }
+            let system_identifier = source.system_identifier.clone();
+            if request
+                .member
+                .system_identifier
+                .as_ref()
+                .is_some_and(|expected| *expected != system_identifier)
+            {
+                return Err(Error::Unmet {
+                    check: "system_identifier",
+                    message: format!("the source is database system {system_identifier}"),
+                });
+            }
+            let (offset, passwords) = (source.offset, source.passwords.clone());
+            for done in [0, COPY_BYTES / 2, COPY_BYTES] {
+                let (done_bytes, total_bytes) = (Some(done), Some(COPY_BYTES));
+                work.tell(Progress { message: "copying".to_owned(), done_bytes, total_bytes });
+            }
+            let member = Member {
+                system_identifier: system_identifier.clone(),
+                offset,
+                passwords,
+                ..self.new_member(&request.member, work.command, Role::Replica)
+            };
+            state.members.insert((cluster, self.node), member);
+            Ok(Copied { system_identifier, bytes: COPY_BYTES })
+        })
+    }
+
+    fn destroy<'a>(&'a self, request: &'a DestroyMember, _work: &'a Work) -> Deed<'a, bool> {
+        self.deed(Step::Destroy, |state| {
+            let key = (request.cluster_id, self.node);
+            let Some(member) = state.members.get(&key) else { return Ok(false) };
+            if member.cluster_name != request.confirm {
+                let (given, recorded) = (request.confirm.clone(), member.cluster_name.clone());
+                return Err(Error::NotConfirmed { given, recorded });
+            }
+            Ok(state.members.remove(&key).is_some())
+        })
+    }
+
+    fn set_password<'a>(&'a self, request: &'a SetPassword) -> Deed<'a, ()> {
+        self.deed(Step::SetPassword, |state| {
+            let member = state.complete_mut(request.cluster_id, self.node)?;
+            if member.running_since.is_none() || member.role != Role::Primary {
+                let message = "the member does not run as primary; send it to the primary's node".to_owned();
+                return Err(Error::Unmet { check: "runs_as_primary", message });
+            }
+            let Some(password) = member.passwords.get_mut(request.user.as_str()) else {
+                let message = "names no database user; give one that exists".to_owned();
+                return Err(Error::Field { field: "user".to_owned(), message });
+            };
+            *password = request.password.clone();
+            Ok(())
+        })
+    }
+
+    fn members(&self) -> Deed<'_, Vec<LocalMember>> {
+        let state = self.world.lock();
+        let mine = state.members.iter().filter(|((_, node), _)| *node == self.node);
+        let found = mine
+            .map(|((cluster_id, _), member)| LocalMember {
+                cluster_id: *cluster_id,
+                cluster_name: member.cluster_name.clone(),
+                complete: member.complete,
+            })
+            .collect();
+        ready(Ok(found)).boxed()
+    }
+
+    fn observe(&self, cluster: ClusterId) -> BoxFuture<'_, Observation> {
+        let observed = self.world.lock().observe(cluster, self.node);
+        ready(observed).boxed()
+    }
+
+    fn compare<'a>(&'a self, member: &'a MemberAssignment, observed: &'a Observation) -> Deed<'a, Drift> {
+        let state = self.world.lock();
+        let drift = state.complete(member.cluster_id, self.node).map(|found| Drift {
+            configuration: found.configured.as_ref() != Some(&Configured::of(member)),
+            admission: observed.state == EngineState::Running
+                && observed.role == Some(Role::Primary)
+                && found.admitted != others(member, self.node),
+        });
+        ready(drift).boxed()
+    }
+
+    fn configure<'a>(&'a self, member: &'a MemberAssignment) -> Deed<'a, ()> {
+        self.deed(Step::Configure, |state| {
+            state.complete_mut(member.cluster_id, self.node)?.configured = Some(Configured::of(member));
+            Ok(())
+        })
+    }
+
+    fn admit<'a>(&'a self, member: &'a MemberAssignment) -> Deed<'a, ()> {
+        self.deed(Step::Admit, |state| {
+            state.complete_mut(member.cluster_id, self.node)?.admitted = others(member, self.node);
+            Ok(())
+        })
+    }
+
+    fn start<'a>(&'a self, member: &'a MemberAssignment) -> Deed<'a, ()> {
+        self.deed(Step::Start, |state| {
+            let found = state.complete_mut(member.cluster_id, self.node)?;
+            found.running_since.get_or_insert_with(Timestamp::now);
+            found.listens = Some((member.address, member.port));
+            Ok(())
+        })
+    }
+
+    fn stop(&self, cluster: ClusterId) -> Deed<'_, ()> {
+        self.deed(Step::Stop, |state| {
+            if let Some(member) = state.members.get_mut(&(cluster, self.node)) {
+                member.running_since = None;
+            }
+            Ok(())
+        })
+    }
+}
+
+// === impl Configured ===
+
+impl Configured {
+    fn of(member: &MemberAssignment) -> Self {
+        let (role, members) = (member.role.clone(), member.members.clone());
+        Self { role, members, parameters: member.parameters.clone() }
+    }
+}
+
+/// The members that may follow this one.
+fn others(member: &MemberAssignment, own: NodeId) -> BTreeSet<NodeId> {
+    member.members.iter().map(|peer| peer.node_id).filter(|id| *id != own).collect()
+}
