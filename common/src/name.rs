@@ -108,6 +108,10 @@ name!(
     /// What people call an operator.
     OperatorName, "alice"
 );
+name!(
+    /// What a coordinator is called in its certificate.
+    CoordinatorName, "main"
+);
 
 #[cfg(test)]
 mod tests {
