@@ -1,10 +1,8 @@
 //! Where the built programs are: beside the program that runs, or one folder up from a test in `deps/`.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, bail};
-
-use crate::process::Program;
 
 /// The agent.
 ///
@@ -33,17 +31,27 @@ pub fn cli() -> anyhow::Result<PathBuf> {
     beside("holdfast")
 }
 
-/// The testbed's own program, ready for its verb: this program if it is xtask, else `holdfast-testbed`.
+/// The testbed's own program.
 ///
 /// # Errors
 ///
 /// When it is not built.
-pub fn testbed() -> anyhow::Result<Program> {
-    let this = this_program()?;
-    if this.file_name().is_some_and(|name| name == "xtask") {
-        return Ok(Program::new(this).arg("testbed"));
+pub fn testbed() -> anyhow::Result<PathBuf> {
+    beside("holdfast-testbed")
+}
+
+/// A pinned program of the interoperability tests, `buf` or `grpcurl`, fetched by `cargo xtask test`.
+///
+/// # Errors
+///
+/// When it was not fetched.
+pub fn tool(name: &str) -> anyhow::Result<PathBuf> {
+    let tools = Path::new(env!("CARGO_MANIFEST_DIR")).with_file_name("target").join("tools/bin");
+    let path = tools.join(name);
+    if path.is_file() {
+        return Ok(path);
     }
-    Ok(Program::new(beside("holdfast-testbed")?))
+    bail!("{name} is not in {}: `cargo xtask test` fetches it", tools.display())
 }
 
 fn beside(name: &str) -> anyhow::Result<PathBuf> {

@@ -100,6 +100,12 @@ impl Host {
         self.is_isolated().then(|| self.run.namespace(&self.name))
     }
 
+    /// Its folder, under a name that means the same inside and outside; other users cannot reach into it.
+    #[must_use]
+    pub fn folder(&self) -> &Path {
+        &self.folder
+    }
+
     /// What the host calls `/var/lib/holdfast`, where it has a root of its own; else the folder that stands for it.
     #[must_use]
     pub fn state_folder(&self) -> PathBuf {
@@ -149,7 +155,7 @@ impl Host {
             machine_id: self.machine_id.clone(),
         };
         spec::write(&file, &told)?;
-        let mut program = binaries::testbed()?.arg("host-init").arg(&file);
+        let mut program = Program::new(binaries::testbed()?).arg("host-init").arg(&file);
         if let Some(namespace) = self.namespace() {
             let net = format!("--net=/run/netns/{namespace}");
             let unshare =
@@ -185,12 +191,20 @@ impl Host {
         Ok(())
     }
 
-    /// Cuts its power: everything in it is killed at once. Its folders stay.
-    pub fn cut_power(&self) {
+    /// Cuts its power: everything in it is killed at once. Its folders stay. A host that is down stays down.
+    ///
+    /// # Errors
+    ///
+    /// When something in it does not end.
+    pub async fn cut_power(&self) -> anyhow::Result<()> {
         let up = self.up.lock().unwrap_or_else(PoisonError::into_inner).take();
-        if let Some(mut up) = up {
-            up.running.kill();
-        }
+        let Some(mut up) = up else { return Ok(()) };
+        let all = self.processes_of(up.init);
+        up.running.kill();
+        crate::wait::wait_for(format!("all of host {} to end", self.name), BOOT, || async {
+            all.iter().all(|one| !one.process.is_alive())
+        })
+        .await
     }
 
     /// Shuts it down in order: its services are asked to stop first.
@@ -205,8 +219,7 @@ impl Host {
             !init.is_alive()
         })
         .await?;
-        self.cut_power();
-        Ok(())
+        self.cut_power().await
     }
 
     /// The same program, to be run in this host.

@@ -6,6 +6,7 @@
 //! | [`network`] | a switch, hosts on it, and its faults: cuts, losses, links that go down |
 //! | [`host`] | one host: addresses, folders, services, programs run in it; power cut and boot |
 //! | [`fleet`] | a coordinator and joined agents on such hosts, and the command line against them |
+//! | [`demo`] | the fleet and cluster of `cargo xtask demo` |
 //! | [`process`] | the one door to programs, with deadlines |
 //! | [`proc`] | what `/proc` knows: identities of processes, namespaces, inner and outer pids |
 //! | [`wait`] | conditions with a deadline, in place of sleeping |
@@ -24,6 +25,7 @@
 
 pub mod bench;
 pub mod binaries;
+pub mod demo;
 pub mod fleet;
 pub mod host;
 pub mod network;
@@ -34,10 +36,8 @@ pub mod wait;
 
 use anyhow::{Context as _, bail};
 
-/// What the testbed's own processes do: `host-init FILE` is pid 1 of a host, `keep FOLDER` cleans up after an owner,
-/// `linger` is an owner that waits to be killed (the testbed's own tests do that).
-///
-/// Called by `holdfast-testbed` and by `xtask testbed`, which are the same thing under two names.
+/// What `holdfast-testbed` does: `host-init FILE` is pid 1 of a host, `keep FOLDER` cleans up after an owner, `linger`
+/// is an owner that waits to be killed (the testbed's own tests do that), and `demo …` is for `cargo xtask demo`.
 ///
 /// # Errors
 ///
@@ -47,8 +47,7 @@ pub fn testbed_main(arguments: &[String]) -> anyhow::Result<()> {
         [verb, file] if verb == "host-init" => host::init::main(file.as_ref()).context("host-init"),
         [verb, folder] if verb == "keep" => run::keep(folder.as_ref()).context("keep"),
         [verb] if verb == "linger" => run::linger().context("linger"),
-        _ => bail!(
-            "usage: holdfast-testbed host-init FILE | keep FOLDER | linger (started by the testbed, not by people)"
-        ),
+        [verb, rest @ ..] if verb == "demo" => demo::main(rest),
+        _ => bail!("holdfast-testbed is started by tests and by `cargo xtask demo`, not by people"),
     }
 }

@@ -89,7 +89,8 @@ impl Run {
         let lock = File::create(&path).with_context(|| format!("make {}", path.display()))?;
         lock.lock().with_context(|| format!("lock {}", path.display()))?;
         fs::write(folder.join("owner"), format!("{}\n", std::process::id())).context("name the owner")?;
-        let keeper = crate::binaries::testbed()?.arg("keep").arg(&folder).clean_env().folder("/");
+        let keeper =
+            Program::new(crate::binaries::testbed()?).arg("keep").arg(&folder).clean_env().folder("/");
         let keeper = keeper.start(&base.join("keepers.log"))?;
         Ok(Self {
             id,

@@ -73,11 +73,14 @@ async fn cutting_the_power_ends_everything_in_a_host_and_a_boot_brings_its_servi
     let host = network.host("n1").await?;
     let before = host.serve(&sleeper("sleeper")).await?;
     // A daemon that left its parent and its session must not survive either.
-    host.run(Program::new("sh").args(["-c", "setsid sleep 2000 >/dev/null 2>&1 </dev/null &"])).await?;
-    let all = host.processes()?;
-    ensure!(all.iter().any(|one| one.arguments == ["sleep", "2000"]), "the daemon runs");
-    host.cut_power();
-    wait_for("all to end", SOON, || async { all.iter().all(|one| !one.process.is_alive()) }).await?;
+    let argv = ["sh", "-c", "setsid sleep 2000 & exec sleep 1500"].map(String::from).to_vec();
+    host.serve(&Service { argv, ..sleeper("daemon") }).await?;
+    let daemon =
+        || Some(host.processes().ok()?.into_iter().find(|one| one.arguments == ["sleep", "2000"])?.process);
+    wait_for("the daemon", SOON, || async { daemon().is_some() }).await?;
+    let daemon = daemon().context("the daemon runs")?;
+    host.cut_power().await?;
+    ensure!(!daemon.is_alive(), "it ended with its host");
     host.boot().await?;
     wait_for("the service", SOON, || async { host.service("sleeper").is_ok_and(|now| now.is_some()) })
         .await?;
@@ -190,7 +193,7 @@ async fn nothing_of_a_run_stays_behind_even_if_its_owner_is_killed() -> anyhow::
 
     let scratch = tempfile::tempdir()?;
     let said = scratch.path().join("said");
-    let mut owner = binaries::testbed()?.arg("linger").start(&said)?;
+    let mut owner = Program::new(binaries::testbed()?).arg("linger").start(&said)?;
     let line = || std::fs::read_to_string(&said).unwrap_or_default();
     wait_for("another owner's run", SOON, || async { line().ends_with('\n') }).await?;
     let text = line();
@@ -208,7 +211,7 @@ async fn nothing_of_a_run_stays_behind_even_if_its_owner_is_killed() -> anyhow::
 async fn what_a_killed_keeper_left_is_removed_by_the_next_run() -> anyhow::Result<()> {
     let scratch = tempfile::tempdir()?;
     let said = scratch.path().join("said");
-    let mut owner = binaries::testbed()?.arg("linger").start(&said)?;
+    let mut owner = Program::new(binaries::testbed()?).arg("linger").start(&said)?;
     let line = || std::fs::read_to_string(&said).unwrap_or_default();
     wait_for("another owner's run", SOON, || async { line().ends_with('\n') }).await?;
     let text = line();

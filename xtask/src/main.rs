@@ -1,1 +1,104 @@
-fn main() {}
+//! What people and CI both run: `cargo xtask demo | test | bench`.
+//!
+//! | module | answers for |
+//! | --- | --- |
+//! | [`check`] | formatting, lints, documentation, build, tests: all that CI runs |
+//! | [`machine`] | what must be installed here, and installing it |
+//! | [`tools`] | pinned programs for the interoperability tests |
+//! | [`process`], [`say`] | the door to programs; lines for people |
+//!
+//! xtask itself only prepares and builds. The demo and the benchmarks are programs of the tests crate, on the same
+//! testbed as the tests.
+
+mod check;
+mod machine;
+mod process;
+mod say;
+mod tools;
+
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+
+use crate::machine::Need;
+use crate::process::Program;
+
+/// Everything about Holdfast's own source tree in one command.
+#[derive(Debug, Parser)]
+#[command(name = "cargo xtask", version)]
+struct Arguments {
+    #[command(subcommand)]
+    verb: Verb,
+}
+
+#[derive(Debug, Subcommand)]
+enum Verb {
+    /// Start some nodes and a PostgreSQL cluster on this machine, or end them.
+    Demo {
+        /// End the demo and remove every trace of it.
+        #[arg(long)]
+        down: bool,
+        /// Print one JSON object about the demo as the last output.
+        #[arg(long)]
+        json: bool,
+        /// How many nodes.
+        #[arg(long, default_value_t = 3, value_parser = clap::value_parser!(u8).range(1..=9))]
+        nodes: u8,
+    },
+    /// Run what CI runs: formatting, lints, documentation, build, and all tests.
+    Test(check::Arguments),
+    /// Run benchmarks and write their tables to docs/BENCHMARKS.md.
+    Bench {
+        /// Only this one; `list` lists them.
+        name: Option<String>,
+    },
+}
+
+/// Whether all went well; what did not has been said already.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Verdict {
+    Good,
+    Bad,
+}
+
+fn main() -> ExitCode {
+    let outcome = match Arguments::parse().verb {
+        Verb::Demo { down, json, nodes } => demo(down, json, nodes),
+        Verb::Test(arguments) => check::run(&arguments),
+        Verb::Bench { name } => bench(name.as_deref()),
+    };
+    match outcome {
+        Ok(Verdict::Good) => ExitCode::SUCCESS,
+        Ok(Verdict::Bad) => ExitCode::FAILURE,
+        Err(error) => {
+            say::failure(&error);
+            ExitCode::FAILURE
+        }
+    }
+}
+
+/// Not optimised: the demo then shares its build with the tests, and the dependencies are optimised either way.
+fn demo(down: bool, json: bool, nodes: u8) -> anyhow::Result<Verdict> {
+    if !down {
+        machine::prepare(Need::Hosts)?;
+    }
+    say::step("building");
+    Program::cargo(["build", "--workspace", "--bins", "--quiet"]).run()?;
+    let demo = Program::new(source().join("target/debug/holdfast-testbed")).arg("demo");
+    let demo = demo.arg(if down { "down" } else { "up" }).arg(nodes.to_string());
+    Err(if json { demo.arg("json") } else { demo }.become_it())
+}
+
+fn bench(name: Option<&str>) -> anyhow::Result<Verdict> {
+    machine::prepare(Need::Hosts)?;
+    say::step("building with optimisation, which takes some minutes the first time");
+    Program::cargo(["build", "--release", "--workspace", "--bins", "--quiet"]).run()?;
+    let bench = Program::new(source().join("target/release/holdfast-bench"));
+    Err(bench.arg(source().join("docs/BENCHMARKS.md")).args(name).become_it())
+}
+
+/// The top of the source tree.
+fn source() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).parent().map_or_else(PathBuf::new, PathBuf::from)
+}

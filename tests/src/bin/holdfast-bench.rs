@@ -1,0 +1,6 @@
+//! Runs benchmarks and writes their reports down; started by `cargo xtask bench` in a release build.
+
+fn main() -> anyhow::Result<()> {
+    let arguments: Vec<String> = std::env::args().skip(1).collect();
+    holdfast_tests::bench::bench_main(&arguments)
+}
