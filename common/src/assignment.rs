@@ -15,6 +15,8 @@ use crate::term::Term;
 pub const MAX_MEMBERS: usize = 64;
 /// The most members of one cluster.
 pub const MAX_PEERS: usize = 15;
+/// The longest identity that an engine gives its data.
+pub const MAX_SYSTEM_IDENTIFIER_BYTES: usize = 128;
 
 /// All that a node must keep true. Ordered by (coordinator generation, generation); an older one is refused.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]

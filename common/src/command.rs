@@ -14,6 +14,13 @@ use crate::id::{ClusterId, CommandId};
 use crate::name::ClusterName;
 use crate::term::Term;
 
+/// The most checks in one answer.
+pub const MAX_CHECKS: usize = 64;
+/// The longest name of a check, or version.
+pub const MAX_LABEL_BYTES: usize = 128;
+/// The longest message of progress or of a check.
+pub const MAX_MESSAGE_BYTES: usize = 4096;
+
 /// An order to one agent, applied at most once: a repeat of the id gets the recorded outcome.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Command {

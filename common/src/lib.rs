@@ -5,6 +5,7 @@
 //! | --- | --- |
 //! | [`id`], [`name`], [`term`], [`generation`], [`position`], [`role`] | newtypes; parsing and ordering |
 //! | [`assignment`], [`command`], [`report`], [`telemetry`] | the two kinds of work, and what nodes say |
+//! | [`link`] | the messages between agents and coordinator, as plain values |
 //! | [`error`] | `Reason`, `Failure`, `Classify`, and the one place that makes a `tonic::Status` |
 //! | [`wire`] | domain types to and from the generated ones |
 //! | [`pki`], [`tls`] | certificates, tokens, peer identity; TLS configurations that reload |
@@ -19,6 +20,7 @@ pub mod engine;
 pub mod error;
 pub mod generation;
 pub mod id;
+pub mod link;
 pub mod logging;
 pub mod name;
 pub mod pki;

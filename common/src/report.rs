@@ -13,6 +13,14 @@ use crate::term::Term;
 
 /// The most members that a report may name (those that are not assigned any more count too).
 pub const MAX_MEMBERS: usize = 128;
+/// The most followers of one primary that a report names (those that are no members count too).
+pub const MAX_FOLLOWERS: usize = 32;
+/// The most parameters that wait for a restart.
+pub const MAX_PENDING_RESTART: usize = 200;
+/// The longest version, identifier or reason.
+pub const MAX_LABEL_BYTES: usize = 128;
+/// The longest message of a report or event.
+pub const MAX_MESSAGE_BYTES: usize = 4096;
 
 /// A node's members as it observes them.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]

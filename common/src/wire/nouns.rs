@@ -1,0 +1,209 @@
+//! What operators' and agents' interfaces share: engines, roles, durability, positions, and what a node says of a member.
+
+use holdfast_proto::link::v1 as link;
+use holdfast_proto::r#type::v1 as proto;
+
+use super::field::wire_enum;
+use super::{Error, Field, Problem, WireEnum, cut, time_to_wire};
+use crate::assignment::{MAX_PEERS, Synchronous};
+use crate::engine::Engine;
+use crate::generation::Generation;
+use crate::id::NodeId;
+use crate::position::Position;
+use crate::report::{self, EngineState, Follower, MemberReport, Severity};
+use crate::role::{Durability, Role};
+use crate::term::Term;
+
+wire_enum!(Engine, proto::Engine, Postgresql);
+wire_enum!(Role, proto::Role, Primary, Replica);
+wire_enum!(Durability, proto::Durability, Async, Quorum);
+wire_enum!(Severity, link::EventSeverity, Info, Warning, Error);
+
+/// Here 0 says something: not observed.
+impl WireEnum for EngineState {
+    fn from_wire(number: i32) -> Result<Self, Problem> {
+        match proto::EngineState::try_from(number) {
+            Ok(proto::EngineState::Unspecified) => Ok(Self::Unknown),
+            Ok(proto::EngineState::Absent) => Ok(Self::Absent),
+            Ok(proto::EngineState::Stopped) => Ok(Self::Stopped),
+            Ok(proto::EngineState::Starting) => Ok(Self::Starting),
+            Ok(proto::EngineState::Running) => Ok(Self::Running),
+            Ok(proto::EngineState::Failed) => Ok(Self::Failed),
+            Ok(proto::EngineState::Building) => Ok(Self::Building),
+            Err(_) => Err(Problem::UnknownValue { value: number }),
+        }
+    }
+
+    fn to_wire(self) -> i32 {
+        proto::EngineState::from(self).into()
+    }
+}
+
+impl From<EngineState> for proto::EngineState {
+    fn from(state: EngineState) -> Self {
+        match state {
+            EngineState::Unknown => Self::Unspecified,
+            EngineState::Absent => Self::Absent,
+            EngineState::Stopped => Self::Stopped,
+            EngineState::Starting => Self::Starting,
+            EngineState::Running => Self::Running,
+            EngineState::Failed => Self::Failed,
+            EngineState::Building => Self::Building,
+        }
+    }
+}
+
+impl From<&Position> for proto::Position {
+    fn from(position: &Position) -> Self {
+        let Position { era, offset } = *position;
+        Self { era, offset }
+    }
+}
+
+impl TryFrom<proto::Position> for Position {
+    type Error = Error;
+
+    fn try_from(position: proto::Position) -> Result<Self, Error> {
+        let proto::Position { era, offset } = position;
+        Ok(Self { era, offset })
+    }
+}
+
+impl From<&Follower> for proto::Follower {
+    fn from(follower: &Follower) -> Self {
+        let Follower { node_id, flushed_offset, synchronous, streaming } = *follower;
+        Self { node_id: node_id.to_string(), flushed_offset, synchronous, streaming }
+    }
+}
+
+impl TryFrom<proto::Follower> for Follower {
+    type Error = Error;
+
+    fn try_from(follower: proto::Follower) -> Result<Self, Error> {
+        let proto::Follower { node_id, flushed_offset, synchronous, streaming } = follower;
+        Ok(Self { node_id: Field("node_id").parsed(node_id)?, flushed_offset, synchronous, streaming })
+    }
+}
+
+/// Whom a commit must reach, from the two fields it has wherever it occurs.
+pub(super) fn synchronous_of(count: u32, node_ids: Vec<String>) -> Result<Synchronous, Error> {
+    let field = Field("synchronous_node_ids");
+    let nodes = field.parsed_list(node_ids, MAX_PEERS)?;
+    field.distinct(&nodes, |node: &NodeId| *node)?;
+    if usize::try_from(count).is_ok_and(|count| count <= nodes.len()) {
+        Ok(Synchronous { count, nodes })
+    } else {
+        Err(Field("synchronous_count")
+            .refuse(Problem::OutOfRange { expected: "at most as many as synchronous_node_ids" }))
+    }
+}
+
+impl From<&MemberReport> for proto::MemberReport {
+    fn from(report: &MemberReport) -> Self {
+        let MemberReport {
+            cluster_id,
+            engine,
+            state,
+            role,
+            term,
+            position,
+            replayed,
+            lag_seconds,
+            streaming,
+            followers,
+            synchronous,
+            system_identifier,
+            engine_version,
+            started_at,
+            message,
+            converged_generation,
+            pending_restart,
+            data_bytes,
+        } = report;
+        Self {
+            cluster_id: cluster_id.to_string(),
+            engine: engine.to_wire(),
+            state: state.to_wire(),
+            role: role.map_or(0, WireEnum::to_wire),
+            term: term.get(),
+            position: position.as_ref().map(Into::into),
+            replayed: replayed.as_ref().map(Into::into),
+            lag_seconds: lag_seconds.filter(|lag| lag.is_finite() && *lag >= 0.0),
+            streaming: *streaming,
+            followers: followers.iter().take(report::MAX_FOLLOWERS).map(Into::into).collect(),
+            synchronous_count: synchronous.count,
+            synchronous_node_ids: synchronous.nodes.iter().map(ToString::to_string).collect(),
+            system_identifier: system_identifier.clone().unwrap_or_default(),
+            engine_version: engine_version
+                .as_deref()
+                .map(|text| cut(text, report::MAX_LABEL_BYTES))
+                .unwrap_or_default(),
+            started_time: started_at.map(time_to_wire),
+            message: cut(message, report::MAX_MESSAGE_BYTES),
+            converged_generation: converged_generation.get(),
+            pending_restart: pending_restart
+                .iter()
+                .take(report::MAX_PENDING_RESTART)
+                .map(|name| cut(name, report::MAX_LABEL_BYTES))
+                .collect(),
+            data_bytes: *data_bytes,
+        }
+    }
+}
+
+impl TryFrom<proto::MemberReport> for MemberReport {
+    type Error = Error;
+
+    fn try_from(report: proto::MemberReport) -> Result<Self, Error> {
+        let proto::MemberReport {
+            cluster_id,
+            engine,
+            state,
+            role,
+            term,
+            position,
+            replayed,
+            lag_seconds,
+            streaming,
+            followers,
+            synchronous_count,
+            synchronous_node_ids,
+            system_identifier,
+            engine_version,
+            started_time,
+            message,
+            converged_generation,
+            pending_restart,
+            data_bytes,
+        } = report;
+        let followers: Vec<Follower> = Field("followers").list(followers, report::MAX_FOLLOWERS)?;
+        Field("followers").distinct(&followers, |follower| follower.node_id)?;
+        Ok(Self {
+            cluster_id: Field("cluster_id").parsed(cluster_id)?,
+            engine: Field("engine").enumerated(engine)?,
+            state: Field("state").enumerated(state)?,
+            role: Field("role").optional_enumerated(role)?,
+            term: Term::new(Field("term").number(term)?),
+            position: Field("position").optional_message(position)?,
+            replayed: Field("replayed").optional_message(replayed)?,
+            lag_seconds: Field("lag_seconds").optional_quantity(lag_seconds)?,
+            streaming,
+            followers,
+            synchronous: synchronous_of(synchronous_count, synchronous_node_ids)?,
+            system_identifier: Field("system_identifier")
+                .optional_label(system_identifier, report::MAX_LABEL_BYTES)?,
+            engine_version: Field("engine_version").optional_text(engine_version, report::MAX_LABEL_BYTES)?,
+            started_at: Field("started_time").optional_time(started_time)?,
+            message: Field("message").text_or_empty(message, report::MAX_MESSAGE_BYTES)?,
+            converged_generation: Generation::new(
+                Field("converged_generation").number(converged_generation)?,
+            ),
+            pending_restart: Field("pending_restart").each(
+                pending_restart,
+                report::MAX_PENDING_RESTART,
+                |name| Field("").text(name, report::MAX_LABEL_BYTES),
+            )?,
+            data_bytes,
+        })
+    }
+}
