@@ -1,0 +1,64 @@
+//! Facts about users and the machine that drivers need to decide.
+
+use std::fmt;
+
+pub use holdfast_common::telemetry::Privilege;
+use nix::unistd::{Uid, User, geteuid};
+use serde::{Deserialize, Serialize};
+
+/// Users and identity of the machine: the real one, or the fake. Lookups may block for a moment.
+pub trait System: fmt::Debug + Send + Sync {
+    /// The ids of a user; `None` if there is no such user.
+    ///
+    /// # Errors
+    /// If the user database cannot be read.
+    fn user(&self, name: &str) -> Result<Option<Owner>, Error>;
+
+    /// Whether the agent may act for the whole machine.
+    fn privilege(&self) -> Privilege;
+
+    /// Changes at every boot.
+    ///
+    /// # Errors
+    /// If the kernel does not tell it.
+    fn boot_id(&self) -> Result<String, Error>;
+}
+
+/// A user and a group, by number.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub struct Owner {
+    pub uid: u32,
+    pub gid: u32,
+}
+
+/// This machine.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Machine;
+
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    #[error("look up user {name}")]
+    User { name: String, source: std::io::Error },
+    #[error("read the boot id")]
+    BootId { source: std::io::Error },
+}
+
+// === impl Machine ===
+
+impl System for Machine {
+    fn user(&self, name: &str) -> Result<Option<Owner>, Error> {
+        match User::from_name(name) {
+            Ok(found) => Ok(found.map(|user| Owner { uid: user.uid.as_raw(), gid: user.gid.as_raw() })),
+            Err(errno) => Err(Error::User { name: name.to_owned(), source: errno.into() }),
+        }
+    }
+
+    fn privilege(&self) -> Privilege {
+        if geteuid() == Uid::from_raw(0) { Privilege::Root } else { Privilege::Unprivileged }
+    }
+
+    fn boot_id(&self) -> Result<String, Error> {
+        let text = std::fs::read_to_string("/proc/sys/kernel/random/boot_id");
+        text.map(|id| id.trim().to_owned()).map_err(|source| Error::BootId { source })
+    }
+}
