@@ -13,6 +13,7 @@
 //! certificates carry addresses too, and a node must not pass for a coordinator.
 
 mod client;
+mod connector;
 mod server;
 mod verify;
 
@@ -20,6 +21,7 @@ mod verify;
 mod tests;
 
 pub use client::{ClientTls, ConnectError, Connected, Expect};
+pub use connector::{Connector, DialError};
 pub use server::{AcceptError, Accepted, ClientCertificate, Protocols, ServerSettings, ServerTls};
 pub use verify::VerifyError;
 

@@ -10,6 +10,7 @@ use jiff::{SignedDuration, Timestamp};
 use rustls::HandshakeKind;
 use rustls_pki_types::ServerName;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, DuplexStream, ReadBuf, duplex};
+use tower::Service as _;
 
 use super::*;
 use crate::id::{FleetId, NodeId};
@@ -482,4 +483,45 @@ fn installing_the_provider_twice_is_harmless() {
     install_provider();
     install_provider();
     assert!(CryptoProvider::get_default().is_some());
+}
+
+#[tokio::test]
+async fn a_connector_dials_and_says_what_went_wrong() {
+    let now = Timestamp::now();
+    let authority = Authority::create(FleetId::generate(), now).unwrap();
+    let addresses: [IpAddr; 2] = ["127.0.0.1".parse().unwrap(), "::1".parse().unwrap()];
+    let (issued, key) =
+        authority.issue_coordinator(&"main".parse().unwrap(), &[], &addresses, Validity::day(now)).unwrap();
+    let settings = ServerSettings {
+        fleet: authority.fleet(),
+        client_certificate: ClientCertificate::Optional,
+        protocols: Protocols::H2,
+    };
+    let server = ServerTls::new(settings, &issued.credentials(&key).unwrap(), &authority.bundle()).unwrap();
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let port = listener.local_addr().unwrap().port();
+    let tls = ClientTls::new(authority.fleet(), Expect::Coordinator, None, &authority.bundle()).unwrap();
+    let stranger = ClientTls::joining(Fleet::new().authority.fingerprint()).unwrap();
+    let (mut good, mut bad) = (Connector::new(Arc::new(tls)), Connector::new(Arc::new(stranger)));
+
+    let accept = async || {
+        let (tcp, _) = listener.accept().await.unwrap();
+        server.accept(tcp, HANDSHAKE_DEADLINE).await
+    };
+    let uri = |text: String| text.parse::<http::Uri>().unwrap();
+    let here = uri(format!("http://127.0.0.1:{port}"));
+    let (accepted, dialled) = tokio::join!(accept(), good.call(here.clone()));
+    accepted.unwrap();
+    dialled.unwrap();
+    let (_, dialled) = tokio::join!(accept(), bad.call(here.clone()));
+    assert!(matches!(dialled, Err(DialError::Tls { source: ConnectError::PinMismatch, .. })));
+
+    let error = good.call(uri("http://127.0.0.1".to_owned())).await.unwrap_err();
+    assert!(matches!(error, DialError::Address { .. }));
+    drop(listener);
+    let error = good.call(here).await.unwrap_err();
+    assert_eq!(error.to_string(), format!("connect to 127.0.0.1:{port}"));
+    // Brackets are the URI's, not the address's.
+    let v6 = good.call(uri(format!("http://[::1]:{port}"))).await.unwrap_err();
+    assert!(matches!(v6, DialError::Connect { .. }), "{v6:?}");
 }
