@@ -29,10 +29,10 @@ mod tests;
 
 pub use authority::{Authority, AuthorityError, DEFAULT_VALIDITY, Issued, Validity};
 pub use cipher::{CipherError, Keyring, MasterKey, Sealed};
-pub use credentials::{Credentials, CredentialsError, TrustBundle};
 #[cfg(test)]
 pub(crate) use credentials::chain_pem;
 pub(crate) use credentials::is_authority;
+pub use credentials::{Credentials, CredentialsError, TrustBundle};
 pub use digest::{Fingerprint, Serial, sha256};
 pub use identity::{IdentityError, PeerIdentity, PeerKind};
 pub use password::generate_password;
