@@ -329,7 +329,8 @@ mod tests {
         let uri = Uri::parse(WHOLE)?;
         assert_eq!(uri.without_password(), WHOLE.replace(":s3cret", ""));
         assert!(!format!("{uri:?}").contains("s3cret"));
-        assert!(Uri::parse("postgresql://").is_err());
+        let refused = Uri::parse("postgresql://").unwrap_err();
+        assert!(refused.to_string().contains("shape"));
         Ok(())
     }
 
@@ -337,7 +338,7 @@ mod tests {
     fn one_host_of_a_uri_is_asked_whatever_its_role() -> anyhow::Result<()> {
         let uri = Uri::parse(WHOLE)?.only([203, 0, 113, 2].into())?;
         assert_eq!(uri.without_password(), "postgresql://app@203.0.113.2:5432/app?target_session_attrs=any");
-        assert!(Uri::parse(WHOLE)?.only([203, 0, 113, 9].into()).is_err());
+        Uri::parse(WHOLE)?.only([203, 0, 113, 9].into()).unwrap_err();
         Ok(())
     }
 }

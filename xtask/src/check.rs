@@ -112,5 +112,5 @@ fn runner() -> anyhow::Result<Runner> {
 }
 
 fn cargo(arguments: &[&str]) -> Program {
-    Program::cargo(arguments).env("RUST_LIB_BACKTRACE", "0")
+    Program::cargo(arguments)
 }
