@@ -1,6 +1,7 @@
 //! What a node measures of itself: a [`Sample`] every few seconds, and an [`Inventory`] when a session begins.
 //!
-//! Units stand in the names: `_bytes`, `_seconds`, `_per_second`; a `_fraction` lies in `0.0..=1.0`. What could not be
+//! Units stand in the names: `_bytes`, `_seconds`, `_per_second`; a `_fraction` lies in `0.0..=1.0` (of
+//! [`AgentCost`] it may exceed 1). What could not be
 //! read, or does not exist on the machine, is `None`, never zero. Rates compare two samples, so the first one after a
 //! start of the agent has none, and neither has a device whose counters were reset. Every list is [`Bounded`].
 //!
@@ -218,7 +219,7 @@ pub struct AgentCost {
     pub resident_bytes: u64,
     /// Processor time since the agent started, user and system.
     pub cpu_seconds: f64,
-    /// Share of one processor since the last sample; `None` in the first.
+    /// Share of one processor since the last sample, more than 1 if several threads are busy; `None` in the first.
     pub cpu_fraction: Option<f64>,
     pub open_files: u32,
     pub threads: u32,

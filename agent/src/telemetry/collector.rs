@@ -7,6 +7,7 @@ use std::collections::BTreeMap;
 use std::io::Read as _;
 use std::time::Duration;
 
+use holdfast_common::clock::{Boottime, Clock};
 use holdfast_common::telemetry::{
     AgentCost, Bounded, Cpu, Disk, FileSystem, Interface, MAX_DISKS, MAX_FILE_SYSTEMS, MAX_INTERFACES, Sample,
 };
@@ -19,8 +20,7 @@ use super::{mounts, rates};
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Moment {
     pub wall: Timestamp,
-    /// Since any fixed instant, on a clock that is never set.
-    pub monotonic: Duration,
+    pub boottime: Boottime,
 }
 
 /// Takes samples of this machine. It keeps the counters of the last one, and nothing else.
@@ -34,11 +34,19 @@ pub struct Collector {
 
 #[derive(Debug)]
 struct Reading {
-    at: Duration,
+    at: Boottime,
     cpu: Option<CpuTimes>,
     disks: BTreeMap<String, DiskCounters>,
     interfaces: BTreeMap<String, InterfaceCounters>,
     own_cpu_seconds: Option<f64>,
+}
+
+// === impl Moment ===
+
+impl Moment {
+    pub fn now(clock: &Clock) -> Self {
+        Self { wall: clock.now(), boottime: clock.boottime() }
+    }
 }
 
 // === impl Collector ===
@@ -56,7 +64,7 @@ impl Collector {
         let own = self.roots.own();
         let memory = self.roots.memory();
         let reading = Reading {
-            at: now.monotonic,
+            at: now.boottime,
             cpu: cpu.map(|(_, times)| times),
             disks: self.disks(),
             interfaces: self.roots.interfaces(),
@@ -64,7 +72,7 @@ impl Collector {
         };
         let before = self.before.as_ref();
         let interval = before
-            .and_then(|before| now.monotonic.checked_sub(before.at))
+            .map(|before| now.boottime.since(before.at))
             .filter(|interval| *interval >= rates::MIN_INTERVAL);
         let past = before.zip(interval);
         let sample = Sample {

@@ -100,7 +100,7 @@ pub fn cpu_fraction(before_seconds: f64, after_seconds: f64, interval: Duration)
 }
 
 fn span(interval: Duration) -> Option<f64> {
-    (interval >= MIN_INTERVAL).then(|| interval.as_secs_f64())
+    (interval >= MIN_INTERVAL).then_some(interval.as_secs_f64())
 }
 
 /// Seconds between two readings of a millisecond counter that went up; a fall is a wrap or a reset: unknown.

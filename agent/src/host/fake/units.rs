@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex};
 
 use futures::future::BoxFuture;
-use jiff::Timestamp;
+use holdfast_common::clock::Clock;
 
 use super::locked;
 use crate::host::units::{
@@ -172,7 +172,7 @@ impl State {
             Some(before) => (before.starts + 1, before.signals),
             None => (1, Vec::new()),
         };
-        let status = Status::Running { pid: 1000 + self.next_pid, since: Timestamp::now() };
+        let status = Status::Running { pid: 1000 + self.next_pid, since: Clock::system().now() };
         let running = Running { service: service.clone(), status, starts, signals };
         self.services.insert(service.name.clone(), running);
         Ok(Started::Now)

@@ -19,6 +19,7 @@ use std::process::{Command, Stdio};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use futures::future::BoxFuture;
+use holdfast_common::clock::Clock;
 use holdfast_common::error::Chain;
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
@@ -236,7 +237,7 @@ impl Inner {
             program: service.program.clone(),
             mark: format!("{}:{}", service.name, uuid::Uuid::new_v4()),
             boot: self.boot.clone(),
-            started_at: Timestamp::now(),
+            started_at: Clock::system().now(),
             state: State::Starting,
         };
         self.save(&service.name, &record)?;

@@ -12,7 +12,10 @@ const NET: &str = "Inter-|   Receive  |  Transmit
 ";
 
 fn moment(millis: u64) -> Moment {
-    Moment { wall: Timestamp::from_second(1_700_000_000).unwrap(), monotonic: Duration::from_millis(millis) }
+    Moment {
+        wall: Timestamp::from_second(1_700_000_000).unwrap(),
+        boottime: Boottime::from_duration(Duration::from_millis(millis)),
+    }
 }
 
 /// A machine of files. No pressure files at all, as on a kernel without PSI.
