@@ -16,6 +16,7 @@ pub mod backoff;
 pub mod clock;
 pub mod command;
 pub mod config;
+pub mod context;
 pub mod engine;
 pub mod error;
 pub mod generation;

@@ -8,7 +8,8 @@ use x509_parser::certificate::X509Certificate;
 use x509_parser::prelude::FromDer;
 
 use super::digest::Fingerprint;
-use super::identity::{IdentityError, PeerIdentity};
+use super::identity::{IdentityError, PeerIdentity, authority_fleet};
+use crate::id::FleetId;
 
 /// No fleet needs more roots at once: the old one, the new one, and room for a rotation that went wrong.
 const MAX_ROOTS: usize = 8;
@@ -143,6 +144,25 @@ impl TrustBundle {
     /// [`CredentialsError::CertificateCount`] if these are too many.
     pub fn union(&self, other: &Self) -> Result<Self, CredentialsError> {
         Self::from_der(self.roots.iter().chain(&other.roots).cloned().collect())
+    }
+
+    /// The fleet whose roots these are.
+    ///
+    /// # Errors
+    /// [`IdentityError`] if a root names none, or two roots name different ones.
+    pub fn fleet(&self) -> Result<FleetId, IdentityError> {
+        let mut fleets = self.roots.iter().map(|root| {
+            let (_, certificate) = X509Certificate::from_der(root).map_err(|_| IdentityError::Unreadable)?;
+            authority_fleet(&certificate)
+        });
+        let expected = fleets.next().unwrap_or(Err(IdentityError::Unreadable))?;
+        for found in fleets {
+            let found = found?;
+            if found != expected {
+                return Err(IdentityError::OtherFleet { found, expected });
+            }
+        }
+        Ok(expected)
     }
 
     /// The roots in DER.

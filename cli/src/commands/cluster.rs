@@ -1,0 +1,418 @@
+//! `holdfast cluster …`
+
+use holdfast_proto::r#type::v1 as nouns;
+use holdfast_proto::v1;
+use serde_json::json;
+
+use super::{Session, interrupted, next_page};
+use crate::args::{Cluster, Durability, Engine, Run};
+use crate::client::request_id;
+use crate::error::Error;
+use crate::output::{self, json, or_dash, plain};
+
+pub(super) async fn run(session: &mut Session, command: Cluster) -> Result<(), Error> {
+    match command {
+        Cluster::Create {
+            name,
+            engine,
+            engine_version,
+            nodes,
+            primary,
+            durability,
+            port,
+            param,
+            extension,
+            run,
+        } => {
+            let Engine::Postgresql = engine;
+            let request = v1::CreateClusterRequest {
+                name,
+                engine: nouns::Engine::Postgresql.into(),
+                engine_version,
+                nodes,
+                primary,
+                durability: match durability {
+                    Durability::Async => nouns::Durability::Async,
+                    Durability::Quorum => nouns::Durability::Quorum,
+                }
+                .into(),
+                port: port_or_default(port)?,
+                parameters: parameters(param)?,
+                extensions: extension,
+                request_id: request_id(),
+                validate_only: run.plan.plan,
+            };
+            create(session, request, run).await
+        }
+        Cluster::List => list(session).await,
+        Cluster::Show { name } => {
+            let answer = session.client().await?.get_cluster(v1::GetClusterRequest { name }).await?;
+            let cluster = answer.cluster.ok_or(Error::Incomplete("cluster"))?;
+            if session.out.is_json() {
+                return Ok(session.out.json(&json::cluster(&cluster))?);
+            }
+            show(session, &cluster)
+        }
+        Cluster::Watch { name } => watch(session, name).await,
+        Cluster::Delete { name, confirm, force, run } => {
+            let confirm = if run.plan.plan {
+                name.clone()
+            } else {
+                session.confirmed(&name, confirm, "stops the cluster and removes its data on every node")?
+            };
+            let done = format!("Cluster {name} is gone, and so are its data.");
+            let request = v1::DeleteClusterRequest {
+                name,
+                confirm,
+                force,
+                request_id: request_id(),
+                validate_only: run.plan.plan,
+            };
+            match session
+                .client()
+                .await?
+                .delete_cluster(request)
+                .await?
+                .outcome
+                .ok_or(Error::Incomplete("outcome"))?
+            {
+                v1::delete_cluster_response::Outcome::Plan(plan) => session.plan(&plan),
+                v1::delete_cluster_response::Outcome::Operation(operation) => {
+                    session.follow(operation, run, &done).await
+                }
+            }
+        }
+        Cluster::AddMember { cluster, node, run } => {
+            let done = format!(
+                "Node {node} is a replica of {cluster}. See it with: holdfast cluster show {cluster}"
+            );
+            let request = v1::AddMemberRequest {
+                cluster,
+                node,
+                request_id: request_id(),
+                validate_only: run.plan.plan,
+            };
+            match session
+                .client()
+                .await?
+                .add_member(request)
+                .await?
+                .outcome
+                .ok_or(Error::Incomplete("outcome"))?
+            {
+                v1::add_member_response::Outcome::Plan(plan) => session.plan(&plan),
+                v1::add_member_response::Outcome::Operation(operation) => {
+                    session.follow(operation, run, &done).await
+                }
+            }
+        }
+        Cluster::RemoveMember { cluster, node, confirm, force, run } => {
+            let confirm = if run.plan.plan {
+                node.clone()
+            } else {
+                session.confirmed(&node, confirm, "removes the replica and its data")?
+            };
+            let done = format!("Node {node} is no longer a member of {cluster}.");
+            let request = v1::RemoveMemberRequest {
+                cluster,
+                node,
+                confirm,
+                force,
+                request_id: request_id(),
+                validate_only: run.plan.plan,
+            };
+            match session
+                .client()
+                .await?
+                .remove_member(request)
+                .await?
+                .outcome
+                .ok_or(Error::Incomplete("outcome"))?
+            {
+                v1::remove_member_response::Outcome::Plan(plan) => session.plan(&plan),
+                v1::remove_member_response::Outcome::Operation(operation) => {
+                    session.follow(operation, run, &done).await
+                }
+            }
+        }
+        Cluster::Connection { cluster, reveal_password, uri } => {
+            let request = v1::GetConnectionRequest { cluster: cluster.clone(), reveal_password };
+            let answer = session.client().await?.get_connection(request).await?;
+            let shown = answer.connection.ok_or(Error::Incomplete("connection"))?;
+            if uri && !session.out.is_json() {
+                return Ok(session.out.line(shown.uri)?);
+            }
+            connection(session, &cluster, &shown)
+        }
+        Cluster::ResetPassword { cluster } => {
+            let request = v1::ResetPasswordRequest { cluster: cluster.clone(), request_id: request_id() };
+            let answer = session.client().await?.reset_password(request).await?;
+            connection(session, &cluster, &answer.connection.ok_or(Error::Incomplete("connection"))?)
+        }
+    }
+}
+
+/// 0 on the wire means the usual port, so a 0 that a person wrote is refused here.
+fn port_or_default(port: Option<u32>) -> Result<u32, Error> {
+    match port {
+        Some(0) => Err(Error::Usage(
+            "--port: 0 is no port; give 1024–65535, or leave it out for the engine's usual one".to_owned(),
+        )),
+        port => Ok(port.unwrap_or(0)),
+    }
+}
+
+/// The same key twice would be decided by chance.
+fn parameters(given: Vec<(String, String)>) -> Result<std::collections::HashMap<String, String>, Error> {
+    let mut map = std::collections::HashMap::new();
+    for (key, value) in given {
+        if map.contains_key(&key) {
+            return Err(Error::Usage(format!("--param: `{}` is given twice; give it once", plain(&key))));
+        }
+        map.insert(key, value);
+    }
+    Ok(map)
+}
+
+async fn create(session: &mut Session, request: v1::CreateClusterRequest, run: Run) -> Result<(), Error> {
+    let name = request.name.clone();
+    let note = durability_note(request.durability(), request.nodes.len());
+    match session
+        .client()
+        .await?
+        .create_cluster(request)
+        .await?
+        .outcome
+        .ok_or(Error::Incomplete("outcome"))?
+    {
+        v1::create_cluster_response::Outcome::Plan(plan) => {
+            session.note(&note);
+            session.plan(&plan)
+        }
+        v1::create_cluster_response::Outcome::Operation(operation) => {
+            session.note(&note);
+            let done = format!(
+                "Cluster {name} is ready. Next:\n  holdfast cluster show {name}\n  holdfast cluster connection {name} --reveal-password"
+            );
+            session.follow(operation, run, &done).await
+        }
+    }
+}
+
+/// What the durability means when a replica dies, said before anybody relies on it.
+fn durability_note(durability: nouns::Durability, members: usize) -> String {
+    let needed = members / 2;
+    let replicas = members.saturating_sub(1);
+    let plural =
+        |count: usize, word: &str| if count == 1 { format!("1 {word}") } else { format!("{count} {word}s") };
+    match durability {
+        nouns::Durability::Unspecified | nouns::Durability::Async if replicas == 0 => {
+            "One member: there is no copy of the data; backups are all that survives the loss of this node.".to_owned()
+        }
+        nouns::Durability::Unspecified | nouns::Durability::Async => format!(
+            "Durability async: a commit waits for the primary only. If the primary is lost, the last instants of commits may be \
+             lost with it. Dead replicas ({replicas} of {replicas}) do not hold up writes."
+        ),
+        nouns::Durability::Quorum if replicas == 0 => {
+            "Durability quorum with one member: there is nobody to wait for yet; it takes effect with the second member.".to_owned()
+        }
+        nouns::Durability::Quorum => {
+            let spare = replicas - needed;
+            let dead = if spare == 0 {
+                "with one replica dead, writes WAIT until it is back or removed (`holdfast cluster remove-member`)".to_owned()
+            } else {
+                format!(
+                    "with up to {} dead, writes go on; with more, they WAIT until enough are back or removed",
+                    plural(spare, "replica")
+                )
+            };
+            format!("Durability quorum: a commit waits for the primary and {} of {replicas}: {dead}.", plural(needed, "replica"))
+        }
+    }
+}
+
+async fn list(session: &mut Session) -> Result<(), Error> {
+    let client = session.client().await?;
+    let mut clusters = Vec::new();
+    let mut page = Some(String::new());
+    while let Some(page_token) = page {
+        let answer = client.list_clusters(v1::ListClustersRequest { page_size: 1000, page_token }).await?;
+        clusters.extend(answer.clusters);
+        page = next_page(answer.next_page_token);
+    }
+    if session.out.is_json() {
+        let all: Vec<_> = clusters.iter().map(json::cluster).collect();
+        return Ok(session.out.json(&json!({"clusters": all}))?);
+    }
+    let now = session.out.now;
+    let rows = clusters.iter().map(|cluster| {
+        vec![
+            cluster.name.clone(),
+            engine(cluster),
+            state(cluster),
+            or_dash(Some(cluster.primary_node.clone())),
+            cluster.members.len().to_string(),
+            or_dash(output::word(cluster.durability().as_str_name(), "DURABILITY_")),
+            cluster.port.to_string(),
+            output::distance(now, cluster.create_time.as_ref()),
+        ]
+    });
+    let rows = rows.collect();
+    Ok(session
+        .out
+        .table(&["NAME", "ENGINE", "STATE", "PRIMARY", "MEMBERS", "DURABILITY", "PORT", "AGE"], rows)?)
+}
+
+fn engine(cluster: &v1::Cluster) -> String {
+    let name = output::word(cluster.engine().as_str_name(), "ENGINE_").unwrap_or_default();
+    format!("{name} {}", cluster.engine_version).trim().to_owned()
+}
+
+fn state(cluster: &v1::Cluster) -> String {
+    output::word(cluster.state().as_str_name(), "CLUSTER_STATE_").unwrap_or_else(|| "unknown".to_owned())
+}
+
+fn show(session: &mut Session, cluster: &v1::Cluster) -> Result<(), Error> {
+    let durability = or_dash(output::word(cluster.durability().as_str_name(), "DURABILITY_"));
+    let durability = match cluster.durability() {
+        nouns::Durability::Quorum => {
+            format!("{durability} (a commit waits for {} of the replicas)", cluster.synchronous_count)
+        }
+        nouns::Durability::Async | nouns::Durability::Unspecified => durability,
+    };
+    let why = if cluster.message.is_empty() { String::new() } else { format!(" ({})", cluster.message) };
+    let mut parameters: Vec<_> =
+        cluster.parameters.iter().map(|(key, value)| format!("{key}={value}")).collect();
+    parameters.sort();
+    session.out.facts(&[
+        ("name", cluster.name.clone()),
+        ("engine", engine(cluster)),
+        ("state", format!("{}{why}", state(cluster))),
+        ("term", cluster.term.to_string()),
+        ("primary", or_dash(Some(cluster.primary_node.clone()))),
+        ("durability", durability),
+        ("port", cluster.port.to_string()),
+        ("extensions", cluster.extensions.join(", ")),
+        ("parameters", parameters.join(", ")),
+        ("operation", cluster.operation_id.clone()),
+    ])?;
+    session.out.line("")?;
+    let (header, rows) = members(cluster, session.out.is_wide(), session.out.now);
+    Ok(session.out.table(&header, rows)?)
+}
+
+fn members(cluster: &v1::Cluster, wide: bool, now: jiff::Timestamp) -> (Vec<&'static str>, Vec<Vec<String>>) {
+    let mut header =
+        vec!["NODE", "ADDRESS", "ROLE", "STATE", "TERM", "POSITION", "LAG", "LAG TIME", "SYNC", "MESSAGE"];
+    if wide {
+        header.extend(["VERSION", "SEEN", "NODE ID"]);
+    }
+    let rows = cluster.members.iter().map(|member| {
+        let primary = member.role() == nouns::Role::Primary;
+        let mut row = vec![
+            member.node.clone(),
+            or_dash(Some(member.address.clone())),
+            or_dash(output::word(member.role().as_str_name(), "ROLE_")),
+            output::word(member.state().as_str_name(), "MEMBER_STATE_")
+                .unwrap_or_else(|| "unknown".to_owned()),
+            member.term.to_string(),
+            member.position.as_ref().map_or_else(|| "unknown".to_owned(), output::position),
+            lag(primary, member.lag_bytes.map(output::bytes)),
+            lag(primary, member.lag_seconds.map(|seconds| format!("{seconds:.1} s"))),
+            if member.synchronous { "yes" } else { "-" }.to_owned(),
+            member.message.clone(),
+        ];
+        if wide {
+            row.extend([
+                or_dash(Some(member.engine_version.clone())),
+                output::distance(now, member.observe_time.as_ref()),
+                member.node_id.clone(),
+            ]);
+        }
+        row
+    });
+    (header, rows.collect())
+}
+
+/// A primary is behind nobody; of a replica, what is not known is unknown.
+fn lag(primary: bool, known: Option<String>) -> String {
+    match known {
+        _ if primary => "-".to_owned(),
+        Some(lag) => lag,
+        None => "unknown".to_owned(),
+    }
+}
+
+fn connection(session: &mut Session, cluster: &str, connection: &v1::Connection) -> Result<(), Error> {
+    if session.out.is_json() {
+        return Ok(session.out.json(&json::connection(cluster, connection))?);
+    }
+    session.out.facts(&[
+        ("uri", connection.uri.clone()),
+        ("for readers", connection.read_uri.clone()),
+        ("user", connection.user.clone()),
+        ("database", connection.database.clone()),
+        ("password", connection.password.clone()),
+    ])?;
+    if !connection.password.is_empty() {
+        session.note("The password is shown only now. A new one: holdfast cluster reset-password NAME");
+    } else if connection.password_shown_before {
+        session.note("The password was shown before and is not shown again. A new one: holdfast cluster reset-password NAME");
+    } else {
+        session.note("The password has not been shown yet: --reveal-password shows it, once.");
+    }
+    Ok(())
+}
+
+async fn watch(session: &mut Session, name: String) -> Result<(), Error> {
+    let mut watch = session.client().await?.watch_cluster(v1::WatchClusterRequest { name }).await?;
+    loop {
+        // Both arms are cancel-safe.
+        let next = tokio::select! {
+            next = watch.next() => next?,
+            () = interrupted() => return Ok(()),
+        };
+        let Some(cluster) = next.and_then(|answer| answer.cluster) else {
+            session.note("The cluster is gone.");
+            return Ok(());
+        };
+        if session.out.is_json() {
+            session.out.json_line(&json::cluster(&cluster))?;
+            continue;
+        }
+        if session.out.is_terminal() {
+            session.out.raw(b"\x1b[H\x1b[2J")?;
+        }
+        show(session, &cluster)?;
+        session.out.line("")?;
+        session.out.raw(b"")?;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_a_dead_replica_means_is_said() {
+        let notes: Vec<_> = [
+            (nouns::Durability::Quorum, 1),
+            (nouns::Durability::Quorum, 2),
+            (nouns::Durability::Quorum, 3),
+            (nouns::Durability::Quorum, 5),
+            (nouns::Durability::Async, 1),
+            (nouns::Durability::Async, 3),
+        ]
+        .into_iter()
+        .map(|(durability, members)| format!("{members}: {}", durability_note(durability, members)))
+        .collect();
+        insta::assert_snapshot!(notes.join("\n"));
+    }
+
+    #[test]
+    fn a_parameter_given_twice_and_port_zero_are_refused() {
+        let twice = parameters(vec![("a".into(), "1".into()), ("a".into(), "2".into())]);
+        assert_eq!(twice.unwrap_err().to_string(), "--param: `a` is given twice; give it once");
+        assert!(port_or_default(Some(0)).unwrap_err().to_string().starts_with("--port"));
+    }
+}
