@@ -1,1 +1,190 @@
-//! To be filled.
+//! Wiring: which parts there are, and who is handed what. No decisions.
+//!
+//! ```text
+//!  link ──► assignments ──► converge ──► engines ──► host
+//!    │ └──► dispatch ─────────────────────▲
+//!    └──◄── outbox, newest report, newest sample
+//! ```
+
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use holdfast_common::clock::Clock;
+use holdfast_common::id::InstanceId;
+use holdfast_common::report::{NodeReport, Severity};
+use holdfast_common::shutdown::{Drained, Tasks};
+use sd_notify::NotifyState;
+use tokio::sync::watch;
+use tokio_util::sync::CancellationToken;
+
+use crate::assignment::Assignments;
+use crate::config::Config;
+use crate::dispatch;
+use crate::engine::Engines;
+use crate::host::files::{Disk, Files};
+use crate::host::{self, Host, Limits};
+use crate::identity::{self, Identity, Renewal};
+use crate::link::{self, Coordinators, Link, Patience, Status};
+use crate::outbox::{Outbox, node_event};
+use crate::report::{Node, Samples};
+use crate::statefile;
+use crate::terms::{Finding, Terms};
+
+/// How long the parts may take to end.
+pub const GRACE: Duration = Duration::from_secs(10);
+
+/// The agent, put together and not running yet.
+#[derive(Debug)]
+pub struct App {
+    link: Link<Node>,
+    commands: dispatch::Service,
+    renewal: Renewal,
+    samples: Samples,
+    clock: Clock,
+}
+
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    #[error(transparent)]
+    Identity(#[from] identity::Error),
+    #[error("use the coordinators' addresses")]
+    Coordinators(#[from] link::client::AddressError),
+    #[error("open the machine")]
+    Host(#[from] host::units::Error),
+    #[error("read the machine's boot id")]
+    BootId(#[from] host::system::Error),
+    #[error("read the agent's state")]
+    State(#[from] statefile::Error),
+    #[error("listen for signals")]
+    Signals(#[source] std::io::Error),
+}
+
+impl Config {
+    /// Opens everything that the agent needs. Changes nothing but damaged files, which are set aside.
+    ///
+    /// # Errors
+    /// [`Error`].
+    pub async fn build(self, state: &Path) -> Result<App, Error> {
+        let clock = Clock::system();
+        let files = state_files(state);
+        let identity = Arc::new(Identity::open(files.clone(), state).await?);
+        let record = identity.record();
+        let coordinators = if self.coordinators.is_empty() {
+            record.coordinators()?
+        } else {
+            Coordinators::new(self.coordinators.clone())?
+        };
+        let host = Host::open(Limits {
+            roots: vec![state.to_owned(), record.data_dir.clone()],
+            unit_records: state.join("units"),
+            supervisor: self.supervisor,
+        })
+        .await?;
+        let engines = Engines::new(Vec::new());
+        let outbox = Outbox::default();
+
+        let (terms, mut findings) = Terms::open(files.clone(), state).await?;
+        let terms = Arc::new(terms);
+        let (assignments, found) = Assignments::open(files.clone(), state, Arc::clone(&terms)).await?;
+        findings.extend(found);
+        let assignments = Arc::new(assignments);
+        let means = dispatch::Means {
+            execute: Arc::new(engines.clone()),
+            terms: Arc::clone(&terms),
+            outbox: outbox.clone(),
+            clock: clock.clone(),
+        };
+        let (commands, orders, found) = dispatch::Service::open(files, state, means).await?;
+        findings.extend(found);
+        tell(findings, &outbox, &clock);
+
+        let report = NodeReport {
+            members: Vec::new(),
+            assignment_generation: assignments.newest().generation,
+            node_time: clock.now(),
+        };
+        let members = watch::Sender::new(Arc::new(report));
+        let samples = Samples::new();
+        let node = Node {
+            instance: InstanceId::generate(),
+            boot_id: host.system().boot_id()?,
+            service_manager: self.supervisor.manager(),
+            host,
+            engines,
+            terms,
+            assignments,
+            commands: orders,
+            members: members.subscribe(),
+            samples: samples.clone(),
+            outbox: outbox.clone(),
+            clock: clock.clone(),
+        };
+        let link = Link::new(Arc::new(node), identity.tls(), coordinators.clone(), Patience::default());
+        let renewal = Renewal { identity, coordinators, clock: clock.clone(), outbox };
+        Ok(App { link, commands, renewal, samples, clock })
+    }
+}
+
+// === impl App ===
+
+impl App {
+    /// Runs until a signal, or until a part is lost. Databases go on running.
+    ///
+    /// # Errors
+    /// If the process cannot listen for signals.
+    pub async fn run(self) -> Result<Drained, Error> {
+        let Self { link, commands, renewal, samples, clock } = self;
+        let tasks = Tasks::new();
+        tasks.stop_on_signals().map_err(Error::Signals)?;
+        let stop = tasks.token();
+        tasks.spawn("notify", notify(link.status(), stop.clone()));
+        tasks.spawn("commands", commands.run(stop.clone()));
+        tasks.spawn("renewal", renewal.run(stop.clone()));
+        tasks.spawn("telemetry", samples.run(clock, stop.clone()));
+        tasks.spawn("link", link.run(stop.clone()));
+        stop.cancelled().await;
+        // Best effort: without systemd nobody listens.
+        let _unheard = sd_notify::notify(&[NotifyState::Stopping]);
+        Ok(tasks.drain(GRACE).await)
+    }
+}
+
+/// The files of the state folder.
+pub fn state_files(state: &Path) -> Files {
+    Files::new(Arc::new(Disk::new(vec![state.to_owned()])))
+}
+
+/// Tells systemd that the agent is ready, how it stands with the coordinator, and that it is alive.
+async fn notify(mut status: watch::Receiver<Status>, stop: CancellationToken) {
+    // All of it is best effort: without systemd nobody listens.
+    let _unheard = sd_notify::notify(&[NotifyState::Ready]);
+    // Half of the time that systemd allows, or, without a watchdog, seldom.
+    let alive = sd_notify::watchdog_enabled().map_or(Duration::from_secs(3600), |limit| limit / 2);
+    let mut watchdog = tokio::time::interval(alive);
+    loop {
+        // All arms are cancel-safe.
+        tokio::select! {
+            () = stop.cancelled() => return,
+            _ = watchdog.tick() => {
+                let _unheard = sd_notify::notify(&[NotifyState::Watchdog]);
+            }
+            Ok(()) = status.changed() => {
+                let text = match &*status.borrow_and_update() {
+                    Status::Open { coordinator, .. } => format!("in session with {coordinator}"),
+                    Status::Connecting { problem: None, .. } => "connecting".to_owned(),
+                    Status::Connecting { problem: Some(problem), .. } => format!("no session: {problem}"),
+                };
+                let _unheard = sd_notify::notify(&[NotifyState::Status(&text)]);
+            }
+        }
+    }
+}
+
+/// Damage that was found is logged, and told to the coordinator.
+fn tell(findings: Vec<Finding>, outbox: &Outbox, clock: &Clock) {
+    for Finding(finding) in findings {
+        tracing::error!(%finding, "the agent's state is damaged");
+        outbox.event(node_event(clock, Severity::Error, "STATE_DAMAGED", finding));
+    }
+}

@@ -8,6 +8,8 @@
 //! | [`link`] | one session with the coordinator: connect, translate, back off, reconnect |
 //! | [`assignment`], [`converge`] | the node's assignment on disk; making it true, round by round |
 //! | [`dispatch`] | commands: term check, journal, one at a time per resource |
+//! | [`terms`], [`statefile`] | what was accepted and is never gone back behind; files that damage cannot fool |
+//! | [`outbox`] | what waits to be told to the coordinator |
 //! | [`engine`] | the drivers of the database engines |
 //! | [`telemetry`], [`report`], [`progress`] | what the node says of itself |
 //! | [`host`] | the one door to programs, files and units of the machine |
@@ -21,6 +23,9 @@ pub mod engine;
 pub mod host;
 pub mod identity;
 pub mod link;
+pub mod outbox;
 pub mod progress;
 pub mod report;
+pub mod statefile;
 pub mod telemetry;
+pub mod terms;

@@ -39,9 +39,7 @@ pub(crate) fn run(arguments: &Arguments) -> anyhow::Result<Verdict> {
         }
     }
     say::step("build");
-    // All targets, as the tests need them: for programs alone the features of some dependencies would be others, and
-    // those would be built twice.
-    cargo(&["build", "--workspace", "--all-targets"]).run()?;
+    cargo(&["build", "--workspace", "--bins"]).run()?;
     if arguments.filter.is_none() {
         // Before the others, so that the summary of those comes last.
         say::step("documentation tests");
@@ -112,5 +110,5 @@ fn runner() -> anyhow::Result<Runner> {
 }
 
 fn cargo(arguments: &[&str]) -> Program {
-    Program::cargo(arguments)
+    Program::cargo(arguments).env("RUST_LIB_BACKTRACE", "0")
 }

@@ -22,6 +22,7 @@ use std::time::Duration;
 
 use futures::future::BoxFuture;
 use holdfast_common::error::{Classify, Metadata, Reason};
+use holdfast_common::telemetry::ServiceManager;
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
@@ -199,6 +200,15 @@ pub enum Error {
 // === impl Supervisor ===
 
 impl Supervisor {
+    /// Who runs the services with this choice.
+    pub fn manager(self) -> ServiceManager {
+        match self {
+            Self::Auto if systemd_is_there() => ServiceManager::Systemd,
+            Self::Systemd => ServiceManager::Systemd,
+            Self::Auto | Self::Plain => ServiceManager::Plain,
+        }
+    }
+
     /// Opens the supervisor; `state` is the folder in which the plain one keeps its records.
     ///
     /// # Errors

@@ -1,0 +1,276 @@
+//! Joining a fleet: once for a machine, safe to repeat.
+
+use std::net::{IpAddr, SocketAddr};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use holdfast_common::backoff::Backoff;
+use holdfast_common::clock::Clock;
+use holdfast_common::error::{Chain, Classify, Metadata, Reason};
+use holdfast_common::id::{FleetId, NodeId, TokenId};
+use holdfast_common::link::{Enroll, Enrolled};
+use holdfast_common::name::NodeName;
+use holdfast_common::pki::{Fingerprint, JoinToken, NodeKey, RequestError, TrustBundle};
+use holdfast_common::tls::{BuildError, ClientTls};
+use serde::{Deserialize, Serialize};
+use tokio::net::UdpSocket;
+use tokio::time::{Instant, sleep};
+use uuid::Uuid;
+use zeroize::Zeroizing;
+
+use super::{Error, KIND, NAME, Record};
+use crate::host::files::{self, Access, Files};
+use crate::link::client::{Address, CallError, Coordinators, enroll};
+use crate::statefile::{self, Kind};
+use crate::terms::Terms;
+
+const JOINING: Kind = Kind { name: "joining", version: 1 };
+const JOINING_NAME: &str = "joining";
+/// How long to try while no coordinator answers.
+const PATIENCE: Duration = Duration::from_secs(60);
+
+/// What joining needs.
+#[derive(Debug)]
+pub struct Join {
+    pub token: JoinToken,
+    pub coordinators: Coordinators,
+    pub name: NodeName,
+    /// `None`: the one from which the coordinator is reached.
+    pub address: Option<IpAddr>,
+    pub data_dir: PathBuf,
+}
+
+/// How joining ended well.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Joined {
+    Now {
+        fleet: FleetId,
+        node: NodeId,
+    },
+    /// The machine was this node of the same fleet already; nothing was changed.
+    Already {
+        fleet: FleetId,
+        node: NodeId,
+    },
+}
+
+/// What is on the disk before anything is sent, so that a lost answer can be asked for again.
+#[derive(Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Joining {
+    request_id: Uuid,
+    token_id: TokenId,
+    pin: Fingerprint,
+    name: NodeName,
+    address: IpAddr,
+    #[serde(with = "super::secret_text")]
+    key: Zeroizing<String>,
+}
+
+#[derive(Debug, thiserror::Error)]
+pub enum JoinError {
+    #[error(
+        "this machine is node `{name}` of fleet {fleet} already; remove {} to make it another one (the databases in its data folder are then no longer managed)",
+        state.display()
+    )]
+    OtherIdentity { name: NodeName, fleet: FleetId, state: PathBuf },
+    #[error("look whether this machine has joined before")]
+    Before(#[source] Error),
+    #[error("make the node's key")]
+    Key(#[from] RequestError),
+    #[error("prepare TLS")]
+    Tls(#[from] BuildError),
+    #[error("find the address from which {coordinator} is reached; give it with --address")]
+    OwnAddress { coordinator: Address, source: std::io::Error },
+    #[error("enroll this node")]
+    Enroll(#[from] CallError),
+    #[error("the coordinator's answer is not for this key, fleet or token")]
+    Answer(#[source] Error),
+    #[error("the coordinator's trust bundle does not have the authority that the token names")]
+    ForeignRoots,
+    #[error("keep the node's state")]
+    State(#[from] statefile::Error),
+    #[error("keep the node's state")]
+    Files(#[from] files::Error),
+}
+
+/// Makes this machine a node. The token's secret goes to nobody but a server that the token's pin vouches for.
+///
+/// # Errors
+/// [`JoinError`]. It can be repeated after each of them; a lost answer is asked for again under the same request.
+pub async fn join(files: &Files, state: &Path, clock: &Clock, join: Join) -> Result<Joined, JoinError> {
+    files.create_dir(state, Access::PRIVATE_DIR).await?;
+    if let Some(already) = before(files, state, &join).await? {
+        return Ok(already);
+    }
+    let tls = Arc::new(ClientTls::joining(join.token.pin)?);
+    let address = match join.address {
+        Some(address) => address,
+        None => own_address(join.coordinators.next()).await?,
+    };
+    let joining = prepare(files, state, &join, address).await?;
+    let key = NodeKey::from_pem(&joining.key)?;
+    let request = Enroll {
+        token: join.token.reveal().as_str().to_owned(),
+        certificate_signing_request: key.signing_request()?,
+        node_name: joining.name.clone(),
+        address: joining.address,
+        request_id: joining.request_id,
+    };
+    let enrolled = ask(&tls, &join.coordinators, &request).await?;
+    let (fleet, node) = (enrolled.fleet_id, enrolled.node_id);
+    keep(files, state, clock, &join, joining, enrolled).await?;
+    Ok(Joined::Now { fleet, node })
+}
+
+async fn before(files: &Files, state: &Path, join: &Join) -> Result<Option<Joined>, JoinError> {
+    let path = state.join(NAME);
+    let record = match statefile::read::<Record>(files, &path, KIND).await {
+        Ok(None) => return Ok(None),
+        Ok(Some(record)) => record,
+        Err(error) if error.is_damage() => return Err(JoinError::Before(Error::Damaged(error))),
+        Err(error) => return Err(JoinError::Before(error.into())),
+    };
+    let (_, roots) = record.credentials().map_err(JoinError::Before)?;
+    if record.name == join.name && roots.fingerprints().any(|root| root == join.token.pin) {
+        return Ok(Some(Joined::Already { fleet: record.fleet_id, node: record.node_id }));
+    }
+    Err(JoinError::OtherIdentity { name: record.name, fleet: record.fleet_id, state: state.to_owned() })
+}
+
+/// What an earlier try with the same token left, or a new key and request, on the disk in any case.
+async fn prepare(files: &Files, state: &Path, join: &Join, address: IpAddr) -> Result<Joining, JoinError> {
+    let path = state.join(JOINING_NAME);
+    let earlier = match statefile::read::<Joining>(files, &path, JOINING).await {
+        Ok(earlier) => earlier,
+        // It holds nothing that cannot be made anew.
+        Err(error) if error.is_damage() => {
+            tracing::warn!(error = %Chain(&error), "begin to join anew");
+            None
+        }
+        Err(error) => return Err(error.into()),
+    };
+    let same = |earlier: &Joining| {
+        earlier.token_id == join.token.id
+            && earlier.pin == join.token.pin
+            && earlier.name == join.name
+            && earlier.address == address
+    };
+    if let Some(earlier) = earlier.filter(same) {
+        return Ok(earlier);
+    }
+    let joining = Joining {
+        request_id: Uuid::now_v7(),
+        token_id: join.token.id,
+        pin: join.token.pin,
+        name: join.name.clone(),
+        address,
+        key: NodeKey::generate()?.to_pem(),
+    };
+    statefile::write(files, &path, JOINING, &joining).await?;
+    Ok(joining)
+}
+
+async fn ask(
+    tls: &Arc<ClientTls>,
+    coordinators: &Coordinators,
+    request: &Enroll,
+) -> Result<Enrolled, CallError> {
+    let mut backoff = Backoff::new(Duration::from_millis(500), Duration::from_secs(5));
+    let deadline = Instant::now() + PATIENCE;
+    loop {
+        let coordinator = coordinators.next();
+        let error = match enroll(tls, coordinator, request).await {
+            Ok(enrolled) => return Ok(enrolled),
+            Err(error) => error,
+        };
+        let wait = backoff.next_wait();
+        let hopeless = match &error {
+            CallError::Connect { .. } | CallError::Unanswered { .. } => error.is_distrust(),
+            CallError::Refused(failure) => match failure.reason {
+                Reason::AgentOffline | Reason::NotActive | Reason::ShuttingDown | Reason::TooManyRequests => {
+                    false
+                }
+                _ => true,
+            },
+            CallError::Answer(_) => true,
+        };
+        if hopeless || Instant::now() + wait > deadline {
+            return Err(error);
+        }
+        tracing::warn!(error = %Chain(&error), "not enrolled yet; trying again");
+        sleep(wait).await;
+    }
+}
+
+async fn keep(
+    files: &Files,
+    state: &Path,
+    clock: &Clock,
+    join: &Join,
+    joining: Joining,
+    enrolled: Enrolled,
+) -> Result<(), JoinError> {
+    let Enrolled { fleet_id, node_id, certificate } = enrolled;
+    let record = Record {
+        fleet_id,
+        node_id,
+        name: joining.name,
+        address: joining.address,
+        coordinators: join.coordinators.all().to_vec(),
+        data_dir: join.data_dir.clone(),
+        certificate_chain: certificate.certificate_chain,
+        trust_bundle: certificate.trust_bundle,
+        issued_at: clock.now(),
+        not_after: certificate.not_after,
+        key: joining.key,
+    };
+    let (_, roots): (_, TrustBundle) = record.credentials().map_err(JoinError::Answer)?;
+    if !roots.fingerprints().any(|root| root == join.token.pin) {
+        return Err(JoinError::ForeignRoots);
+    }
+    // The identity last: with it the machine is a node, and everything else must be there.
+    Terms::create(files, state).await?;
+    statefile::write(files, &state.join(NAME), KIND, &record).await?;
+    files.remove_file(state.join(JOINING_NAME)).await?;
+    Ok(())
+}
+
+/// The address of this machine from which packets to the coordinator leave. Sends nothing.
+async fn own_address(coordinator: &Address) -> Result<IpAddr, JoinError> {
+    let failed = |source| JoinError::OwnAddress { coordinator: coordinator.clone(), source };
+    let mut targets = tokio::net::lookup_host(coordinator.as_str()).await.map_err(failed)?;
+    let target: SocketAddr = targets.next().ok_or_else(|| {
+        failed(std::io::Error::new(std::io::ErrorKind::NotFound, "the name has no address"))
+    })?;
+    let any: SocketAddr = if target.is_ipv4() { ([0, 0, 0, 0], 0).into() } else { ([0_u16; 8], 0).into() };
+    let socket = UdpSocket::bind(any).await.map_err(failed)?;
+    socket.connect(target).await.map_err(failed)?;
+    socket.local_addr().map(|own| own.ip()).map_err(failed)
+}
+
+impl Classify for JoinError {
+    fn reason(&self) -> Reason {
+        match self {
+            Self::OtherIdentity { .. } => Reason::NodeExists,
+            Self::Before(error) | Self::Answer(error) => error.reason(),
+            Self::Key(error) => error.reason(),
+            Self::Tls(_) | Self::Files(_) => Reason::Internal,
+            Self::OwnAddress { .. } => Reason::InvalidField,
+            Self::Enroll(error) => error.reason(),
+            Self::ForeignRoots => Reason::TokenInvalid,
+            Self::State(error) => error.reason(),
+        }
+    }
+
+    fn metadata(&self) -> Metadata {
+        match self {
+            Self::OtherIdentity { name, fleet, .. } => Metadata::from([
+                ("node".to_owned(), name.to_string()),
+                ("fleet".to_owned(), fleet.to_string()),
+            ]),
+            _ => Metadata::new(),
+        }
+    }
+}
