@@ -3,8 +3,7 @@
 use std::{fmt, marker::PhantomData, sync::Arc};
 
 use futures::{StreamExt, stream};
-use holdfast_common::id::OperationId;
-use jiff::Timestamp;
+use holdfast_common::{clock::Clock, id::OperationId};
 use tokio::sync::Notify;
 
 use super::{
@@ -31,6 +30,7 @@ pub struct Handle<P> {
 #[derive(Debug)]
 pub(super) struct Inner {
     pub(super) store: Shared,
+    pub(super) clock: Clock,
     pub(super) live: Arc<Live>,
     /// Something may have to be run.
     pub(super) wake: Notify,
@@ -147,8 +147,8 @@ impl<P: Procedure> Handle<P> {
             return Err(Error::QueueFull { max: MAX_ACTIVE });
         }
         let Submit { id, procedure, resource, caller, request, compares, ops } = submit;
-        let mut operation =
-            Operation::pending(id, &procedure, resource, caller, Timestamp::now()).map_err(Error::Encode)?;
+        let mut operation = Operation::pending(id, &procedure, resource, caller, self.shared.clock.now())
+            .map_err(Error::Encode)?;
         operation.request = request.as_ref().map(|request| request.mark().clone());
         let txn = Self::first_write(&operation, compares, ops)?;
         let outcome = self.shared.store.txn(txn).await?;
@@ -292,7 +292,7 @@ impl<P: Procedure> Handle<P> {
                 State::RollingBack => return too_late("it is already undoing what it did"),
                 State::Blocked => {
                     operation.state = State::Failed;
-                    operation.ended = Some(Timestamp::now());
+                    operation.ended = Some(self.shared.clock.now());
                     operation.skip_rest();
                 }
                 State::Pending | State::Running if !operation.cancellable => {
@@ -301,7 +301,7 @@ impl<P: Procedure> Handle<P> {
                 State::Pending | State::Running => {}
             }
             operation.cancel_requested = true;
-            operation.updated = Timestamp::now();
+            operation.updated = self.shared.clock.now();
             if self.shared.replace(operation, found.revision).await?.is_some() {
                 if operation.is_settled() {
                     self.shared.live.publish(operation);
@@ -326,7 +326,7 @@ impl<P: Procedure> Handle<P> {
             }
             operation.state = if operation.back.is_some() { State::RollingBack } else { State::Running };
             operation.failure = operation.back.clone();
-            operation.updated = Timestamp::now();
+            operation.updated = self.shared.clock.now();
             if self.shared.replace(operation, found.revision).await?.is_some() {
                 self.shared.live.publish(operation);
                 self.shared.wake.notify_one();

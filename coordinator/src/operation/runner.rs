@@ -12,6 +12,7 @@
 use std::{sync::Arc, time::Duration};
 
 use holdfast_common::{
+    backoff::Backoff,
     error::{Chain, Failure, Reason, Retry},
     id::OperationId,
 };
@@ -56,14 +57,6 @@ enum Verdict<P> {
 /// Somebody cancelled while the runner was about to store something else.
 struct Overtaken;
 
-/// Growing, jittered pauses.
-#[derive(Debug, Clone, Copy)]
-pub(super) struct Pause {
-    first: Duration,
-    most: Duration,
-    next: Duration,
-}
-
 /// Waits so long, or for ever.
 pub(super) async fn sleep(pause: Option<Duration>) {
     match pause {
@@ -79,7 +72,7 @@ pub(super) async fn block(shared: &Inner, id: OperationId, failure: Failure) -> 
         if found.value.is_settled() {
             return Ok(());
         }
-        mark_blocked(&mut found.value, failure.clone());
+        mark_blocked(&mut found.value, failure.clone(), shared.clock.now());
         if shared.replace(&found.value, found.revision).await?.is_some() {
             shared.live.publish(&found.value);
             return Ok(());
@@ -87,8 +80,7 @@ pub(super) async fn block(shared: &Inner, id: OperationId, failure: Failure) -> 
     }
 }
 
-fn mark_blocked(operation: &mut Operation, failure: Failure) {
-    let now = Timestamp::now();
+fn mark_blocked(operation: &mut Operation, failure: Failure, now: Timestamp) {
     operation.end_step(StepState::Failed, now);
     operation.state = State::Blocked;
     operation.cancellable = true;
@@ -162,7 +154,7 @@ impl<P: Procedure> Runner<P> {
             left = None;
             match self.attempts(&state).await? {
                 Verdict::Next(Next::Step(next)) => {
-                    self.operation.end_step(StepState::Succeeded, Timestamp::now());
+                    self.operation.end_step(StepState::Succeeded, self.shared.clock.now());
                     left = Some(std::mem::replace(&mut state, next));
                 }
                 Verdict::Next(Next::Done(summary)) => return self.finish(summary).await,
@@ -187,7 +179,7 @@ impl<P: Procedure> Runner<P> {
 
     /// Stores that this state's step is about to run.
     async fn enter(&mut self, state: &P, left: Option<&P>) -> Result<Result<(), Overtaken>, Leave> {
-        let now = Timestamp::now();
+        let now = self.shared.clock.now();
         let procedure = serde_json::to_value(state).map_err(|error| Leave::Store(Error::Encode(error)))?;
         let operation = &mut self.operation;
         let going_back = operation.back.is_some();
@@ -208,7 +200,7 @@ impl<P: Procedure> Runner<P> {
         let limits = state.limits();
         let mut deadline = Instant::now() + limits.deadline;
         let mut tried = 0;
-        let mut pause = Pause::new(Duration::from_millis(500), Duration::from_secs(30));
+        let mut pause = Backoff::new(Duration::from_millis(500), Duration::from_secs(30));
         loop {
             tried += 1;
             let error = match self.attempt(state, deadline).await? {
@@ -220,8 +212,8 @@ impl<P: Procedure> Runner<P> {
             }
             let wait = match error.failure().retry {
                 Retry::Never if !error.waits_for_room() => return Ok(Verdict::Failed(error)),
-                Retry::Never => pause.next(),
-                Retry::Later(asked) => pause.next().max(asked.unwrap_or_default()),
+                Retry::Never => pause.next_wait(),
+                Retry::Later(asked) => pause.next_wait().max(asked.unwrap_or_default()),
             };
             if error.waits_for_room() {
                 // A full disk of the coordinator is nobody's failure.
@@ -294,7 +286,7 @@ impl<P: Procedure> Runner<P> {
 
     /// Begins the way back. `None`: there is none, and the operation is settled.
     async fn turn_back(&mut self, state: &P, why: procedure::Error) -> Result<Option<P>, Leave> {
-        let now = Timestamp::now();
+        let now = self.shared.clock.now();
         let was_back = self.operation.back.is_some();
         let cancelled = self.operation.cancel_requested && why.failure().reason == Reason::Cancelled;
         let failure = why.failure().clone();
@@ -319,7 +311,7 @@ impl<P: Procedure> Runner<P> {
     }
 
     async fn finish(&mut self, summary: serde_json::Value) -> Result<(), Leave> {
-        self.operation.end_step(StepState::Succeeded, Timestamp::now());
+        self.operation.end_step(StepState::Succeeded, self.shared.clock.now());
         if self.operation.back.is_some() {
             return self.finish_back().await;
         }
@@ -337,14 +329,14 @@ impl<P: Procedure> Runner<P> {
     }
 
     async fn settle_blocked(&mut self, failure: Failure) -> Result<(), Leave> {
-        mark_blocked(&mut self.operation, failure);
+        mark_blocked(&mut self.operation, failure, self.shared.clock.now());
         self.settle().await
     }
 
     async fn settle(&mut self) -> Result<(), Leave> {
         if self.operation.is_finished() {
             self.operation.skip_rest();
-            self.operation.ended = Some(Timestamp::now());
+            self.operation.ended = Some(self.shared.clock.now());
             self.operation.cancellable = false;
         }
         // A request to cancel that came too late changes nothing.
@@ -365,8 +357,8 @@ impl<P: Procedure> Runner<P> {
 
     /// Stores the record and tells the watchers. However long the store cannot: it waits, and loses nothing.
     async fn store(&mut self) -> Result<Result<(), Overtaken>, Leave> {
-        let mut pause = Pause::new(Duration::from_millis(200), Duration::from_secs(10));
-        self.operation.updated = Timestamp::now();
+        let mut pause = Backoff::new(Duration::from_millis(200), Duration::from_secs(10));
+        self.operation.updated = self.shared.clock.now();
         self.keep_progress();
         loop {
             let error = match self.shared.replace(&self.operation, self.revision).await {
@@ -389,7 +381,7 @@ impl<P: Procedure> Runner<P> {
             // Both arms are cancel-safe.
             tokio::select! {
                 () = self.shutdown.cancelled() => return Err(Leave::Shutdown),
-                () = tokio::time::sleep(pause.next()) => {}
+                () = tokio::time::sleep(pause.next_wait()) => {}
             }
         }
     }
@@ -419,26 +411,6 @@ impl<P: Procedure> Runner<P> {
                 }
             }
         }
-    }
-}
-
-// === impl Pause ===
-
-impl Pause {
-    pub(super) fn new(first: Duration, most: Duration) -> Self {
-        Self { first, most, next: first }
-    }
-
-    pub(super) fn reset(&mut self) {
-        self.next = self.first;
-    }
-
-    /// The next one: twice the one before, of which half is left to chance.
-    pub(super) fn next(&mut self) -> Duration {
-        let pause = self.next;
-        self.next = (pause * 2).min(self.most);
-        let chance = f64::from(uuid::Uuid::new_v4().as_fields().0) / f64::from(u32::MAX);
-        pause.mul_f64(0.5 + chance / 2.0)
     }
 }
 

@@ -11,6 +11,8 @@ use std::{
 };
 
 use holdfast_common::{
+    backoff::Backoff,
+    clock::Clock,
     error::{Chain, Failure, Reason},
     id::OperationId,
 };
@@ -27,7 +29,7 @@ use super::{
     live::Live,
     procedure::Procedure,
     record::{ACTIVE, FINISHED, Operation},
-    runner::{self, Pause, Runner},
+    runner::{self, Runner},
 };
 use crate::store::{Op, Range, Shared, Txn};
 
@@ -48,7 +50,12 @@ pub struct Service<P: Procedure> {
 impl<P: Procedure> Service<P> {
     /// An engine over `store`, whose steps use `means`.
     pub fn new(store: Shared, means: Arc<P::Means>) -> Self {
-        let shared = Inner { store, live: Arc::new(Live::default()), wake: Notify::new() };
+        Self::with_clock(store, means, Clock::system())
+    }
+
+    /// The same, with times of that clock.
+    pub fn with_clock(store: Shared, means: Arc<P::Means>, clock: Clock) -> Self {
+        let shared = Inner { store, clock, live: Arc::new(Live::default()), wake: Notify::new() };
         Self { shared: Arc::new(shared), means, keep: KEEP_FINISHED }
     }
 
@@ -71,7 +78,7 @@ impl<P: Procedure> Service<P> {
     pub async fn run(self, shutdown: CancellationToken) {
         let mut running = JoinSet::new();
         let mut owned: HashMap<Id, OperationId> = HashMap::new();
-        let mut pause = Pause::new(Duration::from_millis(500), Duration::from_secs(10));
+        let mut pause = Backoff::new(Duration::from_millis(500), Duration::from_secs(10));
         loop {
             let again = match self.start_new(&mut running, &mut owned, &shutdown).await {
                 Ok(()) => {
@@ -80,7 +87,7 @@ impl<P: Procedure> Service<P> {
                 }
                 Err(error) => {
                     tracing::warn!(error = %Chain(&error), "operations: cannot read what is to be run, trying again");
-                    Some(pause.next())
+                    Some(pause.next_wait())
                 }
             };
             // All arms are cancel-safe.

@@ -183,7 +183,7 @@ async fn ranges_are_ordered_and_paged(subject: &dyn Subject) {
     assert_eq!(keys(Range::prefix("b/").limit(2).after("b/10")).await, ("b/2".into(), false));
     assert_eq!(keys(Range::prefix("b/").descending().after("b/2").limit(1)).await, ("b/10".into(), true));
     assert_eq!(keys(Range::prefix("")).await.0, "a/1 b b/1 b/10 b/2 b0 c");
-    assert_eq!(keys(Range::prefix("").limit(7)).await.1, false);
+    assert!(!keys(Range::prefix("").limit(7)).await.1, "exactly all");
     assert_eq!(keys(Range::prefix("b/").after("a")).await.0, "b/1 b/10 b/2", "after a key before the prefix");
     assert_eq!(keys(Range::prefix("b/").after("z")).await.0, "", "after a key behind the prefix");
     assert_eq!(keys(Range::prefix("b/").descending().after("z")).await.0, "b/2 b/10 b/1");
