@@ -55,15 +55,27 @@ pub struct Context {
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     #[error("read context file {}", .path.display())]
-    Read { path: PathBuf, #[source] source: io::Error },
+    Read {
+        path: PathBuf,
+        #[source]
+        source: io::Error,
+    },
     #[error("context file {} has mode {mode:03o}: others could read the private key in it; run `chmod 600 {}`", .path.display(), .path.display())]
     Readable { path: PathBuf, mode: u32 },
     #[error("context file {} is larger than {MAX_BYTES} bytes", .path.display())]
     TooLarge { path: PathBuf },
     #[error("context file {} is not valid", .path.display())]
-    Parse { path: PathBuf, #[source] source: toml::de::Error },
+    Parse {
+        path: PathBuf,
+        #[source]
+        source: toml::de::Error,
+    },
     #[error("write context file {}", .path.display())]
-    Write { path: PathBuf, #[source] source: io::Error },
+    Write {
+        path: PathBuf,
+        #[source]
+        source: io::Error,
+    },
     #[error("render context file")]
     Render(#[from] toml::ser::Error),
     #[error("there is no context `{name}`; there are: {known}")]
@@ -89,7 +101,8 @@ impl ContextFile {
             return Err(Error::TooLarge { path: path.to_owned() });
         }
         let text = io::read_to_string(file).map_err(read)?;
-        toml::from_str(&text).map_err(|source| Error::Parse { path: path.to_owned(), source: without_input(source) })
+        toml::from_str(&text)
+            .map_err(|source| Error::Parse { path: path.to_owned(), source: without_input(source) })
     }
 
     /// Writes the file whole (mode 0600), and the folder above it if it is missing (mode 0700).
@@ -132,12 +145,15 @@ fn write_private(path: &Path, content: &[u8]) -> io::Result<()> {
         std::os::unix::fs::DirBuilderExt::mode(&mut builder, 0o700);
         builder.recursive(true).create(folder)?;
     }
-    let name = path.file_name().ok_or_else(|| io::Error::new(io::ErrorKind::InvalidInput, "the path names no file"))?;
+    let name = path
+        .file_name()
+        .ok_or_else(|| io::Error::new(io::ErrorKind::InvalidInput, "the path names no file"))?;
     let mut beside = name.to_os_string();
     beside.push(format!(".{}.new", std::process::id()));
     let beside = folder.join(beside);
     let written = (|| {
-        let mut file = fs::OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&beside)?;
+        let mut file =
+            fs::OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&beside)?;
         file.write_all(content)?;
         file.sync_all()?;
         fs::rename(&beside, path)?;
@@ -194,7 +210,11 @@ mod tests {
         assert!(!format!("{:?}", file()).contains("hidden"));
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("config.toml");
-        write_private(&path, b"current = \"a\"\n[contexts.a]\nserver = \"x\"\ntrust_bundle = \"\"\nkey = \"hidden\" junk\n").unwrap();
+        write_private(
+            &path,
+            b"current = \"a\"\n[contexts.a]\nserver = \"x\"\ntrust_bundle = \"\"\nkey = \"hidden\" junk\n",
+        )
+        .unwrap();
         let error = ContextFile::load(&path).unwrap_err();
         assert!(!crate::error::Chain(&error).to_string().contains("hidden"), "{error:?}");
         assert!(!format!("{error:?}").contains("hidden"));

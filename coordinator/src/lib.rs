@@ -19,6 +19,7 @@ pub mod directory;
 pub mod event;
 pub mod fleet;
 pub mod history;
+pub mod identity;
 pub mod init;
 pub mod metrics;
 pub mod operation;
