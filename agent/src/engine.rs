@@ -16,6 +16,10 @@
 
 pub mod execute;
 pub mod fake;
+pub mod postgresql;
+
+#[cfg(test)]
+mod contract;
 
 use std::collections::BTreeMap;
 use std::fmt;

@@ -507,3 +507,23 @@ impl Configured {
 fn others(member: &MemberAssignment, own: NodeId) -> BTreeSet<NodeId> {
     member.members.iter().map(|peer| peer.node_id).filter(|id| *id != own).collect()
 }
+
+#[cfg(test)]
+mod tests {
+    use std::net::Ipv4Addr;
+
+    use super::*;
+    use crate::engine::contract::{self, Bench};
+
+    #[tokio::test]
+    async fn it_keeps_the_contract() {
+        let world = World::default();
+        let node = |name: &str, last| {
+            let node_id = NodeId::generate();
+            let address = IpAddr::V4(Ipv4Addr::new(127, 0, 0, last));
+            let peer = Peer { node_id, name: name.parse().unwrap(), address, port: 5432 };
+            Bench { engine: Arc::new(world.engine(node_id)), peer }
+        };
+        contract::a_cluster_lives_and_ends(&node("a", 1), &node("b", 2)).await;
+    }
+}

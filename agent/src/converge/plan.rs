@@ -1,0 +1,286 @@
+//! What must be done to make a member as its assignment says. Pure.
+//!
+//! A plan never makes, replaces or removes data, and never changes a role: those are commands. What it may not mend is a
+//! [`Problem`], told until somebody does.
+
+use std::fmt;
+
+use holdfast_common::assignment::{MemberAssignment, Power};
+use holdfast_common::report::EngineState;
+use holdfast_common::role::Role;
+
+use crate::engine::{Drift, Observation};
+
+/// One thing to do; in the order of the plan.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Step {
+    Configure,
+    Start,
+    Admit,
+    Stop,
+}
+
+/// What is to be done, and what cannot be.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Plan {
+    pub steps: Vec<Step>,
+    pub problem: Option<Problem>,
+}
+
+/// Why a member cannot be made as it should be, by itself.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Problem {
+    /// Nothing could be observed; the next round may.
+    Unknown,
+    /// A command makes data, a round never does.
+    NoData,
+    /// The data are those of another database.
+    OtherSystem { expected: String, found: String },
+    /// The data (or the running engine) have another role, and a round never changes one.
+    OtherRole { expected: Role, found: Role },
+}
+
+/// Plans for `wanted`; `drift` is `None` where it was not looked at.
+pub fn plan(wanted: &MemberAssignment, observed: &Observation, drift: Option<Drift>) -> Plan {
+    if let Some(problem) = problem(wanted, observed) {
+        return Plan { steps: Vec::new(), problem: Some(problem) };
+    }
+    let differs = drift.is_some_and(|drift| drift.configuration);
+    let admits = drift.is_some_and(|drift| drift.admission);
+    let mut steps = Vec::new();
+    match (observed.state, wanted.power) {
+        (EngineState::Running, Power::Running) => {
+            steps.extend(differs.then_some(Step::Configure));
+            steps.extend(admits.then_some(Step::Admit));
+        }
+        // Not before its configuration has been looked at: it must not start with an old one.
+        (EngineState::Stopped | EngineState::Failed, Power::Running) if drift.is_some() => {
+            steps.extend(differs.then_some(Step::Configure));
+            steps.push(Step::Start);
+        }
+        (EngineState::Running | EngineState::Starting, Power::Stopped) => steps.push(Step::Stop),
+        (EngineState::Stopped | EngineState::Failed, Power::Stopped) => {
+            steps.extend(differs.then_some(Step::Configure));
+        }
+        (EngineState::Stopped | EngineState::Failed | EngineState::Starting, Power::Running)
+        | (EngineState::Unknown | EngineState::Absent | EngineState::Building, _) => {}
+    }
+    Plan { steps, problem: None }
+}
+
+/// Whether the assignment is fully true of what was observed.
+pub fn is_converged(wanted: &MemberAssignment, observed: &Observation, drift: Drift) -> bool {
+    let power = match wanted.power {
+        Power::Running => observed.state == EngineState::Running && observed.role == Some(wanted.role.role()),
+        Power::Stopped => matches!(observed.state, EngineState::Stopped | EngineState::Failed),
+    };
+    power && drift == Drift::NONE && plan(wanted, observed, Some(drift)) == Plan::default()
+}
+
+fn problem(wanted: &MemberAssignment, observed: &Observation) -> Option<Problem> {
+    match observed.state {
+        EngineState::Unknown => return Some(Problem::Unknown),
+        EngineState::Absent | EngineState::Building => return Some(Problem::NoData),
+        EngineState::Stopped | EngineState::Starting | EngineState::Running | EngineState::Failed => {}
+    }
+    match (&wanted.system_identifier, &observed.system_identifier) {
+        (Some(expected), Some(found)) if expected != found => {
+            return Some(Problem::OtherSystem { expected: expected.clone(), found: found.clone() });
+        }
+        _ => {}
+    }
+    let expected = wanted.role.role();
+    // Without knowing its role nothing is started or configured as the one or the other.
+    match observed.role.or(observed.data_role) {
+        Some(found) if found == expected => None,
+        Some(found) => Some(Problem::OtherRole { expected, found }),
+        None if observed.state == EngineState::Starting => None,
+        None => Some(Problem::Unknown),
+    }
+}
+
+// === impl Problem ===
+
+impl fmt::Display for Problem {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Unknown => f.write_str("its state could not be observed"),
+            Self::NoData => f.write_str("it has no data here; a command makes them"),
+            Self::OtherSystem { expected, found } => {
+                write!(
+                    f,
+                    "its data are database system {found}, but the cluster's is {expected}; nothing is done to it"
+                )
+            }
+            Self::OtherRole { expected, found } => {
+                write!(f, "it is a {found} and should be a {expected}; roles are changed by commands only")
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::{IpAddr, Ipv4Addr};
+
+    use holdfast_common::assignment::{Peer, RoleAssignment, Synchronous};
+    use holdfast_common::engine::{Engine, Parameters};
+    use holdfast_common::id::{ClusterId, NodeId};
+    use holdfast_common::term::Term;
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn member(role: Role, power: Power) -> MemberAssignment {
+        let peer = |name: &str, last| Peer {
+            node_id: NodeId::generate(),
+            name: name.parse().unwrap(),
+            address: IpAddr::V4(Ipv4Addr::new(127, 0, 0, last)),
+            port: 5432,
+        };
+        let (own, other) = (peer("n1", 1), peer("n2", 2));
+        MemberAssignment {
+            cluster_id: ClusterId::generate(),
+            cluster_name: "shop".parse().unwrap(),
+            engine: Engine::Postgresql,
+            engine_version: "15".parse().unwrap(),
+            term: Term::FIRST,
+            role: match role {
+                Role::Primary => RoleAssignment::Primary { synchronous: Synchronous::default() },
+                Role::Replica => RoleAssignment::Replica { upstream: other.clone() },
+            },
+            port: 5432,
+            address: own.address,
+            parameters: Parameters::default(),
+            members: vec![own, other],
+            extensions: Vec::new(),
+            system_identifier: Some("7".to_owned()),
+            power,
+        }
+    }
+
+    fn observed(state: EngineState, role: Role) -> Observation {
+        let running = state == EngineState::Running;
+        Observation {
+            role: running.then_some(role),
+            data_role: Some(role),
+            system_identifier: Some("7".to_owned()),
+            ..Observation::only(state)
+        }
+    }
+
+    const BOTH: Drift = Drift { configuration: true, admission: true };
+
+    #[test]
+    fn each_state_has_its_steps() {
+        use EngineState::{Absent, Building, Failed, Running, Starting, Stopped, Unknown};
+        let none = Some(Drift::NONE);
+        for (state, power, drift, steps) in [
+            (Stopped, Power::Running, none, vec![Step::Start]),
+            (Failed, Power::Running, none, vec![Step::Start]),
+            (Stopped, Power::Running, Some(BOTH), vec![Step::Configure, Step::Start]),
+            (Stopped, Power::Running, None, vec![]),
+            (Starting, Power::Running, Some(BOTH), vec![]),
+            (Running, Power::Running, none, vec![]),
+            (Running, Power::Running, None, vec![]),
+            (Running, Power::Running, Some(BOTH), vec![Step::Configure, Step::Admit]),
+            (Running, Power::Stopped, none, vec![Step::Stop]),
+            (Starting, Power::Stopped, none, vec![Step::Stop]),
+            (Stopped, Power::Stopped, none, vec![]),
+            (Unknown, Power::Running, Some(BOTH), vec![]),
+            (Unknown, Power::Stopped, Some(BOTH), vec![]),
+            (Absent, Power::Running, Some(BOTH), vec![]),
+            (Building, Power::Running, Some(BOTH), vec![]),
+        ] {
+            let made = plan(&member(Role::Primary, power), &observed(state, Role::Primary), drift);
+            assert_eq!(made.steps, steps, "{state:?} {power:?} {drift:?}");
+        }
+    }
+
+    #[test]
+    fn a_role_is_never_changed() {
+        for state in [EngineState::Stopped, EngineState::Running, EngineState::Failed] {
+            for (expected, found) in [(Role::Primary, Role::Replica), (Role::Replica, Role::Primary)] {
+                let made = plan(&member(expected, Power::Running), &observed(state, found), Some(BOTH));
+                assert_eq!(
+                    made,
+                    Plan { steps: vec![], problem: Some(Problem::OtherRole { expected, found }) }
+                );
+            }
+        }
+    }
+
+    #[test]
+    fn nothing_is_done_to_the_data_of_another_database() {
+        let foreign = Observation {
+            system_identifier: Some("8".to_owned()),
+            ..observed(EngineState::Stopped, Role::Primary)
+        };
+        let made = plan(&member(Role::Primary, Power::Running), &foreign, Some(BOTH));
+        assert!(
+            made.steps.is_empty() && matches!(made.problem, Some(Problem::OtherSystem { .. })),
+            "{made:?}"
+        );
+    }
+
+    #[test]
+    fn data_of_unknown_role_are_not_started() {
+        let unread = Observation { data_role: None, ..observed(EngineState::Stopped, Role::Primary) };
+        let made = plan(&member(Role::Primary, Power::Running), &unread, Some(Drift::NONE));
+        assert_eq!(made, Plan { steps: vec![], problem: Some(Problem::Unknown) });
+    }
+
+    fn states() -> impl Strategy<Value = EngineState> {
+        use EngineState::{Absent, Building, Failed, Running, Starting, Stopped, Unknown};
+        proptest::sample::select(vec![Unknown, Absent, Stopped, Starting, Running, Failed, Building])
+    }
+
+    fn roles() -> impl Strategy<Value = Role> {
+        proptest::sample::select(vec![Role::Primary, Role::Replica])
+    }
+
+    /// What the steps make of the world, if all of them succeed.
+    fn apply(steps: &[Step], observed: &mut Observation, drift: &mut Drift) {
+        for step in steps {
+            match step {
+                Step::Configure => drift.configuration = false,
+                Step::Admit => drift.admission = false,
+                Step::Start => (observed.state, observed.role) = (EngineState::Running, observed.data_role),
+                Step::Stop => (observed.state, observed.role) = (EngineState::Stopped, None),
+            }
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn there_is_nothing_to_do_the_second_time(
+            state in states(),
+            wanted_role in roles(),
+            found_role in roles(),
+            running in any::<bool>(),
+            configuration in any::<bool>(),
+            admission in any::<bool>(),
+        ) {
+            let power = if running { Power::Running } else { Power::Stopped };
+            let wanted = member(wanted_role, power);
+            let mut observed = observed(state, found_role);
+            // Only a running primary is asked whom it admits.
+            let mut drift =
+                Drift { configuration, admission: admission && observed.role == Some(Role::Primary) };
+            let first = plan(&wanted, &observed, Some(drift));
+            apply(&first.steps, &mut observed, &mut drift);
+            prop_assert_eq!(observed.data_role, Some(found_role));
+            if first.steps == [Step::Stop] {
+                // A stopped server admits nobody, and may be configured once more.
+                drift.admission = false;
+                let after_stop = plan(&wanted, &observed, Some(drift));
+                apply(&after_stop.steps, &mut observed, &mut drift);
+            }
+            let again = plan(&wanted, &observed, Some(drift));
+            prop_assert!(again.steps.is_empty(), "{:?} then {:?}", first, again);
+            if again.problem.is_none() && observed.state != EngineState::Starting {
+                prop_assert!(is_converged(&wanted, &observed, drift));
+            }
+        }
+    }
+}

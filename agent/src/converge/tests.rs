@@ -1,0 +1,270 @@
+//! The rounds on fake engines, in paused time.
+
+use std::net::{IpAddr, Ipv4Addr};
+use std::time::Duration;
+
+use holdfast_common::assignment::{Peer, RoleAssignment, Synchronous};
+use holdfast_common::command::{
+    CloneMember, DatabaseName, DestroyMember, InitialiseMember, Payload, Success, Verifier,
+};
+use holdfast_common::engine::{Engine as Kind, Parameters};
+use holdfast_common::id::{CommandId, NodeId, OperationId};
+use holdfast_common::role::Role;
+use tokio::time::timeout;
+
+use super::*;
+use crate::engine::Work;
+use crate::engine::fake::{Step as Deed, World};
+
+const CLUSTER: &str = "01890a5d-ac96-774b-bcce-b302099a8057";
+
+struct Node {
+    peer: Peer,
+    engines: Engines,
+    assign: watch::Sender<Arc<Assignment>>,
+    handle: Handle,
+    events: Arc<Mutex<Vec<NodeEvent>>>,
+    shutdown: CancellationToken,
+    rounds: JoinSet<()>,
+}
+
+impl Node {
+    fn new(world: &World, name: &str, last: u8) -> Self {
+        let node_id = NodeId::generate();
+        let address = IpAddr::V4(Ipv4Addr::new(127, 0, 0, last));
+        let peer = Peer { node_id, name: name.parse().unwrap(), address, port: 5432 };
+        let engines = Engines::new(vec![Arc::new(world.engine(node_id))]);
+        Self::with(peer, engines, Assignment::default())
+    }
+
+    fn with(peer: Peer, engines: Engines, assignment: Assignment) -> Self {
+        let (assign, assignment) = watch::channel(Arc::new(assignment));
+        let events = Arc::new(Mutex::new(Vec::new()));
+        let told = Arc::clone(&events);
+        let tell: Tell = Arc::new(move |event| told.lock().unwrap().push(event));
+        let means = Means { engines: engines.clone(), assignment, clock: Clock::system(), tell };
+        let (service, handle) = Service::new(means);
+        let shutdown = CancellationToken::new();
+        let mut rounds = JoinSet::new();
+        rounds.spawn(service.run(shutdown.clone()));
+        Self { peer, engines, assign, handle, events, shutdown, rounds }
+    }
+
+    /// The agent ends and another one starts on the same disk.
+    async fn restart(self) -> Self {
+        let Self { peer, engines, assign, shutdown, mut rounds, .. } = self;
+        shutdown.cancel();
+        while rounds.join_next().await.is_some() {}
+        let stored = assign.borrow().as_ref().clone();
+        Self::with(peer, engines, stored)
+    }
+
+    fn assign(&self, generation: u64, members: Vec<MemberAssignment>) {
+        let generation = Generation::new(generation);
+        self.assign.send_replace(Arc::new(Assignment { generation, members, ..Assignment::default() }));
+    }
+
+    async fn wait(&self, what: &str, seen: impl Fn(Option<&MemberReport>) -> bool) -> Option<MemberReport> {
+        let mut reports = self.handle.subscribe();
+        let found = timeout(Duration::from_secs(300), async {
+            loop {
+                let report = reports.borrow_and_update().clone();
+                let member = report.members.iter().find(|member| member.cluster_id == cluster());
+                if seen(member) {
+                    return member.cloned();
+                }
+                reports.changed().await.unwrap();
+            }
+        });
+        match found.await {
+            Ok(member) => member,
+            Err(_) => panic!("waited for {what}; last report: {:?}", self.handle.report()),
+        }
+    }
+
+    async fn wait_converged(&self, generation: u64) -> MemberReport {
+        let generation = Generation::new(generation);
+        let seen =
+            move |member: Option<&MemberReport>| member.is_some_and(|m| m.converged_generation == generation);
+        self.wait("convergence", seen).await.unwrap()
+    }
+
+    fn told(&self, reason: &str) -> usize {
+        self.events.lock().unwrap().iter().filter(|event| event.reason == reason).count()
+    }
+}
+
+fn work() -> Work {
+    Work::new(CommandId::of_step(OperationId::generate(), "x"), CancellationToken::new(), |_| {})
+}
+
+fn cluster() -> ClusterId {
+    CLUSTER.parse().unwrap()
+}
+
+fn member(node: &Node, all: &[&Node], role: RoleAssignment, system: Option<&str>) -> MemberAssignment {
+    MemberAssignment {
+        cluster_id: cluster(),
+        cluster_name: "shop".parse().unwrap(),
+        engine: Kind::Postgresql,
+        engine_version: "15".parse().unwrap(),
+        term: Term::FIRST,
+        role,
+        port: node.peer.port,
+        address: node.peer.address,
+        parameters: Parameters::default(),
+        members: all.iter().map(|node| node.peer.clone()).collect(),
+        extensions: Vec::new(),
+        system_identifier: system.map(str::to_owned),
+        power: Power::Running,
+    }
+}
+
+fn primary(synchronous: &[&Node]) -> RoleAssignment {
+    let nodes: Vec<NodeId> = synchronous.iter().map(|node| node.peer.node_id).collect();
+    RoleAssignment::Primary { synchronous: Synchronous { count: u32::from(!nodes.is_empty()), nodes } }
+}
+
+async fn initialise(node: &Node, member: MemberAssignment) -> String {
+    let name = |text: &str| DatabaseName::try_from(text.to_owned()).unwrap();
+    let password = Verifier::try_from("SCRAM-SHA-256$4096:c2FsdA==$a2V5:a2V5".to_owned()).unwrap();
+    let request = InitialiseMember { member, database: name("app"), user: name("app"), password };
+    match node.engines.execute(&Payload::InitialiseMember(Box::new(request)), &work()).await.unwrap() {
+        Success::InitialiseMember { system_identifier } => system_identifier,
+        other => panic!("{other:?}"),
+    }
+}
+
+/// A node whose only member runs as its assignment of generation 1 says.
+async fn lone_primary(world: &World) -> (Node, String) {
+    let a = Node::new(world, "a", 1);
+    let system = initialise(&a, member(&a, &[&a], primary(&[]), None)).await;
+    a.assign(1, vec![member(&a, &[&a], primary(&[]), Some(&system))]);
+    a.wait_converged(1).await;
+    (a, system)
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_cluster_comes_up_from_commands_and_assignments() {
+    let world = World::default();
+    let (a, b) = (Node::new(&world, "a", 1), Node::new(&world, "b", 2));
+    let all = [&a, &b];
+    a.assign(1, vec![member(&a, &all, primary(&[]), None)]);
+    let absent = a.wait("absence", |member| member.is_some()).await.unwrap();
+    assert_eq!((absent.state, absent.converged_generation), (EngineState::Absent, Generation::NONE));
+
+    let system = initialise(&a, member(&a, &all, primary(&[]), None)).await;
+    a.assign(2, vec![member(&a, &all, primary(&[]), Some(&system))]);
+    a.wait_converged(2).await;
+
+    let upstream = RoleAssignment::Replica { upstream: a.peer.clone() };
+    let replica = member(&b, &all, upstream, Some(&system));
+    let clone = CloneMember { member: replica.clone(), source: a.peer.clone() };
+    b.engines.execute(&Payload::CloneMember(Box::new(clone)), &work()).await.unwrap();
+    b.assign(1, vec![replica]);
+    let report = b.wait_converged(1).await;
+    assert_eq!((report.role, report.streaming), (Some(Role::Replica), Some(true)));
+
+    a.assign(3, vec![member(&a, &all, primary(&[&b]), Some(&system))]);
+    let report = a.wait_converged(3).await;
+    assert_eq!(report.synchronous.nodes, [b.peer.node_id]);
+    assert!(report.followers.iter().any(|f| f.synchronous && f.node_id == b.peer.node_id), "{report:?}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_restarted_agent_leaves_a_running_engine_alone() {
+    let world = World::default();
+    let (a, _) = lone_primary(&world).await;
+    let before = a.wait_converged(1).await;
+    let a = a.restart().await;
+    let after = a.wait_converged(1).await;
+    assert_eq!(after.started_at, before.started_at);
+    assert_eq!(world.count(a.peer.node_id, Deed::Start), 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn after_a_reboot_engines_start_from_the_stored_assignment() {
+    let world = World::default();
+    let (a, _) = lone_primary(&world).await;
+    let Node { peer, engines, assign, shutdown, mut rounds, .. } = a;
+    shutdown.cancel();
+    while rounds.join_next().await.is_some() {}
+    world.crash(cluster(), peer.node_id);
+    let stored = assign.borrow().as_ref().clone();
+    let a = Node::with(peer, engines, stored);
+    let report = a.wait_converged(1).await;
+    assert_eq!((report.state, a.told("ENGINE_ENDED")), (EngineState::Running, 0));
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_engine_that_ends_is_started_again_with_growing_pauses() {
+    let world = World::default();
+    let (a, _) = lone_primary(&world).await;
+    for _ in 0..40 {
+        world.fail_next(a.peer.node_id, Deed::Start, "no space left");
+    }
+    world.crash(cluster(), a.peer.node_id);
+    let failed = a.wait("failure", |m| m.is_some_and(|m| m.state == EngineState::Failed)).await.unwrap();
+    assert_eq!(failed.converged_generation, Generation::NONE);
+    let named = |m: Option<&MemberReport>| m.is_some_and(|m| m.message.contains("no space left"));
+    a.wait("the reason", named).await;
+    tokio::time::sleep(Duration::from_secs(120)).await;
+    let tries = world.count(a.peer.node_id, Deed::Start);
+    assert!((4..30).contains(&tries), "{tries} starts in two minutes");
+    assert_eq!((a.told("ENGINE_ENDED"), a.told("CONVERGE_FAILED")), (1, 1));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_member_that_is_not_assigned_any_more_is_left_as_it_is() {
+    let world = World::default();
+    let (a, _) = lone_primary(&world).await;
+    a.assign(2, Vec::new());
+    let orphan = a.wait("an orphan", |m| m.is_some_and(|m| m.term == Term::NONE)).await.unwrap();
+    assert_eq!((orphan.state, a.told("MEMBER_NOT_ASSIGNED")), (EngineState::Running, 1));
+    assert_eq!(world.count(a.peer.node_id, Deed::Stop), 0);
+    let destroy = |name: &str| {
+        Payload::DestroyMember(DestroyMember { cluster_id: cluster(), confirm: name.parse().unwrap() })
+    };
+    assert!(a.engines.execute(&destroy("other"), &work()).await.is_err());
+    assert!(world.has_data(cluster(), a.peer.node_id));
+    a.engines.execute(&destroy("shop"), &work()).await.unwrap();
+    a.wait("its end", |m| m.is_none()).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_round_never_demotes() {
+    let world = World::default();
+    let (a, system) = lone_primary(&world).await;
+    let b = Node::new(&world, "b", 2);
+    let upstream = RoleAssignment::Replica { upstream: b.peer.clone() };
+    a.assign(2, vec![member(&a, &[&a, &b], upstream, Some(&system))]);
+    let refused = |m: Option<&MemberReport>| m.is_some_and(|m| m.message.contains("should be a replica"));
+    let report = a.wait("a refusal", refused).await.unwrap();
+    assert_eq!((report.role, report.converged_generation), (Some(Role::Primary), Generation::NONE));
+    assert_eq!(world.count(a.peer.node_id, Deed::Configure), 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn no_round_works_on_a_member_that_a_command_holds() {
+    let world = World::default();
+    let a = Node::new(&world, "a", 1);
+    let system = initialise(&a, member(&a, &[&a], primary(&[]), None)).await;
+    let held = a.engines.hold(cluster()).await;
+    a.assign(1, vec![member(&a, &[&a], primary(&[]), Some(&system))]);
+    a.wait("a report", |m| m.is_some_and(|m| m.state == EngineState::Stopped)).await;
+    tokio::time::sleep(Duration::from_secs(30)).await;
+    assert_eq!(world.count(a.peer.node_id, Deed::Start), 0);
+    drop(held);
+    a.wait_converged(1).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_member_that_should_be_stopped_is_stopped_and_stays_so() {
+    let world = World::default();
+    let (a, system) = lone_primary(&world).await;
+    let stopped =
+        MemberAssignment { power: Power::Stopped, ..member(&a, &[&a], primary(&[]), Some(&system)) };
+    a.assign(2, vec![stopped]);
+    let report = a.wait_converged(2).await;
+    assert_eq!((report.state, a.told("ENGINE_ENDED")), (EngineState::Stopped, 0));
+}

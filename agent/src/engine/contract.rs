@@ -1,0 +1,223 @@
+//! What every engine must do, the fake and the real one: run on two nodes that can reach each other.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use holdfast_common::assignment::{MemberAssignment, Peer, Power, RoleAssignment, Synchronous};
+use holdfast_common::command::{
+    CloneMember, DatabaseName, DestroyMember, InitialiseMember, SetPassword, Verifier,
+};
+use holdfast_common::engine::{Engine as Kind, EngineVersion, Parameters};
+use holdfast_common::error::{Classify as _, Reason};
+use holdfast_common::id::{ClusterId, CommandId, OperationId};
+use holdfast_common::report::EngineState;
+use holdfast_common::role::Role;
+use holdfast_common::term::Term;
+use tokio_util::sync::CancellationToken;
+
+use super::{Drift, Engine, Error, Observation, Work};
+
+pub(super) const VERIFIER: &str = "SCRAM-SHA-256$4096:c2FsdHNhbHRzYWx0c2FsdA==$cO4DfQh6Y5b1Kt6jJTk8JfbWvVtNq0tE8l2m1FhY3vE=:\
+                                   1lTOuZp6A0zj7PcKQXxVqk1sFhJv5oXcR8yL2wNq3bM=";
+
+/// A node on the bench.
+#[derive(Debug, Clone)]
+pub(super) struct Bench {
+    pub(super) engine: Arc<dyn Engine>,
+    pub(super) peer: Peer,
+}
+
+/// The members of one cluster on the bench.
+#[derive(Debug, Clone)]
+pub(super) struct Cluster {
+    pub(super) id: ClusterId,
+    pub(super) version: EngineVersion,
+    pub(super) peers: Vec<Peer>,
+    pub(super) system: Option<String>,
+}
+
+pub(super) fn work() -> Work {
+    Work::new(CommandId::of_step(OperationId::generate(), "contract"), CancellationToken::new(), |_| {})
+}
+
+pub(super) fn name(text: &str) -> DatabaseName {
+    DatabaseName::try_from(text.to_owned()).unwrap()
+}
+
+pub(super) fn verifier(text: &str) -> Verifier {
+    Verifier::try_from(text.to_owned()).unwrap()
+}
+
+impl Cluster {
+    pub(super) fn new(nodes: &[&Bench]) -> Self {
+        let peers = nodes.iter().map(|node| node.peer.clone()).collect();
+        Self { id: ClusterId::generate(), version: "15".parse().unwrap(), peers, system: None }
+    }
+
+    pub(super) fn member(&self, node: &Bench, role: RoleAssignment) -> MemberAssignment {
+        MemberAssignment {
+            cluster_id: self.id,
+            cluster_name: "shop".parse().unwrap(),
+            engine: Kind::Postgresql,
+            engine_version: self.version.clone(),
+            term: Term::FIRST,
+            role,
+            port: node.peer.port,
+            address: node.peer.address,
+            parameters: Parameters::default(),
+            members: self.peers.clone(),
+            extensions: Vec::new(),
+            system_identifier: self.system.clone(),
+            power: Power::Running,
+        }
+    }
+
+    pub(super) fn primary(&self, node: &Bench) -> MemberAssignment {
+        self.member(node, RoleAssignment::Primary { synchronous: Synchronous::default() })
+    }
+
+    pub(super) fn replica(&self, node: &Bench, of: &Bench) -> MemberAssignment {
+        self.member(node, RoleAssignment::Replica { upstream: of.peer.clone() })
+    }
+
+    pub(super) fn initialise(&self, node: &Bench) -> InitialiseMember {
+        let member = self.primary(node);
+        InitialiseMember { member, database: name("app"), user: name("app"), password: verifier(VERIFIER) }
+    }
+
+    pub(super) fn destroy(&self, confirm: &str) -> DestroyMember {
+        DestroyMember { cluster_id: self.id, confirm: confirm.parse().unwrap() }
+    }
+}
+
+impl Bench {
+    pub(super) async fn wait(
+        &self,
+        cluster: ClusterId,
+        what: &str,
+        seen: impl Fn(&Observation) -> bool,
+    ) -> Observation {
+        let mut last = None;
+        let found = tokio::time::timeout(Duration::from_secs(60), async {
+            loop {
+                let observed = self.engine.observe(cluster).await;
+                if seen(&observed) {
+                    return observed;
+                }
+                last = Some(observed);
+                tokio::time::sleep(Duration::from_millis(50)).await;
+            }
+        });
+        match found.await {
+            Ok(observed) => observed,
+            Err(_) => panic!("waited for {what} on {}; last: {last:?}", self.peer.name),
+        }
+    }
+
+    /// Configures, starts, and waits until clients are taken.
+    pub(super) async fn run(&self, member: &MemberAssignment) -> Observation {
+        self.engine.configure(member).await.unwrap();
+        self.engine.start(member).await.unwrap();
+        self.wait(member.cluster_id, "a running engine", |o| o.state == EngineState::Running).await
+    }
+
+    /// Makes what differs as the assignment says, and checks that nothing differs then.
+    pub(super) async fn settle(&self, member: &MemberAssignment) {
+        for _ in 0..3 {
+            let observed = self.engine.observe(member.cluster_id).await;
+            let drift = self.engine.compare(member, &observed).await.unwrap();
+            if drift == Drift::NONE {
+                return;
+            }
+            if drift.configuration {
+                self.engine.configure(member).await.unwrap();
+            }
+            if drift.admission {
+                self.engine.admit(member).await.unwrap();
+            }
+        }
+        panic!("{} does not settle", self.peer.name);
+    }
+
+    pub(super) async fn stop(&self, cluster: ClusterId) {
+        self.engine.stop(cluster).await.unwrap();
+    }
+}
+
+pub(super) fn reason<T: std::fmt::Debug>(result: Result<T, Error>) -> Reason {
+    result.unwrap_err().reason()
+}
+
+/// The life of a cluster of two members, with each refusal on its way.
+pub(super) async fn a_cluster_lives_and_ends(a: &Bench, b: &Bench) {
+    let mut cluster = Cluster::new(&[a, b]);
+    let id = cluster.id;
+    assert_eq!(a.engine.observe(id).await.state, EngineState::Absent);
+    assert!(!a.engine.destroy(&cluster.destroy("shop"), &work()).await.unwrap());
+    assert_eq!(reason(a.engine.start(&cluster.primary(a)).await), Reason::MemberNotFound);
+
+    // Made once, by one command.
+    let command = work();
+    let system = a.engine.initialise(&cluster.initialise(a), &command).await.unwrap();
+    assert_eq!(a.engine.initialise(&cluster.initialise(a), &command).await.unwrap(), system);
+    assert_eq!(reason(a.engine.initialise(&cluster.initialise(a), &work()).await), Reason::WouldDestroyData);
+    let observed = a.engine.observe(id).await;
+    assert_eq!(
+        (observed.state, observed.data_role),
+        (EngineState::Stopped, Some(Role::Primary)),
+        "{observed:?}"
+    );
+    assert_eq!(observed.system_identifier.as_deref(), Some(system.as_str()));
+    cluster.system = Some(system.clone());
+
+    let observed = a.run(&cluster.primary(a)).await;
+    assert_eq!(observed.role, Some(Role::Primary));
+    let started_at = observed.started_at;
+    a.settle(&cluster.primary(a)).await;
+
+    // Copied, and streaming.
+    let clone = CloneMember { member: cluster.replica(b, a), source: a.peer.clone() };
+    let command = work();
+    let copied = b.engine.copy_from(&clone, &command).await.unwrap();
+    assert_eq!(copied.system_identifier, system);
+    assert!(copied.bytes > 1024 * 1024, "{copied:?}");
+    assert_eq!(b.engine.copy_from(&clone, &command).await.unwrap(), copied);
+    assert_eq!(reason(b.engine.copy_from(&clone, &work()).await), Reason::WouldDestroyData);
+    assert_eq!(b.engine.observe(id).await.data_role, Some(Role::Replica));
+    b.run(&cluster.replica(b, a)).await;
+    let followed = b.wait(id, "streaming", |o| o.streaming == Some(true)).await;
+    assert_eq!(followed.role, Some(Role::Replica));
+    b.settle(&cluster.replica(b, a)).await;
+    let position = a.engine.observe(id).await.position.unwrap();
+    b.wait(id, "the primary's position", |o| o.replayed.is_some_and(|at| at >= position)).await;
+
+    // Synchronous, as the assignment says.
+    let synchronous = Synchronous { count: 1, nodes: vec![b.peer.node_id] };
+    let quorum = cluster.member(a, RoleAssignment::Primary { synchronous: synchronous.clone() });
+    a.settle(&quorum).await;
+    let counts = |o: &Observation| o.followers.iter().any(|f| f.node_id == b.peer.node_id && f.synchronous);
+    let observed = a.wait(id, "a synchronous follower", counts).await;
+    assert_eq!((observed.synchronous, observed.started_at), (synchronous, started_at));
+
+    // Passwords only on the primary, of users that exist.
+    let set = |user: &str| SetPassword { cluster_id: id, user: name(user), password: verifier(VERIFIER) };
+    a.engine.set_password(&set("app")).await.unwrap();
+    assert_eq!(reason(a.engine.set_password(&set("nobody")).await), Reason::InvalidField);
+    assert_eq!(reason(b.engine.set_password(&set("app")).await), Reason::PreconditionFailed);
+
+    // A start of a running engine changes nothing.
+    a.engine.start(&quorum).await.unwrap();
+    assert_eq!(a.engine.observe(id).await.started_at, started_at);
+
+    // Removed only by its name, and then wholly.
+    assert_eq!(reason(b.engine.destroy(&cluster.destroy("other"), &work()).await), Reason::NotConfirmed);
+    assert_eq!(b.engine.observe(id).await.state, EngineState::Running);
+    assert!(b.engine.destroy(&cluster.destroy("shop"), &work()).await.unwrap());
+    assert_eq!(b.engine.observe(id).await.state, EngineState::Absent);
+    assert!(!b.engine.destroy(&cluster.destroy("shop"), &work()).await.unwrap());
+    assert!(b.engine.members().await.unwrap().is_empty());
+    a.stop(id).await;
+    a.stop(id).await;
+    assert_eq!(a.engine.observe(id).await.state, EngineState::Stopped);
+    assert!(a.engine.destroy(&cluster.destroy("shop"), &work()).await.unwrap());
+}

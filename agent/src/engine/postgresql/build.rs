@@ -1,0 +1,413 @@
+//! Making a member's data: a new database, or a copy of another member's.
+//!
+//! ```text
+//! marker: building ─► data.new made ─► marker: system identifier ─► data.new renamed to data ─► marker: ready
+//! ```
+//!
+//! A repeat of the same command begins again what was cut before the rename, and finishes what was cut after it. Data of
+//! another command are never touched.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use holdfast_common::assignment::MemberAssignment;
+use holdfast_common::command::{CloneMember, DatabaseName, InitialiseMember, Progress};
+use tokio::time::Instant;
+
+use super::layout::{Layout, Marker, Origin, State};
+use super::render::{self, Place, REPLICATION_USER, SUPERUSER, identifier, literal};
+use super::{Inner, control, parameters, process, sql_names};
+use crate::engine::{Copied, Error, Work};
+use crate::host::exec::{self, Program, Stream};
+use crate::host::files::Access;
+
+const INITDB_DEADLINE: Duration = Duration::from_secs(5 * 60);
+const SQL_DEADLINE: Duration = Duration::from_secs(10 * 60);
+/// A copy ends with its command's deadline, which cancels it; this is only the last resort.
+const COPY_DEADLINE: Duration = Duration::from_secs(7 * 24 * 3600);
+/// How long the source may take to let this member in: it learns of it from its own assignment.
+const ADMISSION_DEADLINE: Duration = Duration::from_secs(60);
+/// How long programs of an agent that was killed may take to notice it.
+const LEFTOVER_DEADLINE: Duration = Duration::from_secs(30);
+const PAUSE: Duration = Duration::from_millis(500);
+
+/// Where a command finds the member's data.
+enum Begun {
+    /// This very command made them before.
+    Done(Marker),
+    Fresh(Marker),
+}
+
+pub(super) async fn initialise(
+    inner: &Inner,
+    request: &InitialiseMember,
+    work: &Work,
+) -> Result<String, Error> {
+    sql_names::check("database", &request.database, sql_names::DATABASES)?;
+    sql_names::check("user", &request.user, sql_names::USERS)?;
+    let member = &request.member;
+    let layout = inner.layout(member.cluster_id);
+    let mut marker = match begin(inner, &layout, member, work, Origin::Initialised).await? {
+        Begun::Done(marker) => return recorded(marker).map(|copied| copied.system_identifier),
+        Begun::Fresh(marker) => marker,
+    };
+    work.say("making the database");
+    initdb(inner, &layout, member, work).await?;
+    work.say("making its users and extensions");
+    let server = Server { inner, layout: &layout, member, work };
+    server
+        .run("postgres", &first_statements(member, &request.user, &request.password, &request.database))
+        .await?;
+    let extensions = extension_statements(member);
+    if !extensions.is_empty() {
+        server.run(request.database.as_str(), &extensions).await?;
+    }
+    marker.system_identifier = Some(identity(inner, &layout, Place::New).await?);
+    finish(inner, &layout, member, marker, work).await.map(|copied| copied.system_identifier)
+}
+
+pub(super) async fn copy(inner: &Inner, request: &CloneMember, work: &Work) -> Result<Copied, Error> {
+    let CloneMember { member, source } = request;
+    if source.node_id == inner.settings.node_id {
+        let message = "is this node itself; name another member".to_owned();
+        return Err(Error::Field { field: "source".to_owned(), message });
+    }
+    let layout = inner.layout(member.cluster_id);
+    let mut marker = match begin(inner, &layout, member, work, Origin::Cloned).await? {
+        Begun::Done(marker) => return recorded(marker),
+        Begun::Fresh(marker) => marker,
+    };
+    work.say(format!("copying from {}", source.name));
+    let bytes = admitted_copy(inner, &layout, request, work).await?;
+    let found = identity(inner, &layout, Place::New).await?;
+    if let Some(expected) = member.system_identifier.as_ref().filter(|expected| **expected != found) {
+        let message = format!("{} has database system {found}, but the cluster's is {expected}", source.name);
+        return Err(Error::Unmet { check: "system_identifier", message });
+    }
+    let (files, access) = (inner.host.files(), Access { mode: 0o600, owner: inner.owner()? });
+    let failed = |error| Error::failed("make the copy a replica", error);
+    let data = layout.data_new();
+    // What a superuser of the source has set for the source alone.
+    files.write(data.join("postgresql.auto.conf"), Vec::new(), access).await.map_err(failed)?;
+    files.write(data.join("standby.signal"), Vec::new(), access).await.map_err(failed)?;
+    marker.system_identifier = Some(found);
+    marker.copied_bytes = Some(bytes);
+    finish(inner, &layout, member, marker, work).await
+}
+
+/// Looks at what is here, refuses what belongs to another command, and makes an empty `data.new`.
+async fn begin(
+    inner: &Inner,
+    layout: &Layout,
+    member: &MemberAssignment,
+    work: &Work,
+    origin: Origin,
+) -> Result<Begun, Error> {
+    work.check("make the member")?;
+    parameters::check(&member.parameters)?;
+    layout.check_socket()?;
+    inner.require_installed(&member.engine_version).await?;
+    let files = inner.host.files();
+    let failed = |error| Error::failed("look at the member's folder", error);
+    let marker = layout.read_marker(files, member.cluster_id).await?;
+    let has_data = files.stat(layout.data()).await.map_err(failed)?.is_some();
+    let has_new = files.stat(layout.data_new()).await.map_err(failed)?.is_some();
+    match marker {
+        None if has_data || has_new => {
+            let why = format!("{} holds data that no command of this agent made", layout.root().display());
+            return Err(Error::WouldDestroyData { why });
+        }
+        None => {}
+        Some(marker) if marker.made_by != work.command => {
+            return Err(Error::Exists { cluster: member.cluster_id });
+        }
+        Some(marker) if marker.state == State::Ready => return Ok(Begun::Done(marker)),
+        Some(marker) if has_data => return resume(inner, layout, member, marker, work).await,
+        Some(_) => {}
+    }
+    if has_new {
+        discard(inner, layout).await?;
+    }
+    let owner = inner.owner()?;
+    let budget = inner.budget(member.cluster_id).await?;
+    let marker = Marker::new(
+        member.cluster_id,
+        member.cluster_name.clone(),
+        member.engine_version.clone(),
+        work.command,
+        origin,
+        budget,
+    );
+    let failed = |error| Error::failed("make the member's folder", error);
+    files.create_dir(&inner.settings.data_dir, Access::PUBLIC_DIR).await.map_err(failed)?;
+    files.create_dir(layout.root(), Access::PUBLIC_DIR).await.map_err(failed)?;
+    layout.write_marker(files, &marker).await?;
+    layout.create(files, owner).await.map_err(failed)?;
+    inner.write_configuration(member, &marker, Place::New).await?;
+    files.create_dir(layout.data_new(), Access { mode: 0o700, owner }).await.map_err(failed)?;
+    Ok(Begun::Fresh(marker))
+}
+
+/// The agent was killed between the rename and the marker: the data are complete if they are what the marker says.
+async fn resume(
+    inner: &Inner,
+    layout: &Layout,
+    member: &MemberAssignment,
+    marker: Marker,
+    work: &Work,
+) -> Result<Begun, Error> {
+    let found = identity(inner, layout, Place::Data).await.ok();
+    if marker.system_identifier.is_none() || found != marker.system_identifier {
+        let why = format!("{} are not the data that this command was making", layout.data().display());
+        return Err(Error::WouldDestroyData { why });
+    }
+    finish_marker(inner, layout, member, marker.clone(), work).await?;
+    Ok(Begun::Done(Marker { state: State::Ready, ..marker }))
+}
+
+/// Removes what a cut attempt of this command left, once none of its programs works in it any more.
+async fn discard(inner: &Inner, layout: &Layout) -> Result<(), Error> {
+    let path = layout.data_new();
+    let until = Instant::now() + LEFTOVER_DEADLINE;
+    while let Err(error) = process::refuse_users(&path).await {
+        if Instant::now() >= until {
+            return Err(error);
+        }
+        tokio::time::sleep(PAUSE).await;
+    }
+    let removed = inner.host.files().remove_tree(path).await;
+    removed.map(drop).map_err(|error| Error::failed("remove the unfinished copy", error))
+}
+
+async fn finish(
+    inner: &Inner,
+    layout: &Layout,
+    member: &MemberAssignment,
+    marker: Marker,
+    work: &Work,
+) -> Result<Copied, Error> {
+    work.check("make the member")?;
+    let files = inner.host.files();
+    process::refuse_users(&layout.data_new()).await?;
+    layout.write_marker(files, &marker).await?;
+    let failed = |error| Error::failed("put the new data in place", error);
+    if files.stat(layout.data()).await.map_err(failed)?.is_some() {
+        let why = format!("{} appeared while the data were made", layout.data().display());
+        return Err(Error::WouldDestroyData { why });
+    }
+    files.rename(layout.data_new(), layout.data()).await.map_err(failed)?;
+    finish_marker(inner, layout, member, marker.clone(), work).await?;
+    recorded(marker)
+}
+
+async fn finish_marker(
+    inner: &Inner,
+    layout: &Layout,
+    member: &MemberAssignment,
+    marker: Marker,
+    _work: &Work,
+) -> Result<(), Error> {
+    let marker = Marker { state: State::Ready, ..marker };
+    inner.write_configuration(member, &marker, Place::Data).await?;
+    layout.write_marker(inner.host.files(), &marker).await
+}
+
+fn recorded(marker: Marker) -> Result<Copied, Error> {
+    let damaged = || Error::Damaged {
+        what: "the member's marker".to_owned(),
+        problem: "it names no system identifier".to_owned(),
+    };
+    let system_identifier = marker.system_identifier.ok_or_else(damaged)?;
+    Ok(Copied { system_identifier, bytes: marker.copied_bytes.unwrap_or(0) })
+}
+
+/// The identity of data that no server runs on.
+pub(super) async fn identity(inner: &Inner, layout: &Layout, place: Place) -> Result<String, Error> {
+    let data = match place {
+        Place::Data => layout.data(),
+        Place::New => layout.data_new(),
+    };
+    let path = data.join("global/pg_control");
+    let bytes = inner.host.files().read(&path, control::MAX_BYTES).await;
+    let bytes = bytes.map_err(|error| Error::failed("read the control file", error))?;
+    let problem = "it is no control file of a known version".to_owned();
+    control::system_identifier(&bytes)
+        .ok_or_else(|| Error::Damaged { what: path.display().to_string(), problem })
+}
+
+async fn initdb(inner: &Inner, layout: &Layout, member: &MemberAssignment, work: &Work) -> Result<(), Error> {
+    let mut program = Program::new(inner.packages.program(&member.engine_version, "initdb"))
+        .args(["--username", SUPERUSER, "--auth-local=peer", "--auth-host=scram-sha-256"])
+        .args(["--data-checksums", "--encoding=UTF8"])
+        // Sorts by code point: the same on every release of the C library, so an index that was built on one member
+        // is sound on another, and after an upgrade of the machine.
+        .args(["--locale=C.UTF-8", "--no-instructions", "--pgdata"])
+        .arg(layout.data_new())
+        .deadline(INITDB_DEADLINE);
+    if let Some(owner) = inner.owner()? {
+        program = program.owner(owner);
+    }
+    let ended = inner.host.run(program, &work.cancelled).await;
+    work.check("make the database")?;
+    ended.map(drop).map_err(|error| Error::failed("make the database", error))
+}
+
+/// The server as a program that reads statements: nobody can connect to it, and it cannot be left running.
+struct Server<'a> {
+    inner: &'a Inner,
+    layout: &'a Layout,
+    member: &'a MemberAssignment,
+    work: &'a Work,
+}
+
+impl Server<'_> {
+    async fn run(&self, database: &str, statements: &[String]) -> Result<(), Error> {
+        let Self { inner, layout, member, work } = self;
+        let mut text = statements.join("\n");
+        text.push('\n');
+        let mut program = Program::new(inner.packages.program(&member.engine_version, "postgres"))
+            .args(["--single", "-D"])
+            .arg(layout.data_new())
+            .arg("-c")
+            .arg(format!("config_file={}", layout.config_file().display()))
+            .args(["-c", "exit_on_error=on", "-c", "logging_collector=off", "-c", "log_statement=none"])
+            // A statement with a verifier in it must not reach a log.
+            .args(["-c", "log_min_error_statement=panic", "-c", "synchronous_standby_names="])
+            .arg(database)
+            .stdin(text)
+            .deadline(SQL_DEADLINE);
+        if let Some(owner) = inner.owner()? {
+            program = program.owner(owner);
+        }
+        let ended = inner.host.run(program, &work.cancelled).await;
+        work.check("set the database up")?;
+        ended.map(drop).map_err(|error| Error::failed(format!("set up database {database}"), error))
+    }
+}
+
+/// One statement a line, as the single-user server reads them.
+fn first_statements(
+    member: &MemberAssignment,
+    user: &DatabaseName,
+    password: &holdfast_common::command::Verifier,
+    database: &DatabaseName,
+) -> Vec<String> {
+    // Before version 16 a user with CREATEROLE can make itself a member of pg_execute_server_program, and so run any
+    // program as the engine's user.
+    let roles = if member.engine_version.number() >= 16 { "createrole" } else { "nocreaterole" };
+    vec![
+        format!("create role {} login replication", identifier(REPLICATION_USER)),
+        format!(
+            "create role {} login createdb {roles} password {}",
+            identifier(user.as_str()),
+            literal(password.as_str())
+        ),
+        format!("grant pg_monitor to {}", identifier(user.as_str())),
+        format!("create database {} owner {}", identifier(database.as_str()), identifier(user.as_str())),
+    ]
+}
+
+fn extension_statements(member: &MemberAssignment) -> Vec<String> {
+    let statement = |name: &str| format!("create extension if not exists {} cascade", identifier(name));
+    member.extensions.iter().map(|extension| statement(extension.as_str())).collect()
+}
+
+/// Copies as soon as the source lets this member in; returns the number of bytes.
+async fn admitted_copy(
+    inner: &Inner,
+    layout: &Layout,
+    request: &CloneMember,
+    work: &Work,
+) -> Result<u64, Error> {
+    let until = Instant::now() + ADMISSION_DEADLINE;
+    let deed = || format!("copy from {}", request.source.name);
+    loop {
+        match base_backup(inner, layout, request, work).await {
+            Ok(bytes) => return Ok(bytes),
+            Err(error) => {
+                work.check("copy")?;
+                if !is_not_yet(&error) {
+                    return Err(Error::failed(deed(), error));
+                }
+                if Instant::now() >= until {
+                    return Err(Error::Unavailable { deed: deed(), source: error.into() });
+                }
+            }
+        }
+        work.say(format!("waiting for {} to let this node in", request.source.name));
+        tokio::time::sleep(PAUSE).await;
+        let (files, access) = (inner.host.files(), Access { mode: 0o700, owner: inner.owner()? });
+        let failed = |error| Error::failed("empty the unfinished copy", error);
+        files.remove_tree(layout.data_new()).await.map_err(failed)?;
+        files.create_dir(layout.data_new(), access).await.map_err(failed)?;
+    }
+}
+
+/// Whether the source may let this member in a little later.
+fn is_not_yet(error: &exec::Error) -> bool {
+    const SIGNS: &[&str] = &[
+        "Connection refused",
+        "does not exist",
+        "starting up",
+        "shutting down",
+        "no pg_hba.conf entry",
+        "pg_hba.conf rejects",
+        "certificate authentication failed",
+        "is active for PID",
+    ];
+    matches!(error, exec::Error::Exit { stderr, .. } if SIGNS.iter().any(|sign| stderr.contains(sign)))
+}
+
+async fn base_backup(
+    inner: &Inner,
+    layout: &Layout,
+    request: &CloneMember,
+    work: &Work,
+) -> Result<u64, exec::Error> {
+    let CloneMember { member, source } = request;
+    let mut program = Program::new(inner.packages.program(&member.engine_version, "pg_basebackup"))
+        .arg("--pgdata")
+        .arg(layout.data_new())
+        .arg("--dbname")
+        .arg(render::conninfo(source, layout, render::COPY_NAME))
+        .args(["--wal-method=stream", "--checkpoint=fast", "--progress", "--no-password", "--slot"])
+        .arg(render::slot(inner.settings.node_id))
+        .deadline(COPY_DEADLINE);
+    if let Ok(Some(owner)) = inner.owner() {
+        program = program.owner(owner);
+    }
+    let done = Arc::new(AtomicU64::new(0));
+    let (counter, teller, name) = (Arc::clone(&done), work.clone(), source.name.clone());
+    let lines = Box::new(move |stream, line: &str| {
+        if stream == Stream::Stderr
+            && let Some((copied, total)) = parse_progress(line)
+        {
+            counter.store(copied, Ordering::Relaxed);
+            let message = format!("copying from {name}");
+            teller.tell(Progress { message, done_bytes: Some(copied), total_bytes: Some(total.max(copied)) });
+        }
+    });
+    inner.host.run_with_lines(program, lines, &work.cancelled).await?;
+    Ok(done.load(Ordering::Relaxed))
+}
+
+/// Bytes copied and to be copied, from `  23176/31185 kB (74%), 0/1 tablespace`.
+fn parse_progress(line: &str) -> Option<(u64, u64)> {
+    let (copied, rest) = line.trim_start().split_once('/')?;
+    let (total, _) = rest.split_once(" kB")?;
+    Some((copied.parse::<u64>().ok()?.checked_mul(1024)?, total.parse::<u64>().ok()?.checked_mul(1024)?))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn progress_is_read_in_bytes() {
+        let line = " 23176/31185 kB (74%), 0/1 tablespace (...data.new/base/1)";
+        assert_eq!(parse_progress(line), Some((23176 * 1024, 31185 * 1024)));
+        assert_eq!(parse_progress("waiting for checkpoint"), None);
+        assert_eq!(parse_progress("-1/x kB"), None);
+    }
+}

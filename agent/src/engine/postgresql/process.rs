@@ -1,0 +1,193 @@
+//! The server's process: who uses a data directory, starting, and stopping with proof.
+//!
+//! PostgreSQL names its process in a file that may be stale, name a foreign process or have been removed. What proves
+//! that a server uses the data is that each of its processes has the data directory as its working directory.
+
+use std::path::Path;
+use std::time::Duration;
+
+use nix::errno::Errno;
+use nix::sys::stat;
+
+use super::layout::Layout;
+use crate::engine::Error;
+use crate::host::Host;
+use crate::host::exec::Captured;
+use crate::host::files::Access;
+use crate::host::system::Owner;
+use crate::host::units::{self, Service, ServiceName, Signal, Status, Stop};
+
+/// How long a server may take to end its sessions, write a checkpoint and ship the last log.
+const FAST_DEADLINE: Duration = Duration::from_secs(60);
+/// After it, how long it may take to leave without any of that.
+const IMMEDIATE_DEADLINE: Duration = Duration::from_secs(15);
+/// How long a start is watched for a server that ends at once.
+const START_WATCH: Duration = Duration::from_secs(3);
+const PAUSE: Duration = Duration::from_millis(100);
+const MAX_LOG_BYTES: u64 = 256 * 1024 * 1024;
+
+/// The name of a member's service.
+pub(super) fn service_name(cluster: holdfast_common::id::ClusterId) -> Result<ServiceName, Error> {
+    ServiceName::new(format!("holdfast-postgresql-{cluster}"))
+        .map_err(|error| Error::failed("name the service", error))
+}
+
+/// The processes whose working directory is this folder, whatever name it has now.
+pub(super) async fn users_of(folder: &Path) -> Result<Vec<i32>, Error> {
+    let folder = folder.to_owned();
+    let found = tokio::task::spawn_blocking(move || scan(&folder)).await;
+    found.map_err(|error| Error::failed("look for processes", error))?
+}
+
+pub(super) fn scan(folder: &Path) -> Result<Vec<i32>, Error> {
+    let wanted = match stat::stat(folder) {
+        Ok(found) => (found.st_dev, found.st_ino),
+        Err(Errno::ENOENT) => return Ok(Vec::new()),
+        Err(errno) => return Err(Error::failed(format!("look at {}", folder.display()), errno)),
+    };
+    let processes = procfs::process::all_processes();
+    let processes = processes.map_err(|error| Error::failed("list the machine's processes", error))?;
+    let mut found = Vec::new();
+    for process in processes {
+        // A process that ended meanwhile, or belongs to a user whom we may not look at, is none of ours.
+        let Ok(process) = process else { continue };
+        let cwd = format!("/proc/{}/cwd", process.pid());
+        if stat::stat(cwd.as_str()).is_ok_and(|cwd| (cwd.st_dev, cwd.st_ino) == wanted) {
+            found.push(process.pid());
+        }
+    }
+    Ok(found)
+}
+
+/// # Errors
+/// `WOULD_DESTROY_DATA` if a process has the folder as its working directory.
+pub(super) async fn refuse_users(folder: &Path) -> Result<(), Error> {
+    match users_of(folder).await?.as_slice() {
+        [] => Ok(()),
+        pids => {
+            let why = format!("processes {pids:?} still use {}; stop them first", folder.display());
+            Err(Error::WouldDestroyData { why })
+        }
+    }
+}
+
+/// What a start needs.
+#[derive(Debug)]
+pub(super) struct Start<'a> {
+    pub(super) host: &'a Host,
+    pub(super) layout: &'a Layout,
+    pub(super) name: ServiceName,
+    pub(super) description: String,
+    pub(super) program: &'a Path,
+    pub(super) owner: Option<Owner>,
+}
+
+impl Start<'_> {
+    /// Starts the server, and watches it for a moment.
+    pub(super) async fn run(self) -> Result<(), Error> {
+        let Self { host, layout, name, description, program, owner } = self;
+        if host.units().status(&name).await.is_running() {
+            return Ok(());
+        }
+        let users = users_of(&layout.data()).await?;
+        if !users.is_empty() {
+            let why = format!("processes {users:?} use the data outside of the supervisor; stop them first");
+            return Err(Error::WouldDestroyData { why });
+        }
+        remove_stale(host, layout).await?;
+        trim_early_log(host, layout, owner).await?;
+        let service = Service {
+            name: name.clone(),
+            description,
+            program: program.to_owned(),
+            args: vec![
+                "-D".into(),
+                layout.data().into(),
+                "-c".into(),
+                format!("config_file={}", layout.config_file().display()).into(),
+            ],
+            variables: Vec::new(),
+            owner,
+            directory: layout.data(),
+            log: layout.early_log(),
+            shutdown: Stop { signal: Signal::Interrupt, deadline: FAST_DEADLINE },
+        };
+        let started = host.units().start(&service).await;
+        started.map_err(|error| Error::failed("start PostgreSQL", error))?;
+        watch(host, layout, &name).await
+    }
+}
+
+/// Waits until the server has made its socket, or some seconds: recovery may take longer and is no failure.
+async fn watch(host: &Host, layout: &Layout, name: &ServiceName) -> Result<(), Error> {
+    let watched = tokio::time::timeout(START_WATCH, async {
+        loop {
+            match host.units().status(name).await {
+                Status::Failed { .. } | Status::Exited | Status::NotFound => return false,
+                Status::Running { .. } | Status::Unknown { .. } => {}
+            }
+            if has_socket(host, layout).await {
+                return true;
+            }
+            tokio::time::sleep(PAUSE).await;
+        }
+    });
+    match watched.await {
+        Ok(true) | Err(_) => Ok(()),
+        Ok(false) => {
+            let problem = format!("it ended at once: {}", last_words(host, layout).await);
+            Err(Error::Wrong { deed: "start PostgreSQL".to_owned(), problem })
+        }
+    }
+}
+
+async fn has_socket(host: &Host, layout: &Layout) -> bool {
+    let entries = host.files().list(layout.run()).await.unwrap_or_default();
+    entries.iter().any(|entry| entry.name.to_str().is_some_and(|name| name.ends_with(".lock")))
+}
+
+/// The end of what the server said before its log began.
+pub(super) async fn last_words(host: &Host, layout: &Layout) -> String {
+    match host.files().read(layout.early_log(), MAX_LOG_BYTES).await {
+        Ok(bytes) => Captured { bytes, omitted_bytes: 0 }.last_lines(),
+        Err(_) => "it left no message".to_owned(),
+    }
+}
+
+/// Files that name a process which may by now be another: without them a server starts after a power cut too. The caller
+/// has proven that no server uses the data.
+async fn remove_stale(host: &Host, layout: &Layout) -> Result<(), Error> {
+    let failed = |error| Error::failed("remove what an ended server left", error);
+    let files = host.files();
+    files.remove_file(layout.data().join("postmaster.pid")).await.map_err(failed)?;
+    for entry in files.list(layout.run()).await.map_err(failed)? {
+        files.remove_file(layout.run().join(entry.name)).await.map_err(failed)?;
+    }
+    Ok(())
+}
+
+/// Each start begins a new early log.
+async fn trim_early_log(host: &Host, layout: &Layout, owner: Option<Owner>) -> Result<(), Error> {
+    let written = host.files().write(layout.early_log(), Vec::new(), Access { mode: 0o600, owner }).await;
+    written.map_err(|error| Error::failed("begin the server's log", error))
+}
+
+/// Stops the server: fast, then immediately, then by force. `Ok` only if no process uses the data any more.
+pub(super) async fn stop(host: &Host, layout: &Layout, name: &ServiceName) -> Result<(), Error> {
+    let failed = |error: units::Error| Error::failed("stop PostgreSQL", error);
+    if host.units().status(name).await.is_running() {
+        match host.units().signal(name, Signal::Interrupt).await {
+            Ok(()) | Err(units::Error::NotRunning { .. }) => {}
+            Err(error) => return Err(failed(error)),
+        }
+        let gone = async {
+            while host.units().status(name).await.is_running() {
+                tokio::time::sleep(PAUSE).await;
+            }
+        };
+        let _late = tokio::time::timeout(FAST_DEADLINE, gone).await;
+    }
+    let how = Stop { signal: Signal::Quit, deadline: IMMEDIATE_DEADLINE };
+    host.units().stop(name, how).await.map_err(failed)?;
+    refuse_users(&layout.data()).await
+}

@@ -1,0 +1,331 @@
+//! What is asked of a running server: over its local socket, as superuser by the socket's peer, on one connection that is
+//! kept, every query with a deadline.
+//!
+//! Names are resolved in `pg_catalog` alone, so that nothing a database user plants is ever called.
+
+use std::time::Duration;
+
+use holdfast_common::assignment::Synchronous;
+use holdfast_common::id::NodeId;
+use holdfast_common::position::Position;
+use holdfast_common::report::{EngineState, Follower};
+use holdfast_common::role::Role;
+use jiff::Timestamp;
+use tokio::time::timeout;
+use tokio_postgres::error::SqlState;
+use tokio_postgres::{Client, NoTls, Row, Statement};
+use tokio_util::task::AbortOnDropHandle;
+
+use super::layout::Layout;
+use super::render::{self, REPLICATION_USER, SLOT_PREFIX, SUPERUSER};
+use crate::engine::{Error, Observation};
+
+const CONNECT_DEADLINE: Duration = Duration::from_secs(2);
+const QUERY_DEADLINE: Duration = Duration::from_secs(3);
+/// The server gives up a little before we do.
+const OPTIONS: &str = "-c search_path=pg_catalog -c statement_timeout=2500 -c lock_timeout=1000 \
+                       -c idle_in_transaction_session_timeout=5000 -c log_statement=none \
+                       -c log_min_duration_statement=-1 -c log_min_error_statement=panic";
+
+const STANDING: &str = "
+select s.recovering, s.flushed, s.received, s.replayed, s.timeline,
+       case when not s.recovering then null
+            when s.received = s.replayed and s.receiver = 'streaming' then 0
+            else extract(epoch from clock_timestamp() - pg_last_xact_replay_timestamp())::float8 end as lag_seconds,
+       s.receiver, s.receiver_timeline,
+       current_setting('synchronous_standby_names') as synchronous_names,
+       current_setting('synchronous_commit') as synchronous_commit
+  from (select pg_is_in_recovery() as recovering,
+               case when pg_is_in_recovery() then null
+                    else (pg_current_wal_flush_lsn() - '0/0')::int8 end as flushed,
+               (pg_last_wal_receive_lsn() - '0/0')::int8 as received,
+               (pg_last_wal_replay_lsn() - '0/0')::int8 as replayed,
+               case when pg_is_in_recovery() then (select timeline_id from pg_control_checkpoint())::int8
+                    else ('x' || lpad(substr(pg_walfile_name(pg_current_wal_flush_lsn()), 1, 8), 16, '0'))::bit(64)::int8
+                    end as timeline,
+               (select status from pg_stat_wal_receiver) as receiver,
+               (select received_tli from pg_stat_wal_receiver)::int8 as receiver_timeline) s";
+const FOLLOWERS: &str = "
+select application_name, (flush_lsn - '0/0')::int8, sync_state, state
+  from pg_stat_replication where usename = $1 order by application_name limit 64";
+const IDENTITY: &str = "
+select (select system_identifier from pg_control_system())::text, current_setting('server_version'),
+       extract(epoch from pg_postmaster_start_time())::float8";
+const PENDING: &str = "select name from pg_settings where pending_restart order by name limit 64";
+const SIZE: &str = "select sum(pg_database_size(oid))::int8 from pg_database";
+const SLOTS: &str = "
+select slot_name, active_pid, coalesce(wal_status, '') from pg_replication_slots
+ where slot_type = 'physical' and not temporary and starts_with(slot_name, $1)";
+
+/// One connection to one server.
+#[derive(Debug)]
+pub(super) struct Session {
+    client: Client,
+    standing: Statement,
+    followers: Statement,
+    identity: Identity,
+    _connection: AbortOnDropHandle<()>,
+}
+
+/// What cannot change while the server runs.
+#[derive(Debug, Clone)]
+struct Identity {
+    system_identifier: String,
+    version: String,
+    started_at: Option<Timestamp>,
+}
+
+/// Why there is no answer.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum NoAnswer {
+    #[error("the server starts or stops and takes no connections now")]
+    NotYet,
+    #[error("there is no server behind the socket")]
+    Nobody,
+    #[error("no answer within {} s", QUERY_DEADLINE.as_secs())]
+    Late,
+    #[error(transparent)]
+    Other(tokio_postgres::Error),
+}
+
+/// A replication slot of ours.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Slot {
+    pub(super) name: String,
+    pub(super) used_by: Option<i32>,
+    /// The server has removed log that the slot's owner had not read yet: it can never be followed from again.
+    pub(super) lost: bool,
+}
+
+// === impl Session ===
+
+impl Session {
+    pub(super) async fn connect(layout: &Layout, port: u16) -> Result<Self, NoAnswer> {
+        let mut config = tokio_postgres::Config::new();
+        config
+            .host_path(layout.run())
+            .port(port)
+            .user(SUPERUSER)
+            .dbname("postgres")
+            .application_name("holdfast-agent")
+            .connect_timeout(CONNECT_DEADLINE)
+            .options(OPTIONS);
+        bounded(async {
+            let (client, connection) = config.connect(NoTls).await?;
+            let connection = AbortOnDropHandle::new(tokio::spawn(async move {
+                if let Err(error) = connection.await {
+                    tracing::debug!(%error, "local connection to the engine ended");
+                }
+            }));
+            let standing = client.prepare(STANDING).await?;
+            let followers = client.prepare(FOLLOWERS).await?;
+            let row = client.query_one(IDENTITY, &[]).await?;
+            let identity = Identity {
+                system_identifier: row.try_get(0)?,
+                version: first_word(row.try_get(1)?),
+                started_at: row.try_get::<_, Option<f64>>(2)?.and_then(at_epoch),
+            };
+            Ok(Self { client, standing, followers, identity, _connection: connection })
+        })
+        .await
+    }
+
+    pub(super) fn is_closed(&self) -> bool {
+        self.client.is_closed()
+    }
+
+    /// All that changes from second to second.
+    pub(super) async fn observe(&self) -> Result<Observation, NoAnswer> {
+        bounded(async {
+            let row = self.client.query_one(&self.standing, &[]).await?;
+            let mut observed = self.standing(&row)?;
+            if observed.role == Some(Role::Primary) {
+                let rows = self.client.query(&self.followers, &[&REPLICATION_USER]).await?;
+                observed.followers =
+                    rows.iter().filter_map(|row| follower(row).transpose()).collect::<Result<_, _>>()?;
+            }
+            Ok(observed)
+        })
+        .await
+    }
+
+    fn standing(&self, row: &Row) -> Result<Observation, tokio_postgres::Error> {
+        let recovering: bool = row.try_get("recovering")?;
+        let offset =
+            |name| Ok::<_, tokio_postgres::Error>(row.try_get::<_, Option<i64>>(name)?.and_then(unsigned));
+        let (received, replayed) = (offset("received")?, offset("replayed")?);
+        let own_timeline = offset("timeline")?;
+        let receiver: Option<String> = row.try_get("receiver")?;
+        let era = if recovering { offset("receiver_timeline")?.or(own_timeline) } else { own_timeline };
+        let at = |offset: Option<u64>| Some(Position { era: era?, offset: offset? });
+        let position = if recovering { received.max(replayed) } else { offset("flushed")? };
+        let names: String = row.try_get("synchronous_names")?;
+        let commit: String = row.try_get("synchronous_commit")?;
+        let (synchronous, message) = enforced(recovering, &names, &commit);
+        let Identity { system_identifier, version, started_at } = self.identity.clone();
+        let lag: Option<f64> = row.try_get("lag_seconds")?;
+        Ok(Observation {
+            role: Some(if recovering { Role::Replica } else { Role::Primary }),
+            position: at(position),
+            replayed: if recovering { at(replayed) } else { None },
+            lag_seconds: lag.filter(|lag| lag.is_finite()).map(|lag| lag.max(0.0)),
+            streaming: recovering.then(|| receiver.as_deref() == Some("streaming")),
+            synchronous,
+            system_identifier: Some(system_identifier),
+            engine_version: Some(version),
+            started_at,
+            message,
+            ..Observation::only(EngineState::Running)
+        })
+    }
+
+    pub(super) async fn pending_restart(&self) -> Result<Vec<String>, NoAnswer> {
+        bounded(async {
+            let rows = self.client.query(PENDING, &[]).await?;
+            Ok(rows.iter().map(|row| row.try_get(0)).collect::<Result<_, _>>()?)
+        })
+        .await
+    }
+
+    pub(super) async fn data_bytes(&self) -> Result<Option<u64>, NoAnswer> {
+        bounded(async {
+            Ok(self.client.query_one(SIZE, &[]).await?.try_get::<_, Option<i64>>(0)?.and_then(unsigned))
+        })
+        .await
+    }
+
+    pub(super) async fn slots(&self) -> Result<Vec<Slot>, NoAnswer> {
+        bounded(async {
+            let rows = self.client.query(SLOTS, &[&SLOT_PREFIX]).await?;
+            let slot = |row: &Row| {
+                let status: String = row.try_get(2)?;
+                Ok::<_, tokio_postgres::Error>(Slot {
+                    name: row.try_get(0)?,
+                    used_by: row.try_get(1)?,
+                    lost: status == "lost",
+                })
+            };
+            Ok(rows.iter().map(slot).collect::<Result<_, _>>()?)
+        })
+        .await
+    }
+
+    pub(super) async fn create_slot(&self, name: &str) -> Result<(), NoAnswer> {
+        bounded(async {
+            let made = self.client.execute("select pg_create_physical_replication_slot($1)", &[&name]).await;
+            match made {
+                Err(error) if error.code() == Some(&SqlState::DUPLICATE_OBJECT) => Ok(()),
+                other => Ok(other.map(drop)?),
+            }
+        })
+        .await
+    }
+
+    /// Drops a slot, and ends first whoever uses it.
+    pub(super) async fn drop_slot(&self, slot: &Slot) -> Result<(), NoAnswer> {
+        bounded(async {
+            if let Some(pid) = slot.used_by {
+                self.client.execute("select pg_terminate_backend($1, 1500)", &[&pid]).await?;
+            }
+            let dropped = self.client.execute("select pg_drop_replication_slot($1)", &[&slot.name]).await;
+            match dropped {
+                Err(error) if error.code() == Some(&SqlState::UNDEFINED_OBJECT) => Ok(()),
+                other => Ok(other.map(drop)?),
+            }
+        })
+        .await
+    }
+
+    pub(super) async fn reload(&self) -> Result<(), NoAnswer> {
+        bounded(async { Ok(self.client.execute("select pg_reload_conf()", &[]).await.map(drop)?) }).await
+    }
+
+    /// Files of the configuration that the server could not take over, in its own words.
+    pub(super) async fn refused_settings(&self) -> Result<Vec<String>, NoAnswer> {
+        let query = "select coalesce(name, sourcefile) || ': ' || error from pg_file_settings
+                      where error is not null and error !~ 'restart' limit 8";
+        bounded(async {
+            let rows = self.client.query(query, &[]).await?;
+            Ok(rows.iter().map(|row| row.try_get(0)).collect::<Result<_, _>>()?)
+        })
+        .await
+    }
+
+    /// Gives a database user a password by its verifier; `false` if there is no such user.
+    pub(super) async fn set_password(&self, user: &str, verifier: &str) -> Result<bool, NoAnswer> {
+        let statement =
+            format!("alter role {} password {}", render::identifier(user), render::literal(verifier));
+        bounded(async {
+            match self.client.batch_execute(&statement).await {
+                Err(error) if error.code() == Some(&SqlState::UNDEFINED_OBJECT) => Ok(false),
+                other => Ok(other.map(|()| true)?),
+            }
+        })
+        .await
+    }
+}
+
+// === impl NoAnswer ===
+
+impl NoAnswer {
+    pub(super) fn during(self, deed: &str) -> Error {
+        Error::Unavailable { deed: deed.to_owned(), source: self.into() }
+    }
+}
+
+impl From<tokio_postgres::Error> for NoAnswer {
+    fn from(error: tokio_postgres::Error) -> Self {
+        let kind = std::error::Error::source(&error)
+            .and_then(|source| source.downcast_ref::<std::io::Error>())
+            .map(std::io::Error::kind);
+        match (error.code(), kind) {
+            (Some(code), _) if *code == SqlState::CANNOT_CONNECT_NOW => Self::NotYet,
+            (_, Some(std::io::ErrorKind::NotFound | std::io::ErrorKind::ConnectionRefused)) => Self::Nobody,
+            _ => Self::Other(error),
+        }
+    }
+}
+
+async fn bounded<T>(work: impl Future<Output = Result<T, NoAnswer>>) -> Result<T, NoAnswer> {
+    timeout(QUERY_DEADLINE, work).await.unwrap_or(Err(NoAnswer::Late))
+}
+
+fn follower(row: &Row) -> Result<Option<Follower>, tokio_postgres::Error> {
+    let name: String = row.try_get(0)?;
+    let Ok(node_id) = name.parse::<NodeId>() else { return Ok(None) };
+    let (synchronous, state): (Option<String>, Option<String>) = (row.try_get(2)?, row.try_get(3)?);
+    Ok(Some(Follower {
+        node_id,
+        flushed_offset: row.try_get::<_, Option<i64>>(1)?.and_then(unsigned),
+        synchronous: matches!(synchronous.as_deref(), Some("quorum" | "sync")),
+        streaming: state.as_deref() == Some("streaming"),
+    }))
+}
+
+/// What the server really waits for. Names that we did not write, or a weaker commit, are no quorum.
+fn enforced(recovering: bool, names: &str, commit: &str) -> (Synchronous, String) {
+    if recovering {
+        return (Synchronous::default(), String::new());
+    }
+    match render::parse_synchronous_names(names) {
+        Some(synchronous) if synchronous.count == 0 || commit == "on" => (synchronous, String::new()),
+        Some(_) => (
+            Synchronous::default(),
+            format!("synchronous_commit is {commit}: commits wait for no replica's disk"),
+        ),
+        None => (Synchronous::default(), "synchronous_standby_names is not what Holdfast wrote".to_owned()),
+    }
+}
+
+fn unsigned(number: i64) -> Option<u64> {
+    u64::try_from(number).ok()
+}
+
+fn first_word(text: String) -> String {
+    text.split_whitespace().next().map(str::to_owned).unwrap_or_default()
+}
+
+fn at_epoch(seconds: f64) -> Option<Timestamp> {
+    let span = jiff::SignedDuration::try_from_secs_f64(seconds).ok()?;
+    Timestamp::from_duration(span).ok()
+}

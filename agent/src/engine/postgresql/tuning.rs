@@ -1,0 +1,131 @@
+//! What a member's settings are, given the memory, cores and disk that it may count on. Pure.
+
+use serde::{Deserialize, Serialize};
+
+const MIB: u64 = 1024 * 1024;
+const GIB: u64 = 1024 * MIB;
+/// Connections that PostgreSQL keeps for superusers, ours among them.
+const RESERVED_CONNECTIONS: u64 = 5;
+
+/// What of the machine a member may count on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Budget {
+    pub memory_bytes: u64,
+    pub cores: u32,
+    /// Size of the file system that holds the data.
+    pub disk_bytes: u64,
+}
+
+/// Settings in PostgreSQL's own units, as text.
+pub(super) type Settings = Vec<(&'static str, String)>;
+
+// === impl Budget ===
+
+impl Budget {
+    /// The share of a newcomer, where `neighbours` members are already: an equal part of the memory, and never so little
+    /// that the server could not start.
+    pub(super) fn share(memory_bytes: u64, cores: u32, disk_bytes: u64, neighbours: usize) -> Self {
+        let parts = u64::try_from(neighbours).unwrap_or(u64::MAX).saturating_add(1);
+        Self { memory_bytes: (memory_bytes / parts).max(256 * MIB), cores: cores.max(1), disk_bytes }
+    }
+}
+
+/// Memory, processes and log sizes for this budget.
+pub(super) fn settings(budget: Budget) -> Settings {
+    let Budget { memory_bytes, cores, disk_bytes } = budget;
+    let cores = u64::from(cores.max(1));
+    let connections = connections(memory_bytes);
+    let shared = (memory_bytes / 4).clamp(32 * MIB, 32 * GIB);
+    // A query may use several times work_mem, and each connection may run one: a quarter of what is left is for them.
+    let work = ((memory_bytes - shared.min(memory_bytes)) / 4 / connections).clamp(MIB, 256 * MIB);
+    let maintenance = (memory_bytes / 16).clamp(16 * MIB, 2 * GIB);
+    let max_wal = (disk_bytes / 20).clamp(256 * MIB, 16 * GIB);
+    let parallel = (cores / 2).clamp(1, 8);
+    vec![
+        ("max_connections", connections.to_string()),
+        ("superuser_reserved_connections", RESERVED_CONNECTIONS.to_string()),
+        ("shared_buffers", megabytes(shared)),
+        ("effective_cache_size", megabytes(memory_bytes * 3 / 4)),
+        ("work_mem", megabytes(work)),
+        ("maintenance_work_mem", megabytes(maintenance)),
+        ("huge_pages", "try".to_owned()),
+        ("max_worker_processes", (cores + 8).to_string()),
+        ("max_parallel_workers", cores.to_string()),
+        ("max_parallel_workers_per_gather", parallel.to_string()),
+        ("max_parallel_maintenance_workers", parallel.min(4).to_string()),
+        ("checkpoint_completion_target", "0.9".to_owned()),
+        ("checkpoint_timeout", "10min".to_owned()),
+        ("max_wal_size", megabytes(max_wal)),
+        ("min_wal_size", megabytes((max_wal / 4).max(80 * MIB))),
+        ("random_page_cost", "1.1".to_owned()),
+        ("effective_io_concurrency", "100".to_owned()),
+    ]
+}
+
+/// How much log an absent replica may keep from being removed: bounded, so that it can never fill the disk.
+pub(super) fn slot_keep_bytes(budget: Budget) -> u64 {
+    (budget.disk_bytes / 10).clamp(128 * MIB, 64 * GIB)
+}
+
+/// What is kept for replicas in any case.
+pub(super) fn wal_keep_bytes(budget: Budget) -> u64 {
+    (slot_keep_bytes(budget) / 4).min(512 * MIB)
+}
+
+fn connections(memory_bytes: u64) -> u64 {
+    match memory_bytes / GIB {
+        0 => 50,
+        1..=3 => 100,
+        4..=15 => 200,
+        _ => 400,
+    }
+}
+
+pub(super) fn megabytes(bytes: u64) -> String {
+    format!("{}MB", (bytes / MIB).max(1))
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn megabytes_of(settings: &Settings, name: &str) -> u64 {
+        let found = settings.iter().find(|(key, _)| *key == name).map(|(_, value)| value.clone());
+        found.and_then(|text| text.strip_suffix("MB").and_then(|n| n.parse().ok())).unwrap_or(0)
+    }
+
+    proptest! {
+        #[test]
+        fn no_machine_is_promised_more_memory_than_it_has(
+            memory in 256 * MIB..2048 * GIB,
+            cores in 0_u32..512,
+            disk in 0_u64..1 << 50,
+        ) {
+            let settings = settings(Budget { memory_bytes: memory, cores, disk_bytes: disk });
+            let total = memory / MIB;
+            let shared = megabytes_of(&settings, "shared_buffers");
+            let work = megabytes_of(&settings, "work_mem");
+            let connections: u64 = settings[0].1.parse().unwrap();
+            prop_assert!(shared * 100 <= total * 26 || memory < GIB, "shared_buffers {shared} of {total}");
+            prop_assert!(shared + work * connections <= total, "{shared} + {connections} × {work} of {total}");
+            prop_assert!(shared >= 32 && work >= 1 && megabytes_of(&settings, "maintenance_work_mem") >= 1);
+        }
+
+        #[test]
+        fn replicas_never_keep_more_log_than_a_tenth_of_the_disk(disk in 2 * GIB..1 << 50) {
+            let budget = Budget { memory_bytes: GIB, cores: 1, disk_bytes: disk };
+            prop_assert!(slot_keep_bytes(budget) <= disk / 10);
+            prop_assert!(wal_keep_bytes(budget) <= slot_keep_bytes(budget));
+        }
+    }
+
+    #[test]
+    fn members_of_one_machine_share_its_memory() {
+        let alone = Budget::share(8 * GIB, 4, 100 * GIB, 0);
+        let third = Budget::share(8 * GIB, 4, 100 * GIB, 2);
+        assert_eq!((alone.memory_bytes, third.memory_bytes), (8 * GIB, 8 * GIB / 3));
+    }
+}
