@@ -1,10 +1,14 @@
 //! The database software that Holdfast runs, and what may be said about it in a request.
 
+mod postgresql;
+
 use std::collections::BTreeMap;
 use std::fmt;
 use std::str::FromStr;
 
 use serde::{Deserialize, Serialize};
+
+use crate::error::Violation;
 
 /// The database software.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
@@ -71,6 +75,13 @@ impl Engine {
     pub const fn as_str(self) -> &'static str {
         match self {
             Self::Postgresql => "postgresql",
+        }
+    }
+
+    /// All parameters that an operator may not set like this, each with the reason.
+    pub fn violations(self, parameters: &Parameters) -> Vec<Violation> {
+        match self {
+            Self::Postgresql => postgresql::violations(parameters),
         }
     }
 }

@@ -7,10 +7,9 @@
 //! ```
 
 mod certificate;
-mod no_procedures;
+mod clusters;
 mod sockets;
 
-pub use no_procedures::procedures;
 pub use sockets::Sockets;
 
 use std::collections::BTreeMap;
@@ -39,7 +38,8 @@ use crate::fleet::{self, liveness};
 use crate::history;
 use crate::identity::Identity;
 use crate::metrics::{self, Metrics};
-use crate::operation::{self, Filter, Procedure, State};
+use crate::operation::{self, Filter, State};
+use crate::procedures::Procedures;
 use crate::rpc::{
     self, Anonymous, ConnectionLimits, Gate, Guard, Listener, Operators, Streams, events::Events,
     identity::Identities, link::Link, nodes::Nodes, operations::Operations,
@@ -80,11 +80,11 @@ struct Services {
 
 /// A coordinator that is ready to run.
 #[derive(Debug)]
-pub struct App<P: Procedure> {
+pub struct App {
     parts: Parts,
     services: Services,
     certificate: Certificate,
-    operations: operation::Service<P>,
+    operations: operation::Service<Procedures>,
     others: Routes,
     state: StateDir,
 }
@@ -171,20 +171,16 @@ impl Parts {
 
 // === impl App ===
 
-impl<P: Procedure> App<P> {
-    /// Opens the state and puts everything together. `operations` makes the engine of the procedures from the parts, and
-    /// the services that are made elsewhere (they need a row each in the rules).
+impl App {
+    /// Opens the state and puts everything together.
     ///
     /// # Errors
     /// See [`Error`].
-    pub async fn build(
-        state: StateDir,
-        config: Config,
-        operations: impl FnOnce(&Parts) -> (operation::Service<P>, Routes),
-    ) -> Result<Self, Error> {
+    pub async fn build(state: StateDir, config: Config) -> Result<Self, Error> {
         let (parts, services, authority) = Parts::open(&state, config).await?;
         let certificate = Certificate::new(authority, &parts.config);
-        let (operations, others) = operations(&parts);
+        let (operations, desk) = clusters::operations(&parts);
+        let others = clusters::routes(&parts, desk);
         Ok(Self { parts, services, certificate, operations, others, state })
     }
 
@@ -244,6 +240,7 @@ impl<P: Procedure> App<P> {
         tasks.spawn("fleet", services.fleet.run(parts.events.clone(), shutdown.clone()));
         tasks.spawn("history", services.history.run(shutdown.clone()));
         tasks.spawn("operations", operations.run(shutdown.clone()));
+        clusters::reconcile(&parts, handle.clone(), &tasks);
         tasks.spawn(
             "revocations",
             streams.clone().follow(parts.directory.clone(), parts.fleet.clone(), shutdown.clone()),
@@ -266,7 +263,7 @@ impl<P: Procedure> App<P> {
     }
 }
 
-fn served<P: Procedure>(parts: &Parts, handle: operation::Handle<P>) -> Operators<P> {
+fn served(parts: &Parts, handle: operation::Handle<Procedures>) -> Operators<Procedures> {
     Operators {
         nodes: Nodes {
             directory: parts.directory.clone(),
@@ -285,9 +282,9 @@ fn served<P: Procedure>(parts: &Parts, handle: operation::Handle<P>) -> Operator
 }
 
 /// Gauges that take a look at the store, and old records.
-async fn upkeep<P: Procedure>(
+async fn upkeep(
     parts: Parts,
-    operations: operation::Handle<P>,
+    operations: operation::Handle<Procedures>,
     state: StateDir,
     shutdown: CancellationToken,
 ) {
@@ -314,9 +311,9 @@ async fn upkeep<P: Procedure>(
     }
 }
 
-async fn look<P: Procedure>(
+async fn look(
     parts: &Parts,
-    operations: &operation::Handle<P>,
+    operations: &operation::Handle<Procedures>,
     state: &StateDir,
 ) -> Result<(), Failure> {
     use holdfast_common::error::Classify as _;
@@ -331,7 +328,7 @@ async fn look<P: Procedure>(
             .sum()
     });
     parts.metrics.set_store(status, bytes.await.unwrap_or(0));
-    let unfinished = [State::Pending, State::Running, State::RollingBack, State::Blocked];
+    let unfinished = State::HOLDING;
     let mut counts: BTreeMap<&'static str, i64> =
         unfinished.iter().map(|state| (metrics::state_label(*state), 0)).collect();
     let filter = Filter { states: unfinished.to_vec(), ..Filter::default() };

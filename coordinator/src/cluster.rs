@@ -1,1 +1,161 @@
-//! To be filled.
+//! Clusters: what the operator declared, who the members are, which changes are legal. Pure: no clock, no store, no agents.
+//!
+//! ```text
+//!  Creating ──finish──▶ Active ──delete──▶ Deleting ──▶ (record removed)
+//!     └─────────── the way back ───────────────▲
+//!
+//!  a member:  Joining ──activate──▶ Active ──leave──▶ Leaving ──▶ (removed)
+//! ```
+//!
+//! A [`Joining`](MemberPhase::Joining) member is known to the others (they let it replicate) and gets no assignment of its
+//! own until its data are there.
+
+pub mod assignment;
+mod change;
+pub mod invariants;
+pub mod observed;
+#[cfg(test)]
+mod tests;
+
+use std::net::IpAddr;
+
+use holdfast_common::assignment::{Peer, Synchronous};
+use holdfast_common::command::{DatabaseName, Verifier};
+use holdfast_common::engine::{Engine, EngineVersion, ExtensionName, Parameters};
+use holdfast_common::id::{ClusterId, NodeId};
+use holdfast_common::name::{ClusterName, NodeName};
+use holdfast_common::pki::Sealed;
+use holdfast_common::role::{Durability, Role};
+use holdfast_common::term::Term;
+use jiff::Timestamp;
+use serde::{Deserialize, Serialize};
+
+pub use change::ChangeError;
+
+/// A cluster as it is stored.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Cluster {
+    pub id: ClusterId,
+    pub name: ClusterName,
+    pub engine: Engine,
+    pub engine_version: EngineVersion,
+    pub durability: Durability,
+    /// Where clients reach every member.
+    pub port: u16,
+    /// What the operator has set.
+    pub parameters: Parameters,
+    pub extensions: Vec<ExtensionName>,
+    pub phase: Phase,
+    /// [`Term::NONE`] until there is a primary.
+    pub term: Term,
+    pub primary: Option<NodeId>,
+    /// In the order in which they were named.
+    pub members: Vec<Member>,
+    /// Recorded as enforced by the primary.
+    pub synchronous: Synchronous,
+    /// A stronger set that the primary enforces first, and that is then recorded.
+    pub strengthening: Option<Synchronous>,
+    /// The engine's identity of the data.
+    pub system_identifier: Option<String>,
+    pub access: Access,
+    pub created_at: Timestamp,
+}
+
+/// Where a cluster is in its life.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Phase {
+    Creating,
+    Active,
+    Deleting,
+}
+
+/// A cluster's presence on a node.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Member {
+    pub node_id: NodeId,
+    pub node_name: NodeName,
+    pub address: IpAddr,
+    pub phase: MemberPhase,
+}
+
+/// Where a member is in its life.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum MemberPhase {
+    /// Its data are being made.
+    Joining,
+    Active,
+    /// Its data are being removed.
+    Leaving,
+}
+
+/// As whom clients connect.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Access {
+    pub user: DatabaseName,
+    pub database: DatabaseName,
+    pub verifier: Verifier,
+    pub password: Sealed,
+    /// It has been shown to a person; it is not shown again.
+    pub shown: bool,
+}
+
+// === impl Cluster ===
+
+impl Cluster {
+    pub fn member(&self, node: NodeId) -> Option<&Member> {
+        self.members.iter().find(|member| member.node_id == node)
+    }
+
+    pub fn member_named(&self, node: &NodeName) -> Option<&Member> {
+        self.members.iter().find(|member| member.node_name == *node)
+    }
+
+    /// What a member should be.
+    pub fn role(&self, node: NodeId) -> Role {
+        if self.primary == Some(node) { Role::Primary } else { Role::Replica }
+    }
+
+    /// The primary's member record.
+    pub fn primary_member(&self) -> Option<&Member> {
+        self.primary.and_then(|node| self.member(node))
+    }
+
+    /// Members that are or will be replicas.
+    pub fn replicas(&self) -> impl Iterator<Item = &Member> {
+        self.members.iter().filter(|member| self.primary != Some(member.node_id))
+    }
+
+    /// How others reach a member.
+    pub fn peer(&self, member: &Member) -> Peer {
+        Peer {
+            node_id: member.node_id,
+            name: member.node_name.clone(),
+            address: member.address,
+            port: self.port,
+        }
+    }
+
+    /// The synchronous set that the declared durability asks for, from the replicas that are active.
+    pub fn wanted_synchronous(&self) -> Synchronous {
+        let nodes: Vec<NodeId> = self
+            .replicas()
+            .filter(|member| member.phase == MemberPhase::Active)
+            .map(|member| member.node_id)
+            .collect();
+        let count = self.durability.synchronous_count(nodes.len() + 1).min(nodes.len());
+        if count == 0 {
+            return Synchronous::default();
+        }
+        Synchronous { count: u32::try_from(count).unwrap_or(u32::MAX), nodes }
+    }
+
+    /// What the primary should enforce now: the stronger set while one is being introduced, else the recorded one.
+    pub fn enforced_synchronous(&self) -> &Synchronous {
+        self.strengthening.as_ref().unwrap_or(&self.synchronous)
+    }
+}

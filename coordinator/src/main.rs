@@ -100,7 +100,7 @@ fn serve(arguments: Run) -> anyhow::Result<()> {
         let sockets = Sockets::open(&config, std::env::var("LISTEN_FDNAMES").ok().as_deref()).await?;
         let tasks = Tasks::new();
         tasks.stop_on_signals().context("listen for signals")?;
-        let app = App::build(state, config, holdfast_coordinator::app::procedures).await?;
+        let app = App::build(state, config).await?;
         watchdog(&tasks);
         app.run(sockets, tasks, || notify(sd_notify::NotifyState::Ready)).await?;
         notify(sd_notify::NotifyState::Stopping);

@@ -17,6 +17,7 @@
 //! To serve another service: a row per method in `rules`, and one line in [`Operators::routes`].
 
 pub mod body;
+pub mod clusters;
 pub mod convert;
 pub mod events;
 pub mod guard;
@@ -53,7 +54,7 @@ use crate::metrics::{self, Metrics};
 use crate::operation::Procedure;
 
 /// A second line behind `body`: what the codec itself refuses.
-const MAX_DECODED: usize = 1024 * 1024 + 1;
+pub(crate) const MAX_DECODED: usize = 1024 * 1024 + 1;
 
 /// What the operators' listener serves.
 #[derive(Debug)]

@@ -258,6 +258,9 @@ impl Operation {
 // === impl State ===
 
 impl State {
+    /// Those in which it holds its resource.
+    pub const HOLDING: [Self; 4] = [Self::Pending, Self::Running, Self::RollingBack, Self::Blocked];
+
     /// It has ended for good.
     pub fn is_finished(self) -> bool {
         match self {

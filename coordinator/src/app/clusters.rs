@@ -1,0 +1,47 @@
+//! Wiring of clusters: the operation engine with its procedures, the service, the reconcile loops.
+
+use std::sync::Arc;
+
+use holdfast_common::clock::Clock;
+use holdfast_common::shutdown::Tasks;
+use holdfast_proto::v1::cluster_service_server::ClusterServiceServer;
+use tonic::service::Routes;
+
+use super::Parts;
+use crate::operation;
+use crate::procedures::requests::Desk;
+use crate::procedures::{Means, Nodes, Procedures, Records};
+use crate::reconcile;
+use crate::rpc::MAX_DECODED;
+use crate::rpc::clusters::Clusters;
+
+/// The engine of all procedures.
+pub(super) fn operations(parts: &Parts) -> (operation::Service<Procedures>, Desk) {
+    let means = Arc::new(Means {
+        records: Records::new(parts.directory.clone()),
+        nodes: Arc::new(parts.fleet.clone()),
+        events: parts.events.clone(),
+        clock: Clock::system(),
+        coordinator_generation: parts.fleet.coordinator_generation(),
+    });
+    let service = operation::Service::new(Arc::clone(&parts.store), Arc::clone(&means));
+    let desk = Desk { means, operations: service.handle(), keyring: Arc::clone(&parts.keyring) };
+    (service, desk)
+}
+
+/// What operators call.
+pub(super) fn routes(parts: &Parts, desk: Desk) -> Routes {
+    let clusters = Clusters { desk, trust_bundle: parts.identity.trust_bundle().to_pem() };
+    Routes::new(ClusterServiceServer::new(clusters).max_decoding_message_size(MAX_DECODED))
+}
+
+/// Starts the loops.
+pub(super) fn reconcile(parts: &Parts, operations: operation::Handle<Procedures>, tasks: &Tasks) {
+    let records = Records::new(parts.directory.clone());
+    let assignments = reconcile::assignments::Assignments::new(records.clone(), parts.fleet.clone());
+    let nodes: Arc<dyn Nodes> = Arc::new(parts.fleet.clone());
+    let leftovers = reconcile::leftovers::Leftovers { records, nodes, operations };
+    let store = || Arc::clone(&parts.store);
+    tasks.spawn("reconcile assignments", reconcile::run(assignments, store(), tasks.token()));
+    tasks.spawn("reconcile leftovers", reconcile::run(leftovers, store(), tasks.token()));
+}

@@ -1,0 +1,68 @@
+//! What each node must keep true, from the clusters' records. Pure.
+
+use holdfast_common::assignment::{MemberAssignment, Peer, Power, RoleAssignment};
+use holdfast_common::id::NodeId;
+
+use super::{Cluster, Member, MemberPhase, Phase};
+
+/// The members that `node` must keep, in the order of the clusters' ids.
+///
+/// A member without data gets none; nor does one that is being removed, so that nothing starts it again.
+pub fn members_of<'a>(
+    clusters: impl IntoIterator<Item = &'a Cluster>,
+    node: NodeId,
+) -> Vec<MemberAssignment> {
+    let mut members: Vec<MemberAssignment> =
+        clusters.into_iter().filter_map(|cluster| member_assignment(cluster, node)).collect();
+    members.sort_by_key(|member| member.cluster_id);
+    members
+}
+
+/// What `node` must keep of `cluster`.
+pub fn member_assignment(cluster: &Cluster, node: NodeId) -> Option<MemberAssignment> {
+    let member = cluster.member(node)?;
+    if member.phase != MemberPhase::Active || cluster.phase == Phase::Deleting {
+        return None;
+    }
+    let role = if cluster.primary == Some(node) {
+        RoleAssignment::Primary { synchronous: cluster.enforced_synchronous().clone() }
+    } else {
+        RoleAssignment::Replica { upstream: cluster.peer(cluster.primary_member()?) }
+    };
+    Some(build(cluster, member, role))
+}
+
+/// What the node of a member whose data are still to be made must know to make them: as primary if it is to be the first.
+pub fn prospective(cluster: &Cluster, member: &Member) -> MemberAssignment {
+    let role = match cluster.primary_member() {
+        Some(primary) if primary.node_id != member.node_id => {
+            RoleAssignment::Replica { upstream: cluster.peer(primary) }
+        }
+        Some(_) | None => RoleAssignment::Primary { synchronous: cluster.enforced_synchronous().clone() },
+    };
+    build(cluster, member, role)
+}
+
+fn build(cluster: &Cluster, member: &Member, role: RoleAssignment) -> MemberAssignment {
+    let members: Vec<Peer> = cluster
+        .members
+        .iter()
+        .filter(|member| member.phase != MemberPhase::Leaving)
+        .map(|member| cluster.peer(member))
+        .collect();
+    MemberAssignment {
+        cluster_id: cluster.id,
+        cluster_name: cluster.name.clone(),
+        engine: cluster.engine,
+        engine_version: cluster.engine_version.clone(),
+        term: cluster.term,
+        role,
+        port: cluster.port,
+        address: member.address,
+        parameters: cluster.parameters.clone(),
+        members,
+        extensions: cluster.extensions.clone(),
+        system_identifier: cluster.system_identifier.clone(),
+        power: Power::Running,
+    }
+}

@@ -1,0 +1,80 @@
+//! What procedures see of the nodes: the seam between them and the live fleet.
+
+use std::fmt;
+
+use futures::future::BoxFuture;
+use holdfast_common::command::{Command, Progress, Success};
+use holdfast_common::error::{Classify as _, Failure};
+use holdfast_common::id::{ClusterId, CommandId, NodeId};
+use tokio::sync::watch;
+
+use crate::cluster::observed::NodeState;
+use crate::fleet;
+use crate::operation::procedure::Error;
+
+pub use crate::fleet::CallError;
+
+/// The nodes as procedures see them.
+pub trait Nodes: fmt::Debug + Send + Sync {
+    /// What is known of a node and its member of the cluster; `None`: the node is not in the fleet.
+    fn state(&self, node: NodeId, cluster: ClusterId) -> Option<NodeState>;
+
+    /// Changes whenever something may have become known.
+    fn changes(&self) -> watch::Receiver<u64>;
+
+    /// Sends the command and waits for its outcome, until the command's deadline; a repeat of an id gets the same outcome.
+    ///
+    /// # Cancel safety
+    /// Dropping it leaves the command running on the node.
+    fn call<'a>(
+        &'a self,
+        node: NodeId,
+        command: Command,
+        progress: &'a (dyn Fn(Progress) + Send + Sync),
+    ) -> BoxFuture<'a, Result<Success, CallError>>;
+
+    /// Asks the node to give a command up. Its outcome still comes.
+    fn cancel(&self, node: NodeId, command: CommandId);
+}
+
+impl Nodes for fleet::Handle {
+    fn state(&self, node: NodeId, cluster: ClusterId) -> Option<NodeState> {
+        let view = self.node(node)?;
+        let report = view.report.and_then(|received| {
+            let member = received.report.members.iter().find(|member| member.cluster_id == cluster)?;
+            Some((member.clone(), received.received_at))
+        });
+        Some(NodeState { availability: view.availability, report })
+    }
+
+    fn changes(&self) -> watch::Receiver<u64> {
+        Self::changes(self)
+    }
+
+    fn call<'a>(
+        &'a self,
+        node: NodeId,
+        command: Command,
+        progress: &'a (dyn Fn(Progress) + Send + Sync),
+    ) -> BoxFuture<'a, Result<Success, CallError>> {
+        Box::pin(Self::call(self, node, command, progress))
+    }
+
+    fn cancel(&self, node: NodeId, command: CommandId) {
+        Self::cancel(self, node, command);
+    }
+}
+
+/// As the failure of a step: what the node refused is final unless it says otherwise, silence is tried again.
+pub(super) fn step_error(node: &impl fmt::Display, error: CallError) -> Error {
+    match error {
+        CallError::NotSent { .. } | CallError::Unanswered { .. } => Error::again(error.to_failure()),
+        CallError::Failed(failure) => Error::new(on_node(node, failure)).commands_ended(),
+    }
+}
+
+/// The same failure, saying on which node.
+pub(super) fn on_node(node: &impl fmt::Display, mut failure: Failure) -> Failure {
+    failure.message = format!("node {node}: {}", failure.message);
+    failure.with("node", node)
+}

@@ -1,0 +1,272 @@
+//! Clusters' records in the store.
+//!
+//! ```text
+//! clusters/<name>                    Cluster
+//! cluster-ports/<node>/<port>        ClusterName: makes a port of a node belong to one cluster
+//! cluster-leftovers/<node>/<id>      Leftover: data to be removed when the node returns
+//! ```
+//! With every member `node-members/…` and `nodes/…` are written too ([`crate::directory`]).
+
+use holdfast_common::error::{Classify, Failure, Metadata, Reason, Retry};
+use holdfast_common::id::{ClusterId, NodeId};
+use holdfast_common::name::ClusterName;
+use holdfast_common::term::Term;
+use jiff::Timestamp;
+use serde::{Deserialize, Serialize};
+
+use super::ClusterRef;
+use crate::cluster::{ChangeError, Cluster, Member};
+use crate::directory::{self, Directory, Node, membership_key, node_key, put};
+use crate::store::record::Record;
+use crate::store::{self, Compare, Key, Op, Txn};
+
+/// Prefix of the clusters' records.
+pub const CLUSTERS: &str = "clusters/";
+const LEFTOVERS: &str = "cluster-leftovers/";
+/// How often a compare-and-set is repeated.
+const ATTEMPTS: usize = 20;
+
+/// Typed access to them. Cheap to clone.
+#[derive(Debug, Clone)]
+pub struct Records {
+    directory: Directory,
+}
+
+/// Data of a removed cluster or member that a node still has.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Leftover {
+    pub node_id: NodeId,
+    pub cluster: ClusterRef,
+    /// The cluster's last one: the node refuses the removal if it has accepted a higher.
+    pub term: Term,
+    pub since: Timestamp,
+}
+
+/// Why a record could not be read or changed.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    #[error("there is no cluster `{0}`")]
+    NoCluster(ClusterName),
+    #[error("node {0} has left the fleet")]
+    NoNode(NodeId),
+    #[error("cluster `{0}` was changed by somebody else at the same time, again and again")]
+    Contended(ClusterName),
+    #[error(transparent)]
+    Change(#[from] ChangeError),
+    #[error(transparent)]
+    Directory(#[from] directory::Error),
+    #[error(transparent)]
+    Store(#[from] store::Error),
+}
+
+/// Compares and writes that go into one transaction.
+#[derive(Debug, Default)]
+pub struct Writes {
+    pub compares: Vec<Compare>,
+    pub ops: Vec<Op>,
+}
+
+pub fn cluster_key(name: &ClusterName) -> Key {
+    Key::from(format!("{CLUSTERS}{name}"))
+}
+
+pub fn port_key(node: NodeId, port: u16) -> Key {
+    Key::from(format!("cluster-ports/{node}/{port}"))
+}
+
+fn leftover_key(node: NodeId, cluster: ClusterId) -> Key {
+    Key::from(format!("{LEFTOVERS}{node}/{cluster}"))
+}
+
+// === impl Records ===
+
+impl Records {
+    pub fn new(directory: Directory) -> Self {
+        Self { directory }
+    }
+
+    pub fn directory(&self) -> &Directory {
+        &self.directory
+    }
+
+    /// # Errors
+    /// Those of the store.
+    pub async fn find(&self, name: &ClusterName) -> Result<Option<Record<Cluster>>, Error> {
+        Ok(self.directory.get(&cluster_key(name)).await?)
+    }
+
+    /// The cluster of this name and id.
+    ///
+    /// # Errors
+    /// `NoCluster` where there is none, or only a namesake that came later.
+    pub async fn get(&self, cluster: &ClusterRef) -> Result<Cluster, Error> {
+        match self.find(&cluster.name).await? {
+            Some(found) if found.value.id == cluster.id => Ok(found.value),
+            Some(_) | None => Err(Error::NoCluster(cluster.name.clone())),
+        }
+    }
+
+    /// # Errors
+    /// Those of the store.
+    pub async fn all(&self) -> Result<Vec<Cluster>, Error> {
+        Ok(self.directory.list(CLUSTERS).await?.into_iter().map(|record| record.value).collect())
+    }
+
+    /// Changes the record by compare-and-set and gives it as it then is. `change` must be safe to repeat.
+    ///
+    /// # Errors
+    /// Those of `change`; `NoCluster`; `Contended`.
+    pub async fn update(
+        &self,
+        cluster: &ClusterRef,
+        change: impl Fn(Cluster) -> Result<Cluster, ChangeError>,
+    ) -> Result<Cluster, Error> {
+        self.update_with(cluster, change, Writes::default).await
+    }
+
+    /// The same, with further writes in the same transaction.
+    ///
+    /// # Errors
+    /// As above.
+    pub async fn update_with(
+        &self,
+        cluster: &ClusterRef,
+        change: impl Fn(Cluster) -> Result<Cluster, ChangeError>,
+        also: impl Fn() -> Writes,
+    ) -> Result<Cluster, Error> {
+        let key = cluster_key(&cluster.name);
+        for _ in 0..ATTEMPTS {
+            let found = self
+                .directory
+                .get::<Cluster>(&key)
+                .await?
+                .filter(|found| found.value.id == cluster.id)
+                .ok_or_else(|| Error::NoCluster(cluster.name.clone()))?;
+            let changed = change(found.value.clone())?;
+            let Writes { compares, ops } = also();
+            if changed == found.value && ops.is_empty() {
+                return Ok(changed);
+            }
+            let mut txn =
+                Txn::new().when(Compare::unchanged(&key, found.revision)).then(put(&key, &changed)?);
+            for compare in compares {
+                txn = txn.when(compare);
+            }
+            for op in ops {
+                txn = txn.then(op);
+            }
+            if self.directory.store().txn(txn).await?.succeeded {
+                return Ok(changed);
+            }
+        }
+        Err(Error::Contended(cluster.name.clone()))
+    }
+
+    /// What must be written together with a new member: its port, and that the node has it. Refused by the compares if the
+    /// port is taken or the node changes meanwhile.
+    ///
+    /// # Errors
+    /// `NoNode`; those of the store.
+    pub async fn writes_of_new(&self, cluster: &Cluster, member: &Member) -> Result<Writes, Error> {
+        let node = node_key(member.node_id);
+        let port = port_key(member.node_id, cluster.port);
+        let record = self.directory.get::<Node>(&node).await?.ok_or(Error::NoNode(member.node_id))?;
+        Ok(Writes {
+            compares: vec![Compare::unchanged(&node, record.revision), Compare::absent(&port)],
+            ops: vec![
+                put(&node, &record.value)?,
+                put(&port, &cluster.name)?,
+                put(&membership_key(member.node_id, cluster.id), &cluster.name)?,
+            ],
+        })
+    }
+
+    /// What must be removed together with a member.
+    pub fn writes_of_gone(cluster: &Cluster, node: NodeId) -> Vec<Op> {
+        vec![Op::delete(&port_key(node, cluster.port)), Op::delete(&membership_key(node, cluster.id))]
+    }
+
+    /// Removes the record and all that goes with it. Nothing where it is gone.
+    ///
+    /// # Errors
+    /// Those of the store.
+    pub async fn remove(&self, cluster: &ClusterRef) -> Result<(), Error> {
+        let key = cluster_key(&cluster.name);
+        for _ in 0..ATTEMPTS {
+            let Some(found) = self.find(&cluster.name).await?.filter(|found| found.value.id == cluster.id)
+            else {
+                return Ok(());
+            };
+            let mut txn = Txn::new().when(Compare::unchanged(&key, found.revision)).then(Op::delete(&key));
+            for member in &found.value.members {
+                for op in Self::writes_of_gone(&found.value, member.node_id) {
+                    txn = txn.then(op);
+                }
+            }
+            if self.directory.store().txn(txn).await?.succeeded {
+                return Ok(());
+            }
+        }
+        Err(Error::Contended(cluster.name.clone()))
+    }
+
+    /// Notes that a node has data to be removed when it returns.
+    ///
+    /// # Errors
+    /// Those of the store.
+    pub async fn leave_behind(&self, leftover: &Leftover) -> Result<(), Error> {
+        Ok(self.directory.put(&leftover_key(leftover.node_id, leftover.cluster.id), leftover).await?)
+    }
+
+    /// # Errors
+    /// Those of the store.
+    pub async fn leftovers(&self) -> Result<Vec<Leftover>, Error> {
+        Ok(self.directory.list(LEFTOVERS).await?.into_iter().map(|record| record.value).collect())
+    }
+
+    /// The node has nothing of the cluster any more.
+    ///
+    /// # Errors
+    /// Those of the store.
+    pub async fn cleaned(&self, node: NodeId, cluster: ClusterId) -> Result<(), Error> {
+        self.directory.store().txn(Txn::new().then(Op::delete(&leftover_key(node, cluster)))).await?;
+        Ok(())
+    }
+}
+
+// === impl Error ===
+
+impl Classify for Error {
+    fn reason(&self) -> Reason {
+        match self {
+            Self::NoCluster(_) => Reason::ClusterNotFound,
+            Self::NoNode(_) => Reason::NodeNotFound,
+            Self::Contended(_) => Reason::VersionConflict,
+            Self::Change(error) => error.reason(),
+            Self::Directory(error) => error.reason(),
+            Self::Store(error) => error.reason(),
+        }
+    }
+
+    fn retry(&self) -> Retry {
+        match self {
+            Self::Contended(_) => Retry::Later(None),
+            Self::NoCluster(_) | Self::NoNode(_) => Retry::Never,
+            Self::Change(error) => error.retry(),
+            Self::Directory(error) => error.retry(),
+            Self::Store(error) => error.retry(),
+        }
+    }
+
+    fn metadata(&self) -> Metadata {
+        match self {
+            Self::NoCluster(name) | Self::Contended(name) => {
+                Failure::new(self.reason(), "").with("cluster", name).metadata
+            }
+            Self::NoNode(node) => Failure::new(self.reason(), "").with("node", node).metadata,
+            Self::Change(error) => error.metadata(),
+            Self::Directory(error) => error.metadata(),
+            Self::Store(error) => error.metadata(),
+        }
+    }
+}

@@ -1,0 +1,177 @@
+//! What operators ask for of clusters: each request is checked against the present state (its preconditions), becomes a
+//! plan, and if all holds, an operation.
+//!
+//! The same checks serve `validate_only`, so a plan never promises what the call would refuse.
+
+pub mod connection;
+mod create;
+mod members;
+mod preconditions;
+mod removal;
+
+use std::sync::Arc;
+
+use holdfast_common::error::{Classify as _, Failure, Reason, Violation};
+use holdfast_common::name::{ClusterName, NodeName};
+use holdfast_common::pki::Keyring;
+
+use super::{ClusterRef, Means, Procedures, records};
+use crate::cluster::Cluster;
+use crate::directory::{self, Node, node_key, node_name_key};
+use crate::operation::procedure::StepLabel;
+use crate::operation::{self, Operation, Request, Submit};
+use crate::store::record::Record;
+
+pub use create::CreateCluster;
+pub use members::AddMember;
+pub use preconditions::Precondition;
+pub use removal::{DeleteCluster, RemoveMember};
+
+/// Takes requests. Cheap to clone.
+#[derive(Debug, Clone)]
+pub struct Desk {
+    pub means: Arc<Means>,
+    pub operations: operation::Handle<Procedures>,
+    pub keyring: Arc<Keyring>,
+}
+
+/// Who asks, and whether it was asked before.
+#[derive(Debug, Clone)]
+pub struct Asker {
+    /// `operator/NAME`.
+    pub caller: String,
+    pub request: Option<Request>,
+}
+
+/// A checked request.
+#[derive(Debug)]
+pub struct Prepared {
+    pub preconditions: Vec<Precondition>,
+    pub steps: Vec<StepLabel>,
+    /// What a person should know before saying yes.
+    pub notes: Vec<String>,
+    submit: Option<Submit<Procedures>>,
+}
+
+/// A request that can be prepared.
+pub trait Prepare {
+    /// Checks the request; changes nothing.
+    ///
+    /// # Errors
+    /// What no plan can be made of: unknown names, a missing `confirm`.
+    fn prepare(&self, desk: &Desk, asker: &Asker) -> impl Future<Output = Result<Prepared, Failure>> + Send;
+}
+
+// === impl Desk ===
+
+impl Desk {
+    /// The plan, and every precondition, met or not.
+    ///
+    /// # Errors
+    /// Those of [`Prepare::prepare`].
+    pub async fn plan(&self, request: &impl Prepare, asker: &Asker) -> Result<Prepared, Failure> {
+        request.prepare(self, asker).await
+    }
+
+    /// Begins the operation; a repeat of a request gets the operation that it began before.
+    ///
+    /// # Errors
+    /// `PRECONDITION_FAILED` with all unmet ones; those of [`Prepare::prepare`] and of the operation engine.
+    pub async fn begin(&self, request: &impl Prepare, asker: &Asker) -> Result<Operation, Failure> {
+        if let Some(id) = &asker.request
+            && let Some(known) =
+                self.operations.find_request(&asker.caller, id).await.map_err(|error| error.to_failure())?
+        {
+            return Ok(known);
+        }
+        let prepared = request.prepare(self, asker).await?;
+        let unmet: Vec<&Precondition> =
+            prepared.preconditions.iter().filter(|condition| !condition.met).collect();
+        if !unmet.is_empty() {
+            return Err(unmet_failure(&unmet));
+        }
+        let submit =
+            prepared.submit.ok_or_else(|| Failure::new(Reason::Internal, "a plan without an operation"))?;
+        self.operations.submit(submit).await.map_err(|error| error.to_failure())
+    }
+
+    /// The cluster of this name.
+    ///
+    /// # Errors
+    /// `CLUSTER_NOT_FOUND`; those of the store.
+    pub async fn cluster(&self, name: &ClusterName) -> Result<Record<Cluster>, Failure> {
+        let found = self.means.records.find(name).await.map_err(|error| error.to_failure())?;
+        found.ok_or_else(|| no_cluster(name))
+    }
+
+    /// The node of this name.
+    ///
+    /// # Errors
+    /// `NODE_NOT_FOUND`, naming the field; those of the store.
+    pub async fn node(&self, field: &str, name: &NodeName) -> Result<Node, Failure> {
+        self.find_node(name).await?.ok_or_else(|| {
+            let message = format!(
+                "`{field}` names node `{name}`, which the fleet does not have; `holdfast node list` shows all"
+            );
+            let violation =
+                Violation { name: field.to_owned(), subject: String::new(), message: message.clone() };
+            Failure {
+                violations: vec![violation],
+                ..Failure::about(Reason::NodeNotFound, "node", name, message)
+            }
+        })
+    }
+
+    async fn find_node(&self, name: &NodeName) -> Result<Option<Node>, Failure> {
+        let directory = self.means.records.directory();
+        let failed = |error: directory::Error| error.to_failure();
+        let Some(id) = directory.get(&node_name_key(name)).await.map_err(failed)? else { return Ok(None) };
+        Ok(directory.get(&node_key(id.value)).await.map_err(failed)?.map(|record| record.value))
+    }
+}
+
+fn no_cluster(name: &ClusterName) -> Failure {
+    let message = format!("there is no cluster `{name}`; `holdfast cluster list` shows all");
+    Failure::about(Reason::ClusterNotFound, "cluster", name, message)
+}
+
+fn unmet_failure(unmet: &[&Precondition]) -> Failure {
+    let message = unmet
+        .iter()
+        .map(|it| format!("{} ({}): {}", it.subject, it.name, it.message))
+        .collect::<Vec<_>>()
+        .join("; ");
+    let violations = unmet
+        .iter()
+        .map(|it| Violation {
+            name: it.name.clone(),
+            subject: it.subject.clone(),
+            message: it.message.clone(),
+        })
+        .collect();
+    Failure { violations, ..Failure::new(Reason::PreconditionFailed, message) }
+}
+
+/// Destructive calls need the name once more.
+fn confirmed(field_of: &str, name: &str, confirm: &str) -> Result<(), Failure> {
+    if confirm == name {
+        return Ok(());
+    }
+    let given =
+        if confirm.is_empty() { "is missing".to_owned() } else { format!("is `{}`", shortened(confirm)) };
+    let message = format!("`confirm` {given}; it must be the {field_of}'s name, `{name}`");
+    let violation = Violation { name: "confirm".into(), subject: String::new(), message: message.clone() };
+    Err(Failure { violations: vec![violation], ..Failure::new(Reason::NotConfirmed, message) })
+}
+
+fn shortened(text: &str) -> String {
+    text.chars().take(64).collect()
+}
+
+fn store_failure(error: &records::Error) -> Failure {
+    error.to_failure()
+}
+
+fn reference(cluster: &Cluster) -> ClusterRef {
+    ClusterRef { id: cluster.id, name: cluster.name.clone() }
+}

@@ -1,0 +1,164 @@
+//! How clients connect, and with which password.
+
+use std::fmt::Write as _;
+use std::net::IpAddr;
+
+use holdfast_common::command::{Command, Payload, SetPassword};
+use holdfast_common::error::{Failure, Reason};
+use holdfast_common::id::CommandId;
+use holdfast_common::name::ClusterName;
+
+use super::create::{access, password_context};
+use super::{Desk, reference, store_failure};
+use crate::cluster::{Access, Cluster, MemberPhase, Phase};
+use crate::procedures::nodes::step_error;
+use crate::procedures::steps::deadline;
+
+/// How long the primary may take to change a password.
+const SET_TIME: std::time::Duration = std::time::Duration::from_secs(15);
+
+/// How clients connect.
+#[derive(Clone)]
+pub struct Connection {
+    /// All hosts, for those that write; with the password if `password` is there.
+    pub uri: String,
+    /// All hosts, for those that only read.
+    pub read_uri: String,
+    pub user: String,
+    pub database: String,
+    /// Only in the one answer that reveals it.
+    pub password: Option<String>,
+    pub shown_before: bool,
+}
+
+/// Whether the password is asked for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Reveal {
+    Yes,
+    No,
+}
+
+impl Desk {
+    /// How clients connect to the cluster. With [`Reveal::Yes`] the first such answer has the password; that it was shown is
+    /// stored before.
+    ///
+    /// # Errors
+    /// `CLUSTER_NOT_FOUND`; `PRECONDITION_FAILED` until it has been made; those of the store.
+    pub async fn connection(&self, name: &ClusterName, reveal: Reveal) -> Result<Connection, Failure> {
+        let cluster = self.cluster(name).await?.value;
+        ready(&cluster)?;
+        if reveal == Reveal::No || cluster.access.shown {
+            return Ok(connection(&cluster, None, cluster.access.shown));
+        }
+        let password = self.password(&cluster)?;
+        // Of two callers at once, one sees it: the one whose write found it unshown.
+        let first = std::sync::atomic::AtomicBool::new(false);
+        let cluster = self
+            .means
+            .records
+            .update(&reference(&cluster), |mut cluster| {
+                first.store(!cluster.access.shown, std::sync::atomic::Ordering::Relaxed);
+                cluster.access.shown = true;
+                Ok(cluster)
+            })
+            .await
+            .map_err(|error| store_failure(&error))?;
+        let first = first.into_inner();
+        Ok(connection(&cluster, first.then_some(password), !first))
+    }
+
+    /// Draws a new password and gives it to the primary; the answer has it.
+    ///
+    /// # Errors
+    /// As [`Desk::connection`], and what the primary's node says; the old password then still works.
+    pub async fn reset_password(&self, name: &ClusterName) -> Result<Connection, Failure> {
+        let cluster = self.cluster(name).await?.value;
+        ready(&cluster)?;
+        let Some(primary) = cluster.primary_member() else {
+            return Err(not_ready(&cluster, "has no primary"));
+        };
+        let fresh = Access { shown: true, ..access(self, cluster.id)? };
+        let command = Command {
+            id: CommandId::generate(),
+            coordinator_generation: self.means.coordinator_generation,
+            term: cluster.term,
+            deadline: deadline(self.means.clock.now(), SET_TIME),
+            payload: Payload::SetPassword(SetPassword {
+                cluster_id: cluster.id,
+                user: fresh.user.clone(),
+                password: fresh.verifier.clone(),
+            }),
+        };
+        self.means
+            .nodes
+            .call(primary.node_id, command, &|_| {})
+            .await
+            .map_err(|error| step_error(&primary.node_name, error).failure().clone())?;
+        let cluster = self
+            .means
+            .records
+            .update(&reference(&cluster), |cluster| Ok(Cluster { access: fresh.clone(), ..cluster }))
+            .await
+            .map_err(|error| store_failure(&error))?;
+        let password = self.password(&cluster)?;
+        Ok(connection(&cluster, Some(password), false))
+    }
+
+    fn password(&self, cluster: &Cluster) -> Result<String, Failure> {
+        let opened = self.keyring.open(&password_context(cluster.id), &cluster.access.password);
+        let opened = opened.map_err(|error| Failure::new(Reason::StateDamaged, error.to_string()))?;
+        String::from_utf8(opened.to_vec())
+            .map_err(|error| Failure::new(Reason::StateDamaged, error.to_string()))
+    }
+}
+
+fn ready(cluster: &Cluster) -> Result<(), Failure> {
+    match cluster.phase {
+        Phase::Active => Ok(()),
+        Phase::Creating => Err(not_ready(cluster, "is still being made; wait for that operation")),
+        Phase::Deleting => Err(not_ready(cluster, "is being deleted")),
+    }
+}
+
+fn not_ready(cluster: &Cluster, why: &str) -> Failure {
+    let message = format!("cluster `{}` {why}", cluster.name);
+    Failure::about(Reason::PreconditionFailed, "cluster", &cluster.name, message)
+}
+
+fn connection(cluster: &Cluster, password: Option<String>, shown_before: bool) -> Connection {
+    Connection {
+        uri: uri(cluster, password.as_deref(), "read-write"),
+        read_uri: uri(cluster, password.as_deref(), "prefer-standby"),
+        user: cluster.access.user.as_str().to_owned(),
+        database: cluster.access.database.as_str().to_owned(),
+        password,
+        shown_before,
+    }
+}
+
+/// The primary first: most connections need one attempt then. Passwords are letters and digits, and need no escape.
+fn uri(cluster: &Cluster, password: Option<&str>, attributes: &str) -> String {
+    let primary = cluster.primary_member().into_iter();
+    let hosts = primary
+        .chain(cluster.replicas())
+        .filter(|member| member.phase == MemberPhase::Active)
+        .map(|member| match member.address {
+            IpAddr::V4(address) => format!("{address}:{}", cluster.port),
+            IpAddr::V6(address) => format!("[{address}]:{}", cluster.port),
+        })
+        .collect::<Vec<_>>()
+        .join(",");
+    let mut uri = format!("postgresql://{}", cluster.access.user.as_str());
+    if let Some(password) = password {
+        let _ = write!(uri, ":{password}");
+    }
+    let database = cluster.access.database.as_str();
+    let _ = write!(uri, "@{hosts}/{database}?target_session_attrs={attributes}&sslmode=require");
+    uri
+}
+
+impl std::fmt::Debug for Connection {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Connection").field("user", &self.user).finish_non_exhaustive()
+    }
+}

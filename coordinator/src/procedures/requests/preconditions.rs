@@ -1,0 +1,140 @@
+//! What must hold before a change of a cluster, looked at now.
+
+use std::time::Duration;
+
+use futures::future::join_all;
+use holdfast_common::command::{CheckMember, CheckedMember, Command, Payload, Success};
+use holdfast_common::id::{ClusterId, CommandId, NodeId};
+use holdfast_common::name::NodeName;
+use holdfast_common::role::Availability;
+use holdfast_common::term::Term;
+
+use super::Desk;
+use crate::cluster::Cluster;
+use crate::directory::Node;
+use crate::procedures::nodes::CallError;
+use crate::procedures::steps::deadline;
+
+/// How long a node may take to look.
+const CHECK_TIME: Duration = Duration::from_secs(20);
+/// Wall clocks may differ by this: certificates and recovery targets bear it.
+const MAX_CLOCK_OFFSET: Duration = Duration::from_secs(5);
+
+/// One thing that must hold.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Precondition {
+    /// Lower snake case, such as `port_free`.
+    pub name: String,
+    /// What it is about, such as `nodes/n1`.
+    pub subject: String,
+    pub met: bool,
+    /// What was found, and where it is not met, what to do.
+    pub message: String,
+}
+
+// === impl Precondition ===
+
+impl Precondition {
+    pub(super) fn new(name: &str, subject: String, met: bool, message: impl Into<String>) -> Self {
+        Self { name: name.into(), subject, met, message: message.into() }
+    }
+}
+
+pub(super) fn about_node(name: &NodeName) -> String {
+    format!("nodes/{name}")
+}
+
+/// Whether each node is online.
+pub(super) fn online(desk: &Desk, cluster: ClusterId, nodes: &[(NodeId, NodeName)]) -> Vec<Precondition> {
+    nodes
+        .iter()
+        .map(|(id, name)| {
+            let state = desk.means.nodes.state(*id, cluster).map(|state| state.availability);
+            let message = match state {
+                Some(availability) => format!("the node is {availability}"),
+                None => "the node is not known".to_owned(),
+            };
+            let met = matches!(state, Some(Availability::Online | Availability::Late));
+            let remedy = if met {
+                ""
+            } else {
+                "; start its agent (systemctl start holdfast-agent) and look at its log"
+            };
+            Precondition::new("node_online", about_node(name), met, message + remedy)
+        })
+        .collect()
+}
+
+/// Asks each node whether it could have a member, and gives what it found where it answered.
+pub(super) async fn check_nodes(
+    desk: &Desk,
+    nodes: &[&Node],
+    check: &CheckMember,
+) -> (Vec<Precondition>, Vec<(NodeId, CheckedMember)>) {
+    let answers =
+        join_all(nodes.iter().map(|node| async move { (node, ask(desk, node.id, check).await) })).await;
+    let mut conditions = Vec::new();
+    let mut found = Vec::new();
+    for (node, answer) in answers {
+        let subject = about_node(&node.name);
+        match answer {
+            Ok(Success::CheckMember(checked)) => {
+                conditions.extend(checked.checks.iter().map(|check| {
+                    Precondition::new(&check.name, subject.clone(), check.met, check.message.clone())
+                }));
+                conditions.push(clock(desk, &checked, subject));
+                found.push((node.id, checked));
+            }
+            Ok(_) => conditions.push(Precondition::new(
+                "node_answers",
+                subject,
+                false,
+                "gave an unexpected answer",
+            )),
+            Err(error) => {
+                conditions.push(Precondition::new("node_answers", subject, false, error.to_string()))
+            }
+        }
+    }
+    (conditions, found)
+}
+
+async fn ask(desk: &Desk, node: NodeId, check: &CheckMember) -> Result<Success, CallError> {
+    let means = &desk.means;
+    let command = Command {
+        id: CommandId::generate(),
+        coordinator_generation: means.coordinator_generation,
+        term: Term::NONE,
+        deadline: deadline(means.clock.now(), CHECK_TIME),
+        payload: Payload::CheckMember(check.clone()),
+    };
+    means.nodes.call(node, command, &|_| {}).await
+}
+
+fn clock(desk: &Desk, checked: &CheckedMember, subject: String) -> Precondition {
+    let offset = desk.means.clock.now().duration_since(checked.node_time).unsigned_abs();
+    let message = format!("the node's clock differs by {:.1} s from the coordinator's", offset.as_secs_f64());
+    let met = offset <= MAX_CLOCK_OFFSET;
+    let remedy = if met { "" } else { "; at most 5 s are allowed: set it right, best with an NTP service" };
+    Precondition::new("clock_in_step", subject, met, message + remedy)
+}
+
+/// Whether another cluster already uses the port on a node.
+pub(super) fn port_not_taken(
+    clusters: &[Cluster],
+    own: ClusterId,
+    nodes: &[&Node],
+    port: u16,
+) -> Vec<Precondition> {
+    nodes
+        .iter()
+        .filter_map(|node| {
+            let rival = clusters.iter().find(|cluster| {
+                cluster.id != own && cluster.port == port && cluster.member(node.id).is_some()
+            })?;
+            let message =
+                format!("port {port} belongs to cluster `{}` there; choose another with --port", rival.name);
+            Some(Precondition::new("port_free", about_node(&node.name), false, message))
+        })
+        .collect()
+}

@@ -1,0 +1,385 @@
+//! Steps that several procedures share. Each is safe to repeat.
+
+use std::collections::BTreeMap;
+use std::sync::Mutex;
+use std::time::Duration;
+
+use futures::future::join_all;
+use holdfast_common::assignment::Synchronous;
+use holdfast_common::command::{
+    CloneMember, Command, DestroyMember, InstallEngine, Payload, Progress as Said, Success,
+};
+use holdfast_common::error::{Failure, Reason};
+use holdfast_common::id::NodeId;
+use holdfast_common::report::EngineState;
+use holdfast_common::role::{Availability, Role};
+use holdfast_common::term::Term;
+use jiff::Timestamp;
+
+use super::nodes::{CallError, on_node, step_error};
+use super::records::{Leftover, Records, Writes};
+use super::{ClusterRef, Means};
+use crate::cluster::observed::NodeState;
+use crate::cluster::{Cluster, Member, assignment};
+use crate::operation::procedure::{Context, Error};
+use crate::operation::{Progress, Unit};
+
+/// Longer than any package manager needs.
+const INSTALL_TIME: Duration = Duration::from_secs(15 * 60);
+/// Stopping an engine that checkpoints, and removing its files.
+const DESTROY_TIME: Duration = Duration::from_secs(5 * 60);
+/// Copying a large database.
+const CLONE_TIME: Duration = Duration::from_secs(24 * 60 * 60);
+/// From an assignment to an engine that does what it says.
+pub(super) const CONVERGE_TIME: Duration = Duration::from_secs(2 * 60);
+/// How long a node may be away before its data are left for later, on the way back.
+const PATIENCE: Duration = Duration::from_secs(20);
+
+/// One command for one member.
+pub(super) struct Order<'a> {
+    pub(super) member: &'a Member,
+    pub(super) term: Term,
+    pub(super) payload: Payload,
+}
+
+/// Sends all orders at once and waits for all outcomes; the first failure counts.
+///
+/// When a person cancels, the nodes are asked to give up, and their outcomes are awaited.
+pub(super) async fn call_all(
+    ctx: &Context<Means>,
+    time: Duration,
+    orders: Vec<Order<'_>>,
+) -> Result<BTreeMap<NodeId, Success>, Error> {
+    let said: Mutex<BTreeMap<&str, Said>> = Mutex::new(BTreeMap::new());
+    let calls = orders.iter().map(|order| {
+        let Order { member, term, payload } = order;
+        let said = &said;
+        async move {
+            let progress = move |update: Said| {
+                let Ok(mut all) = said.lock() else { return };
+                all.insert(member.node_name.as_str(), update);
+                tell(ctx, &all);
+            };
+            let command = Command {
+                id: ctx.command_id(&format!("{}/{}", payload.kind(), member.node_name)),
+                coordinator_generation: ctx.means().coordinator_generation,
+                term: *term,
+                deadline: deadline(ctx.means().clock.now(), time),
+                payload: payload.clone(),
+            };
+            let id = command.id;
+            let nodes = &ctx.means().nodes;
+            let call = nodes.call(member.node_id, command, &progress);
+            tokio::pin!(call);
+            let outcome = tokio::select! {
+                outcome = &mut call => outcome,
+                () = ctx.cancelled().cancelled() => {
+                    nodes.cancel(member.node_id, id);
+                    call.await
+                }
+            };
+            outcome.map(|success| (member.node_id, success)).map_err(|error| (member, error))
+        }
+    });
+    let outcomes = join_all(calls).await;
+    if ctx.cancelled().is_cancelled() {
+        return Err(Error::cancelled());
+    }
+    // A command that may still run forbids new ids for the others too.
+    let running = outcomes
+        .iter()
+        .any(|outcome| matches!(outcome, Err((_, CallError::NotSent { .. } | CallError::Unanswered { .. }))));
+    let mut successes = BTreeMap::new();
+    let mut failed = None;
+    for outcome in outcomes {
+        match outcome {
+            Ok((node, success)) => {
+                successes.insert(node, success);
+            }
+            Err((member, error)) => {
+                failed.get_or_insert_with(|| match error {
+                    CallError::Failed(failure) if running => Error::new(on_node(&member.node_name, failure)),
+                    other => step_error(&member.node_name, other),
+                });
+            }
+        }
+    }
+    failed.map_or(Ok(successes), Err)
+}
+
+fn tell(ctx: &Context<Means>, all: &BTreeMap<&str, Said>) {
+    let done: u64 = all.values().filter_map(|said| said.done_bytes).sum();
+    let total: Option<u64> = all.values().map(|said| said.total_bytes).sum();
+    let message =
+        all.iter().map(|(node, said)| format!("{node}: {}", said.message)).collect::<Vec<_>>().join("; ");
+    if all.values().any(|said| said.done_bytes.is_some()) {
+        ctx.progress(Progress { done, total, unit: Unit::Bytes }, message);
+    } else {
+        ctx.say(message);
+    }
+}
+
+pub(super) fn deadline(now: Timestamp, time: Duration) -> Timestamp {
+    now.checked_add(time).unwrap_or(Timestamp::MAX)
+}
+
+/// The result of another command than was sent: a defect of ours.
+pub(super) fn unexpected(success: &Success) -> Error {
+    Error::new(Failure::new(Reason::Internal, format!("unexpected result of a command: {success:?}")))
+}
+
+/// Installs the engine where it is missing.
+pub(super) async fn install(
+    ctx: &Context<Means>,
+    cluster: &Cluster,
+    members: &[&Member],
+) -> Result<(), Error> {
+    let payload = Payload::InstallEngine(InstallEngine {
+        engine: cluster.engine,
+        engine_version: cluster.engine_version.clone(),
+        extensions: cluster.extensions.clone(),
+    });
+    let orders =
+        members.iter().map(|member| Order { member, term: Term::NONE, payload: payload.clone() }).collect();
+    call_all(ctx, INSTALL_TIME, orders).await?;
+    Ok(())
+}
+
+/// Copies the primary's data to the members.
+pub(super) async fn clone_members(
+    ctx: &Context<Means>,
+    cluster: &Cluster,
+    members: &[&Member],
+) -> Result<(), Error> {
+    let Some(primary) = cluster.primary_member() else {
+        return Err(Error::new(Failure::new(Reason::PreconditionFailed, "there is no primary to copy from")));
+    };
+    let orders = members
+        .iter()
+        .map(|member| Order {
+            member,
+            term: cluster.term,
+            payload: Payload::CloneMember(Box::new(CloneMember {
+                member: assignment::prospective(cluster, member),
+                source: cluster.peer(primary),
+            })),
+        })
+        .collect();
+    for success in call_all(ctx, CLONE_TIME, orders).await?.values() {
+        match success {
+            Success::CloneMember { system_identifier, .. }
+                if cluster.system_identifier.as_ref() == Some(system_identifier) => {}
+            Success::CloneMember { system_identifier, .. } => {
+                let message =
+                    format!("the copy has system identifier {system_identifier}, not that of the cluster");
+                return Err(Error::new(Failure::new(Reason::EngineFailed, message)));
+            }
+            other => return Err(unexpected(other)),
+        }
+    }
+    Ok(())
+}
+
+/// Waits until `missing` finds nothing missing any more; what it finds is shown meanwhile.
+pub(super) async fn observe(
+    ctx: &Context<Means>,
+    cluster: &Cluster,
+    time: Duration,
+    missing: impl Fn(&dyn Fn(NodeId) -> Option<NodeState>) -> Option<String>,
+) -> Result<(), Error> {
+    let nodes = &ctx.means().nodes;
+    let mut changes = nodes.changes();
+    let wait = async {
+        loop {
+            changes.borrow_and_update();
+            let Some(what) = missing(&|node| nodes.state(node, cluster.id)) else { return };
+            ctx.say(what);
+            if changes.changed().await.is_err() {
+                // The fleet is going away, and this coordinator with it.
+                std::future::pending::<()>().await;
+            }
+        }
+    };
+    if tokio::time::timeout(time, wait).await.is_ok() {
+        return Ok(());
+    }
+    match missing(&|node| nodes.state(node, cluster.id)) {
+        None => Ok(()),
+        Some(what) => Err(Error::again(Failure::new(
+            Reason::CommandTimedOut,
+            format!("still waiting after {} s: {what}", time.as_secs()),
+        ))),
+    }
+}
+
+/// What keeps a member from being in its role, running, in the cluster's term.
+pub(super) fn not_serving(cluster: &Cluster, member: &Member, state: Option<NodeState>) -> Option<String> {
+    let name = &member.node_name;
+    let role = cluster.role(member.node_id);
+    let Some(NodeState { availability, report }) = state else {
+        return Some(format!("{name} has left the fleet"));
+    };
+    if availability == Availability::Offline {
+        return Some(format!("{name} is offline"));
+    }
+    let Some((report, _)) = report else { return Some(format!("{name} has not reported the member yet")) };
+    let why = if report.message.is_empty() { String::new() } else { format!(" ({})", report.message) };
+    if report.state != EngineState::Running {
+        return Some(format!("{name} does not run yet{why}"));
+    }
+    if report.role != Some(role) || report.term != cluster.term {
+        return Some(format!("{name} is not {role} in term {} yet{why}", cluster.term));
+    }
+    if role == Role::Replica && report.streaming != Some(true) {
+        return Some(format!("{name} does not receive from the primary yet{why}"));
+    }
+    None
+}
+
+/// Waits until all of `members` serve.
+pub(super) async fn serving(
+    ctx: &Context<Means>,
+    cluster: &Cluster,
+    members: &[&Member],
+) -> Result<(), Error> {
+    observe(ctx, cluster, CONVERGE_TIME, |state| {
+        members.iter().find_map(|member| not_serving(cluster, member, state(member.node_id)))
+    })
+    .await
+}
+
+/// Makes the primary enforce the set that the declared durability asks for: first enforced, then recorded.
+pub(super) async fn strengthen(ctx: &Context<Means>, cluster: &ClusterRef) -> Result<Cluster, Error> {
+    let records = &ctx.means().records;
+    let now = records.get(cluster).await?;
+    let wanted = now.wanted_synchronous();
+    if now.synchronous == wanted && now.strengthening.is_none() {
+        return Ok(now);
+    }
+    let told = records.update(cluster, |cluster| cluster.with_strengthening(wanted.clone())).await?;
+    observe(ctx, &told, CONVERGE_TIME, |state| {
+        told.replicas()
+            .filter(|member| wanted.nodes.contains(&member.node_id))
+            .find_map(|member| not_serving(&told, member, state(member.node_id)))
+            .or_else(|| not_enforced(&told, &wanted, state))
+    })
+    .await?;
+    Ok(records.update(cluster, Cluster::with_strengthened).await?)
+}
+
+/// Takes the replica out of the synchronous set: first recorded, then relaxed by the primary.
+pub(super) async fn relax(
+    ctx: &Context<Means>,
+    cluster: &ClusterRef,
+    node: NodeId,
+) -> Result<Cluster, Error> {
+    let records = &ctx.means().records;
+    let told = records.update(cluster, |cluster| {
+        let set = cluster.synchronous_without(node);
+        cluster.with_relaxed(set)
+    });
+    let told = told.await?;
+    let wanted = told.synchronous.clone();
+    observe(ctx, &told, CONVERGE_TIME, |state| not_enforced(&told, &wanted, state)).await?;
+    Ok(told)
+}
+
+fn not_enforced(
+    cluster: &Cluster,
+    wanted: &Synchronous,
+    state: &dyn Fn(NodeId) -> Option<NodeState>,
+) -> Option<String> {
+    let primary = cluster.primary_member()?;
+    if let Some(missing) = not_serving(cluster, primary, state(primary.node_id)) {
+        return Some(missing);
+    }
+    let (report, _) = state(primary.node_id)?.report?;
+    let mut enforced = report.synchronous.nodes.clone();
+    let mut named = wanted.nodes.clone();
+    enforced.sort();
+    named.sort();
+    (report.synchronous.count != wanted.count || enforced != named).then(|| {
+        format!(
+            "{} does not wait for {} of {} replicas yet",
+            primary.node_name,
+            wanted.count,
+            wanted.nodes.len()
+        )
+    })
+}
+
+/// What becomes of a node that is away.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Absent {
+    /// Its data are removed when it returns.
+    LeaveBehind,
+    /// It is waited for.
+    Wait,
+}
+
+/// Stops the members and removes their data. Gives the names of the nodes that were left for later.
+pub(super) async fn destroy(
+    ctx: &Context<Means>,
+    cluster: &Cluster,
+    members: &[&Member],
+    absent: Absent,
+) -> Result<Vec<String>, Error> {
+    let away = |member: &Member| {
+        let state = ctx.means().nodes.state(member.node_id, cluster.id);
+        state.is_none_or(|state| state.availability == Availability::Offline)
+    };
+    let mut orders = Vec::new();
+    let mut left = Vec::new();
+    for member in members {
+        if absent == Absent::LeaveBehind && away(member) && !returns(ctx, cluster, member).await {
+            leave_behind(ctx, cluster, member).await?;
+            left.push(member.node_name.to_string());
+        } else {
+            orders.push(Order {
+                member,
+                term: cluster.term,
+                payload: Payload::DestroyMember(DestroyMember {
+                    cluster_id: cluster.id,
+                    confirm: cluster.name.clone(),
+                }),
+            });
+        }
+    }
+    call_all(ctx, DESTROY_TIME, orders).await?;
+    Ok(left)
+}
+
+/// Whether a node that is away comes back soon: after a restart of the coordinator all are away for a moment.
+async fn returns(ctx: &Context<Means>, cluster: &Cluster, member: &Member) -> bool {
+    let back = observe(ctx, cluster, PATIENCE, |state| match state(member.node_id) {
+        Some(NodeState { availability, .. }) if availability != Availability::Offline => None,
+        Some(_) | None => Some(format!("waiting {} s for {}", PATIENCE.as_secs(), member.node_name)),
+    });
+    back.await.is_ok()
+}
+
+async fn leave_behind(ctx: &Context<Means>, cluster: &Cluster, member: &Member) -> Result<(), Error> {
+    let leftover = Leftover {
+        node_id: member.node_id,
+        cluster: ClusterRef { id: cluster.id, name: cluster.name.clone() },
+        term: cluster.term,
+        since: ctx.means().clock.now(),
+    };
+    Ok(ctx.means().records.leave_behind(&leftover).await?)
+}
+
+/// Removes a member from the record, with its port.
+pub(super) async fn forget_member(
+    ctx: &Context<Means>,
+    cluster: &ClusterRef,
+    node: NodeId,
+) -> Result<Cluster, Error> {
+    let records = &ctx.means().records;
+    let now = records.get(cluster).await?;
+    if now.member(node).is_none() {
+        return Ok(now);
+    }
+    let also = || Writes { compares: Vec::new(), ops: Records::writes_of_gone(&now, node) };
+    Ok(records.update_with(cluster, |cluster| cluster.without(node), also).await?)
+}

@@ -1,0 +1,278 @@
+//! Nodes in memory that outlive the coordinator: what they have, which commands they did, and a report that follows from the
+//! clusters' records as a converged agent's would.
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, MutexGuard};
+
+use futures::FutureExt as _;
+use futures::future::BoxFuture;
+use holdfast_common::assignment::{RoleAssignment, Synchronous};
+use holdfast_common::clock::Clock;
+use holdfast_common::command::{Command, DatabaseName, Outcome, Payload, Progress, Success, Verifier};
+use holdfast_common::engine::{Engine, Parameters};
+use holdfast_common::error::{Failure, Reason};
+use holdfast_common::generation::Generation;
+use holdfast_common::id::{ClusterId, CommandId, NodeId};
+use holdfast_common::pki::{Keyring, MasterKey};
+use holdfast_common::report::{EngineState, MemberReport};
+use holdfast_common::role::{Availability, Durability};
+use holdfast_common::term::Term;
+use jiff::Timestamp;
+use tokio::sync::watch;
+use uuid::Uuid;
+
+use crate::cluster::observed::NodeState;
+use crate::cluster::{Access, Cluster, Member, MemberPhase, Phase, assignment};
+use crate::directory::{Directory, put};
+use crate::event;
+use crate::fleet::CallError;
+use crate::procedures::records::{Records, cluster_key};
+use crate::procedures::{Means, Nodes};
+use crate::store::{Compare, Shared, Txn, record};
+
+const SYSTEM: &str = "7301234567890123456";
+
+/// All that outlives a coordinator but its store.
+#[derive(Debug)]
+pub(super) struct World {
+    template: Cluster,
+    nodes: Vec<NodeId>,
+    state: Mutex<State>,
+    changes: watch::Sender<u64>,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    /// System identifier by node.
+    data: BTreeMap<NodeId, String>,
+    outcomes: BTreeMap<CommandId, Outcome>,
+    effects: BTreeMap<CommandId, u32>,
+    seeded: bool,
+}
+
+/// The world through the eyes of one coordinator.
+#[derive(Debug)]
+struct Seen {
+    world: Arc<World>,
+    store: Shared,
+}
+
+// === impl World ===
+
+impl World {
+    pub(super) fn new(nodes: u128) -> Self {
+        let nodes: Vec<NodeId> =
+            (1..=nodes).map(|number| NodeId::from_uuid(Uuid::from_u128(number))).collect();
+        let keyring = Keyring::new(MasterKey::generate(), Vec::new());
+        let name = |text: &str| DatabaseName::try_from(text.to_owned()).unwrap();
+        let template = Cluster {
+            id: ClusterId::from_uuid(Uuid::from_u128(100)),
+            name: "demo".parse().unwrap(),
+            engine: Engine::Postgresql,
+            engine_version: "15".parse().unwrap(),
+            durability: Durability::Quorum,
+            port: 5432,
+            parameters: Parameters::default(),
+            extensions: Vec::new(),
+            phase: Phase::Creating,
+            term: Term::NONE,
+            primary: None,
+            members: Vec::new(),
+            synchronous: Synchronous::default(),
+            strengthening: None,
+            system_identifier: None,
+            access: Access {
+                user: name("app"),
+                database: name("app"),
+                verifier: Verifier::try_from("SCRAM-SHA-256$4096:c2FsdA==$a2V5:a2V5".to_owned()).unwrap(),
+                password: keyring.seal("test", b"secret").unwrap(),
+                shown: false,
+            },
+            created_at: Timestamp::UNIX_EPOCH,
+        };
+        Self { template, nodes, state: Mutex::default(), changes: watch::Sender::new(0) }
+    }
+
+    pub(super) fn node(&self, index: usize) -> NodeId {
+        self.nodes[index]
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap()
+    }
+
+    /// About to be created.
+    pub(super) fn draft(&self, members: usize, durability: Durability) -> Cluster {
+        let members = self.nodes[..members]
+            .iter()
+            .enumerate()
+            .map(|(index, node)| Member {
+                node_id: *node,
+                node_name: format!("n{}", index + 1).parse().unwrap(),
+                address: format!("203.0.113.{}", index + 1).parse().unwrap(),
+                phase: MemberPhase::Joining,
+            })
+            .collect();
+        Cluster { members, durability, ..self.template.clone() }
+    }
+
+    /// Whole, with the durability enforced.
+    pub(super) fn active(&self, members: usize) -> Cluster {
+        let cluster =
+            self.draft(members, Durability::Quorum).with_first_primary(self.node(0), SYSTEM.into()).unwrap();
+        let cluster =
+            self.nodes[1..members].iter().fold(cluster, |cluster, node| cluster.with_active(*node).unwrap());
+        let wanted = cluster.wanted_synchronous();
+        cluster.with_strengthening(wanted).unwrap().with_strengthened().unwrap().finished().unwrap()
+    }
+
+    /// Whole, and one more about to join.
+    pub(super) fn joining(&self, members: usize) -> Cluster {
+        let joining = self.draft(members + 1, Durability::Quorum).members.pop().unwrap();
+        self.active(members).with_joining(joining).unwrap()
+    }
+
+    /// The nodes have what the record says.
+    pub(super) fn populate(&self, cluster: &Cluster) {
+        let active = cluster.members.iter().filter(|member| member.phase == MemberPhase::Active);
+        self.lock().data = active.map(|member| (member.node_id, SYSTEM.to_owned())).collect();
+    }
+
+    /// Writes the record that the request would have written with the operation.
+    pub(super) fn attach(&self, store: &Shared, cluster: Option<Cluster>) {
+        if std::mem::replace(&mut self.lock().seeded, true) {
+            return;
+        }
+        if let Some(cluster) = cluster {
+            if cluster.phase == Phase::Deleting {
+                self.populate(&cluster);
+            }
+            let key = cluster_key(&cluster.name);
+            let txn = Txn::new().when(Compare::absent(&key)).then(put(&key, &cluster).unwrap());
+            store.txn(txn).now_or_never().expect("the store in memory does not wait").expect("first write");
+        }
+    }
+
+    pub(super) fn means(self: &Arc<Self>, store: &Shared) -> Arc<Means> {
+        Arc::new(Means {
+            records: Records::new(Directory::new(Arc::clone(store))),
+            nodes: Arc::new(Seen { world: Arc::clone(self), store: Arc::clone(store) }),
+            events: event::Handle::open(Arc::clone(store))
+                .now_or_never()
+                .expect("the store in memory does not wait")
+                .unwrap_or_else(|error| panic!("{error}")),
+            clock: Clock::system(),
+            coordinator_generation: Generation::new(1),
+        })
+    }
+
+    pub(super) fn cluster(&self, store: &Shared) -> Option<Cluster> {
+        let key = cluster_key(&self.template.name);
+        let found = record::get::<Cluster>(&**store, &key).now_or_never().expect("does not wait");
+        found.ok().flatten().map(|found| found.value)
+    }
+
+    pub(super) fn nodes_with_data(&self) -> Vec<NodeId> {
+        self.lock().data.keys().copied().collect()
+    }
+
+    pub(super) fn at_most_once(&self) -> Result<(), String> {
+        match self.lock().effects.iter().find(|(_, count)| **count > 1) {
+            Some((command, count)) => Err(format!("{command} took effect {count} times")),
+            None => Ok(()),
+        }
+    }
+
+    fn apply(&self, node: NodeId, command: &Command) -> Outcome {
+        let mut state = self.lock();
+        if let Some(known) = state.outcomes.get(&command.id) {
+            return known.clone();
+        }
+        *state.effects.entry(command.id).or_default() += 1;
+        let outcome = act(&mut state.data, node, command);
+        state.outcomes.insert(command.id, outcome.clone());
+        drop(state);
+        self.changes.send_modify(|number| *number += 1);
+        outcome
+    }
+}
+
+fn act(data: &mut BTreeMap<NodeId, String>, node: NodeId, command: &Command) -> Outcome {
+    let occupied = || Err(Failure::new(Reason::WouldDestroyData, "there are data already"));
+    match &command.payload {
+        Payload::InstallEngine(_) => Ok(Success::InstallEngine { installed_version: "15.0".into() }),
+        Payload::InitialiseMember(_) if data.contains_key(&node) => occupied(),
+        Payload::InitialiseMember(_) => {
+            data.insert(node, SYSTEM.to_owned());
+            Ok(Success::InitialiseMember { system_identifier: SYSTEM.into() })
+        }
+        Payload::CloneMember(_) if data.contains_key(&node) => occupied(),
+        Payload::CloneMember(clone) => match data.get(&clone.source.node_id).cloned() {
+            Some(system_identifier) => {
+                data.insert(node, system_identifier.clone());
+                Ok(Success::CloneMember { system_identifier, copied_bytes: 1 })
+            }
+            None => Err(Failure::new(Reason::EngineFailed, "the source has no data")),
+        },
+        Payload::DestroyMember(_) => Ok(Success::DestroyMember { removed: data.remove(&node).is_some() }),
+        Payload::CheckMember(_) | Payload::SetPassword(_) => {
+            Err(Failure::new(Reason::UnknownCommand, "not here"))
+        }
+    }
+}
+
+// === impl Seen ===
+
+impl Nodes for Seen {
+    fn state(&self, node: NodeId, cluster: ClusterId) -> Option<NodeState> {
+        let record = self.world.cluster(&self.store).filter(|record| record.id == cluster);
+        let assigned = record.as_ref().and_then(|record| assignment::member_assignment(record, node));
+        let system_identifier = self.world.lock().data.get(&node).cloned();
+        let state = match (&system_identifier, &assigned) {
+            (None, _) => EngineState::Absent,
+            (Some(_), None) => EngineState::Stopped,
+            (Some(_), Some(_)) => EngineState::Running,
+        };
+        let synchronous = match assigned.as_ref().map(|assigned| &assigned.role) {
+            Some(RoleAssignment::Primary { synchronous }) => synchronous.clone(),
+            Some(RoleAssignment::Replica { .. }) | None => Synchronous::default(),
+        };
+        let report = MemberReport {
+            cluster_id: cluster,
+            engine: Engine::Postgresql,
+            state,
+            role: assigned.as_ref().map(|assigned| assigned.role.role()),
+            term: assigned.as_ref().map_or(Term::NONE, |assigned| assigned.term),
+            position: None,
+            replayed: None,
+            lag_seconds: None,
+            streaming: Some(true),
+            followers: Vec::new(),
+            synchronous,
+            system_identifier,
+            engine_version: None,
+            started_at: None,
+            message: String::new(),
+            converged_generation: Generation::NONE,
+            pending_restart: Vec::new(),
+            data_bytes: None,
+        };
+        Some(NodeState { availability: Availability::Online, report: Some((report, Timestamp::UNIX_EPOCH)) })
+    }
+
+    fn changes(&self) -> watch::Receiver<u64> {
+        self.world.changes.subscribe()
+    }
+
+    fn call<'a>(
+        &'a self,
+        node: NodeId,
+        command: Command,
+        _progress: &'a (dyn Fn(Progress) + Send + Sync),
+    ) -> BoxFuture<'a, Result<Success, CallError>> {
+        let outcome = self.world.apply(node, &command).map_err(CallError::Failed);
+        std::future::ready(outcome).boxed()
+    }
+
+    fn cancel(&self, _node: NodeId, _command: CommandId) {}
+}

@@ -1,0 +1,272 @@
+//! `ClusterService`: parse, call, render.
+
+mod parse;
+mod render;
+
+use std::pin::Pin;
+use std::time::Duration;
+
+use futures::{Stream, stream};
+use holdfast_common::error::Failure;
+use holdfast_common::error::Violations;
+use holdfast_common::name::ClusterName;
+use holdfast_proto::v1 as proto;
+use holdfast_proto::v1::cluster_service_server::ClusterService;
+use prost::Message;
+use tokio::sync::watch;
+use tonic::{Request, Response, Status};
+
+use super::convert::{self, PageRequest, refuse};
+use super::peer::Caller;
+use crate::cluster::Cluster;
+use crate::operation;
+use crate::procedures::requests::connection::{Connection, Reveal};
+use crate::procedures::requests::{AddMember, Asker, DeleteCluster, Desk, Prepare, RemoveMember};
+
+/// What a node measures changes without notice: a watched cluster is looked at as often as this.
+const WATCH_INTERVAL: Duration = Duration::from_secs(1);
+/// Changes within this time are told together.
+const WATCH_PAUSE: Duration = Duration::from_millis(200);
+
+/// The operators' view of the clusters.
+#[derive(Debug, Clone)]
+pub struct Clusters {
+    pub desk: Desk,
+    /// Roots of the fleet, PEM.
+    pub trust_bundle: String,
+}
+
+/// What came of a changing call.
+enum Done {
+    Begun(Box<proto::Operation>),
+    Planned(proto::Plan),
+}
+
+#[tonic::async_trait]
+impl ClusterService for Clusters {
+    type WatchClusterStream = Pin<Box<dyn Stream<Item = Result<proto::WatchClusterResponse, Status>> + Send>>;
+
+    async fn create_cluster(
+        &self,
+        request: Request<proto::CreateClusterRequest>,
+    ) -> Result<Response<proto::CreateClusterResponse>, Status> {
+        let asker = asker(&request, &request.get_ref().request_id)?;
+        let request = request.into_inner();
+        let validate_only = request.validate_only;
+        let parsed = parse::create(request).map_err(refuse)?;
+        let outcome = match self.change(&parsed, &asker, validate_only).await? {
+            Done::Begun(operation) => proto::create_cluster_response::Outcome::Operation(*operation),
+            Done::Planned(plan) => proto::create_cluster_response::Outcome::Plan(plan),
+        };
+        Ok(Response::new(proto::CreateClusterResponse { outcome: Some(outcome) }))
+    }
+
+    async fn list_clusters(
+        &self,
+        request: Request<proto::ListClustersRequest>,
+    ) -> Result<Response<proto::ListClustersResponse>, Status> {
+        let proto::ListClustersRequest { page_size, page_token } = request.into_inner();
+        let mut violations = Violations::default();
+        let page = PageRequest::read(page_size, &page_token, "clusters", &mut violations);
+        convert::check(violations)?;
+        let clusters = self.desk.means.records.all().await.map_err(refuse)?;
+        let mut rest = clusters
+            .iter()
+            .filter(|cluster| page.after.as_deref().is_none_or(|after| cluster.name.as_str() > after));
+        let mut shown = Vec::new();
+        for cluster in rest.by_ref().take(page.size) {
+            shown.push(self.show(cluster).await?);
+        }
+        let next_page_token = match (rest.next(), shown.last()) {
+            (Some(_), Some(last)) => page.token(&last.name),
+            _ => String::new(),
+        };
+        Ok(Response::new(proto::ListClustersResponse { clusters: shown, next_page_token }))
+    }
+
+    async fn get_cluster(
+        &self,
+        request: Request<proto::GetClusterRequest>,
+    ) -> Result<Response<proto::GetClusterResponse>, Status> {
+        let name = parse::cluster_name("name", &request.get_ref().name).map_err(refuse)?;
+        let cluster = self.desk.cluster(&name).await.map_err(refuse)?.value;
+        Ok(Response::new(proto::GetClusterResponse { cluster: Some(self.show(&cluster).await?) }))
+    }
+
+    async fn watch_cluster(
+        &self,
+        request: Request<proto::WatchClusterRequest>,
+    ) -> Result<Response<Self::WatchClusterStream>, Status> {
+        let name = parse::cluster_name("name", &request.get_ref().name).map_err(refuse)?;
+        let cluster = self.desk.cluster(&name).await.map_err(refuse)?.value;
+        let watched = Watched {
+            clusters: self.clone(),
+            name,
+            id: cluster.id,
+            changes: self.desk.means.nodes.changes(),
+            last: None,
+        };
+        let told = stream::unfold(watched, |mut watched| async move {
+            let next = watched.next().await?;
+            Some((next.map(|cluster| proto::WatchClusterResponse { cluster: Some(cluster) }), watched))
+        });
+        Ok(Response::new(Box::pin(told)))
+    }
+
+    async fn delete_cluster(
+        &self,
+        request: Request<proto::DeleteClusterRequest>,
+    ) -> Result<Response<proto::DeleteClusterResponse>, Status> {
+        let asker = asker(&request, &request.get_ref().request_id)?;
+        let proto::DeleteClusterRequest { name, confirm, force, validate_only, request_id: _ } =
+            request.into_inner();
+        let cluster = parse::cluster_name("name", &name).map_err(refuse)?;
+        let parsed = DeleteCluster { cluster, confirm, absent: parse::absent(force) };
+        let outcome = match self.change(&parsed, &asker, validate_only).await? {
+            Done::Begun(operation) => proto::delete_cluster_response::Outcome::Operation(*operation),
+            Done::Planned(plan) => proto::delete_cluster_response::Outcome::Plan(plan),
+        };
+        Ok(Response::new(proto::DeleteClusterResponse { outcome: Some(outcome) }))
+    }
+
+    async fn add_member(
+        &self,
+        request: Request<proto::AddMemberRequest>,
+    ) -> Result<Response<proto::AddMemberResponse>, Status> {
+        let asker = asker(&request, &request.get_ref().request_id)?;
+        let proto::AddMemberRequest { cluster, node, validate_only, request_id: _ } = request.into_inner();
+        let (cluster, node) = parse::member(&cluster, &node).map_err(refuse)?;
+        let outcome = match self.change(&AddMember { cluster, node }, &asker, validate_only).await? {
+            Done::Begun(operation) => proto::add_member_response::Outcome::Operation(*operation),
+            Done::Planned(plan) => proto::add_member_response::Outcome::Plan(plan),
+        };
+        Ok(Response::new(proto::AddMemberResponse { outcome: Some(outcome) }))
+    }
+
+    async fn remove_member(
+        &self,
+        request: Request<proto::RemoveMemberRequest>,
+    ) -> Result<Response<proto::RemoveMemberResponse>, Status> {
+        let asker = asker(&request, &request.get_ref().request_id)?;
+        let request = request.into_inner();
+        let proto::RemoveMemberRequest { cluster, node, confirm, force, validate_only, request_id: _ } =
+            request;
+        let (cluster, node) = parse::member(&cluster, &node).map_err(refuse)?;
+        let parsed = RemoveMember { cluster, node, confirm, absent: parse::absent(force) };
+        let outcome = match self.change(&parsed, &asker, validate_only).await? {
+            Done::Begun(operation) => proto::remove_member_response::Outcome::Operation(*operation),
+            Done::Planned(plan) => proto::remove_member_response::Outcome::Plan(plan),
+        };
+        Ok(Response::new(proto::RemoveMemberResponse { outcome: Some(outcome) }))
+    }
+
+    async fn get_connection(
+        &self,
+        request: Request<proto::GetConnectionRequest>,
+    ) -> Result<Response<proto::GetConnectionResponse>, Status> {
+        let proto::GetConnectionRequest { cluster, reveal_password } = request.into_inner();
+        let name = parse::cluster_name("cluster", &cluster).map_err(refuse)?;
+        let reveal = if reveal_password { Reveal::Yes } else { Reveal::No };
+        let connection = self.desk.connection(&name, reveal).await.map_err(refuse)?;
+        Ok(Response::new(proto::GetConnectionResponse { connection: Some(self.show_connection(connection)) }))
+    }
+
+    async fn reset_password(
+        &self,
+        request: Request<proto::ResetPasswordRequest>,
+    ) -> Result<Response<proto::ResetPasswordResponse>, Status> {
+        let name = parse::cluster_name("cluster", &request.get_ref().cluster).map_err(refuse)?;
+        let connection = self.desk.reset_password(&name).await.map_err(refuse)?;
+        Ok(Response::new(proto::ResetPasswordResponse { connection: Some(self.show_connection(connection)) }))
+    }
+}
+
+impl Clusters {
+    async fn change(
+        &self,
+        request: &impl Prepare,
+        asker: &Asker,
+        validate_only: bool,
+    ) -> Result<Done, Status> {
+        if validate_only {
+            let plan = self.desk.plan(request, asker).await.map_err(refuse)?;
+            return Ok(Done::Planned(render::plan(plan)));
+        }
+        let operation = self.desk.begin(request, asker).await.map_err(refuse)?;
+        Ok(Done::Begun(Box::new(convert::operation(&operation))))
+    }
+
+    async fn show(&self, cluster: &Cluster) -> Result<proto::Cluster, Status> {
+        let resource = crate::procedures::resource(&cluster.name);
+        let filter = operation::Filter {
+            resource: Some(resource),
+            states: operation::State::HOLDING.to_vec(),
+            kind: None,
+        };
+        let holder = self.desk.operations.list(&filter, None, 1).await.map_err(refuse)?;
+        let operation = holder.operations.first().map(|operation| operation.id);
+        Ok(render::cluster(cluster, operation, |node| self.desk.means.nodes.state(node, cluster.id)))
+    }
+
+    fn show_connection(&self, connection: Connection) -> proto::Connection {
+        let Connection { uri, read_uri, user, database, password, shown_before } = connection;
+        proto::Connection {
+            uri,
+            read_uri,
+            user,
+            database,
+            password: password.unwrap_or_default(),
+            password_shown_before: shown_before,
+            trust_bundle: self.trust_bundle.clone(),
+        }
+    }
+}
+
+/// A cluster that somebody watches.
+struct Watched {
+    clusters: Clusters,
+    name: ClusterName,
+    id: holdfast_common::id::ClusterId,
+    changes: watch::Receiver<u64>,
+    last: Option<proto::Cluster>,
+}
+
+impl Watched {
+    /// What is to be told next; `None` once the cluster is gone.
+    async fn next(&mut self) -> Option<Result<proto::Cluster, Status>> {
+        loop {
+            if self.last.is_some() {
+                tokio::time::sleep(WATCH_PAUSE).await;
+                // Cancel-safe; without a change the interval brings the next look.
+                let _ = tokio::time::timeout(WATCH_INTERVAL, self.changes.changed()).await;
+            }
+            let found = match self.clusters.desk.means.records.find(&self.name).await {
+                Ok(found) => found.filter(|found| found.value.id == self.id)?,
+                Err(error) => return Some(Err(refuse(error))),
+            };
+            match self.clusters.show(&found.value).await {
+                Ok(cluster) if self.last.as_ref() != Some(&cluster) => {
+                    self.last = Some(cluster.clone());
+                    return Some(Ok(cluster));
+                }
+                Ok(_) => {}
+                Err(status) => return Some(Err(status)),
+            }
+        }
+    }
+}
+
+/// Who asks, and under which request id.
+#[expect(clippy::result_large_err, reason = "a status is what a handler answers with")]
+fn asker<T: Message>(request: &Request<T>, request_id: &str) -> Result<Asker, Status> {
+    let caller = Caller::of(request).actor();
+    if request_id.is_empty() {
+        return Ok(Asker { caller, request: None });
+    }
+    // The kind of request is part of what must be the same.
+    let mut body = std::any::type_name::<T>().as_bytes().to_vec();
+    body.extend(request.get_ref().encode_to_vec());
+    let request = operation::Request::new(request_id, &body)
+        .map_err(|error| refuse(Failure::invalid_field("request_id", error)))?;
+    Ok(Asker { caller, request: Some(request) })
+}

@@ -1,0 +1,255 @@
+//! Requests about clusters to domain values: all bad fields at once.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fmt;
+
+use holdfast_common::assignment::MAX_PEERS;
+use holdfast_common::engine::{Engine, EngineVersion, ExtensionName, MAX_EXTENSIONS, Parameters};
+use holdfast_common::error::{Failure, Violations};
+use holdfast_common::name::{ClusterName, NodeName};
+use holdfast_common::role::Durability;
+use holdfast_proto::r#type::v1 as nouns;
+use holdfast_proto::v1 as proto;
+
+use crate::procedures::requests::CreateCluster;
+use crate::procedures::steps::Absent;
+
+/// Below it are ports that only root may use, and well-known ones.
+const LEAST_PORT: u32 = 1024;
+
+pub(super) fn cluster_name(field: &str, text: &str) -> Result<ClusterName, Failure> {
+    text.parse().map_err(|error| Failure::invalid_field(field, error))
+}
+
+pub(super) fn absent(force: bool) -> Absent {
+    if force { Absent::LeaveBehind } else { Absent::Wait }
+}
+
+pub(super) fn member(cluster: &str, node: &str) -> Result<(ClusterName, NodeName), Failure> {
+    let mut violations = Violations::default();
+    let cluster = violations.take("cluster", cluster.parse());
+    let node = violations.take("node", node.parse());
+    complete(violations, cluster.zip(node))
+}
+
+pub(super) fn create(request: proto::CreateClusterRequest) -> Result<CreateCluster, Failure> {
+    let proto::CreateClusterRequest {
+        name,
+        engine,
+        engine_version,
+        nodes,
+        primary,
+        durability,
+        port,
+        parameters,
+        extensions,
+        request_id: _,
+        validate_only: _,
+    } = request;
+    let mut violations = Violations::default();
+    let name = violations.take("name", name.parse::<ClusterName>());
+    let engine = parse_engine(engine, &mut violations);
+    let engine_version = parse_version(&engine_version, &mut violations);
+    let nodes = parse_nodes(&nodes, &mut violations);
+    let primary = parse_primary(&primary, &nodes, &mut violations);
+    let durability = parse_durability(durability, &mut violations);
+    let port = parse_port(port, engine, &mut violations);
+    let parameters = parse_parameters(parameters, engine, &mut violations);
+    let extensions = parse_extensions(&extensions, &mut violations);
+    let parts = match (name, engine, primary, durability, port, parameters) {
+        (Some(name), Some(engine), Some(primary), Some(durability), Some(port), Some(parameters)) => {
+            Some(CreateCluster {
+                name,
+                engine,
+                engine_version,
+                nodes,
+                primary,
+                durability,
+                port,
+                parameters,
+                extensions,
+            })
+        }
+        _ => None,
+    };
+    complete(violations, parts)
+}
+
+fn complete<T>(violations: Violations, value: Option<T>) -> Result<T, Failure> {
+    match value {
+        Some(value) if violations.is_empty() => Ok(value),
+        Some(_) | None => Err(violations.into_failure()),
+    }
+}
+
+fn parse_engine(engine: i32, violations: &mut Violations) -> Option<Engine> {
+    match nouns::Engine::try_from(engine) {
+        Ok(nouns::Engine::Postgresql) => Some(Engine::Postgresql),
+        Ok(nouns::Engine::Unspecified) | Err(_) => {
+            violations.add("engine", "is missing or unknown; known are: postgresql");
+            None
+        }
+    }
+}
+
+fn parse_version(text: &str, violations: &mut Violations) -> Option<EngineVersion> {
+    if text.is_empty() { None } else { violations.take("engine_version", text.parse()) }
+}
+
+fn parse_nodes(names: &[String], violations: &mut Violations) -> Vec<NodeName> {
+    if names.is_empty() || names.len() > MAX_PEERS {
+        violations.add("nodes", format!("names {} nodes; a cluster has 1 to {MAX_PEERS}", names.len()));
+        return Vec::new();
+    }
+    let mut seen = BTreeSet::new();
+    let mut nodes = Vec::new();
+    for (index, name) in names.iter().enumerate() {
+        let Some(name) = violations.take(&format!("nodes[{index}]"), name.parse::<NodeName>()) else {
+            continue;
+        };
+        if seen.insert(name.clone()) {
+            nodes.push(name);
+        } else {
+            violations
+                .add(format!("nodes[{index}]"), format!("names node `{name}` a second time; name each once"));
+        }
+    }
+    nodes
+}
+
+fn parse_primary(text: &str, nodes: &[NodeName], violations: &mut Violations) -> Option<NodeName> {
+    if text.is_empty() {
+        return nodes.first().cloned();
+    }
+    let primary = violations.take("primary", text.parse::<NodeName>())?;
+    if !nodes.is_empty() && !nodes.contains(&primary) {
+        violations.add("primary", format!("`{primary}` is none of `nodes`; name one of them"));
+        return None;
+    }
+    Some(primary)
+}
+
+fn parse_durability(durability: i32, violations: &mut Violations) -> Option<Durability> {
+    match nouns::Durability::try_from(durability) {
+        Ok(nouns::Durability::Unspecified | nouns::Durability::Async) => Some(Durability::Async),
+        Ok(nouns::Durability::Quorum) => Some(Durability::Quorum),
+        Err(_) => {
+            violations.add("durability", "is unknown; known are: async, quorum");
+            None
+        }
+    }
+}
+
+fn parse_port(port: u32, engine: Option<Engine>, violations: &mut Violations) -> Option<u16> {
+    if port == 0 {
+        return engine.map(Engine::default_port);
+    }
+    match u16::try_from(port) {
+        Ok(port) if u32::from(port) >= LEAST_PORT => Some(port),
+        Ok(_) | Err(_) => {
+            violations.add("port", format!("{port} is out of range; use {LEAST_PORT}–65535"));
+            None
+        }
+    }
+}
+
+fn parse_parameters(
+    parameters: impl IntoIterator<Item = (String, String)>,
+    engine: Option<Engine>,
+    violations: &mut Violations,
+) -> Option<Parameters> {
+    let parameters: BTreeMap<String, String> = parameters.into_iter().collect();
+    let parameters = violations.take("parameters", Parameters::try_from(parameters))?;
+    for violation in engine.map(|engine| engine.violations(&parameters)).unwrap_or_default() {
+        violations.add(violation.name, violation.message);
+    }
+    Some(parameters)
+}
+
+fn parse_extensions(names: &[String], violations: &mut Violations) -> Vec<ExtensionName> {
+    if names.len() > MAX_EXTENSIONS {
+        violations.add(
+            "extensions",
+            format!("names {} extensions; at most {MAX_EXTENSIONS} are allowed", names.len()),
+        );
+        return Vec::new();
+    }
+    let mut found: Vec<ExtensionName> = Vec::new();
+    for (index, name) in names.iter().enumerate() {
+        let field = format!("extensions[{index}]");
+        let Some(name) = violations.take(&field, name.parse::<ExtensionName>()) else { continue };
+        if found.contains(&name) {
+            refuse_twice(violations, field, &name);
+        } else {
+            found.push(name);
+        }
+    }
+    found
+}
+
+fn refuse_twice(violations: &mut Violations, field: String, name: &impl fmt::Display) {
+    violations.add(field, format!("names `{name}` a second time; name each once"));
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn good() -> proto::CreateClusterRequest {
+        proto::CreateClusterRequest {
+            name: "demo".into(),
+            engine: nouns::Engine::Postgresql.into(),
+            nodes: vec!["n1".into(), "n2".into()],
+            ..proto::CreateClusterRequest::default()
+        }
+    }
+
+    fn refused(change: impl FnOnce(&mut proto::CreateClusterRequest)) -> Vec<String> {
+        let mut request = good();
+        change(&mut request);
+        create(request).unwrap_err().violations.into_iter().map(|violation| violation.name).collect()
+    }
+
+    #[test]
+    fn what_is_not_said_has_its_usual_value() {
+        let parsed = create(good()).unwrap();
+        assert_eq!(
+            (parsed.primary.as_str(), parsed.port, parsed.durability),
+            ("n1", 5432, Durability::Async)
+        );
+    }
+
+    #[test]
+    fn each_bad_field_is_refused_by_name() {
+        assert_eq!(refused(|it| it.name = "../x".into()), ["name"]);
+        assert_eq!(refused(|it| it.name = "x".repeat(10_000_000)), ["name"]);
+        assert_eq!(refused(|it| it.engine = 0), ["engine"]);
+        assert_eq!(refused(|it| it.engine = 99), ["engine"]);
+        assert_eq!(refused(|it| it.engine_version = "latest".into()), ["engine_version"]);
+        assert_eq!(refused(|it| it.nodes.clear()), ["nodes"]);
+        assert_eq!(refused(|it| it.nodes = vec!["n".into(); 16]), ["nodes"]);
+        assert_eq!(refused(|it| it.nodes.push("N3".into())), ["nodes[2]"]);
+        assert_eq!(refused(|it| it.nodes.push("n1".into())), ["nodes[2]"]);
+        assert_eq!(refused(|it| it.primary = "n3".into()), ["primary"]);
+        assert_eq!(refused(|it| it.durability = 7), ["durability"]);
+        assert_eq!(refused(|it| it.port = 80), ["port"]);
+        assert_eq!(refused(|it| it.port = 65536), ["port"]);
+        assert_eq!(refused(|it| it.extensions = vec!["a;b".into()]), ["extensions[0]"]);
+        assert_eq!(refused(|it| it.extensions = vec!["postgis".into(), "postgis".into()]), ["extensions[1]"]);
+        assert_eq!(refused(|it| drop(it.parameters.insert("a b".into(), "1".into()))), ["parameters"]);
+        assert_eq!(
+            refused(|it| drop(it.parameters.insert("fsync".into(), "off".into()))),
+            ["parameters[fsync]"]
+        );
+    }
+
+    #[test]
+    fn all_bad_fields_are_told_at_once() {
+        let names = refused(|it| {
+            it.name = String::new();
+            it.engine = 0;
+            it.port = 1;
+        });
+        assert_eq!(names, ["name", "engine", "port"]);
+    }
+}

@@ -1,0 +1,124 @@
+//! Clusters and plans as operators see them.
+
+use std::collections::BTreeMap;
+
+use holdfast_common::id::{NodeId, OperationId};
+use holdfast_common::role::{Durability, Role};
+use holdfast_common::term::Term;
+use holdfast_common::wire::time_to_wire;
+use holdfast_proto::r#type::v1 as nouns;
+use holdfast_proto::v1 as proto;
+
+use crate::cluster::Cluster;
+use crate::cluster::observed::{self, Health, MemberState, MemberView, NodeState};
+use crate::operation::StepLabel;
+use crate::procedures::requests::{Precondition, Prepared};
+
+pub(super) fn plan(prepared: Prepared) -> proto::Plan {
+    let steps =
+        prepared.steps.into_iter().map(|StepLabel { name, title }| proto::PlannedStep { name, title });
+    let preconditions = prepared.preconditions.into_iter().map(|condition| {
+        let Precondition { name, subject, met, message } = condition;
+        proto::Precondition { name, subject, met, message }
+    });
+    proto::Plan { steps: steps.collect(), preconditions: preconditions.collect(), notes: prepared.notes }
+}
+
+pub(super) fn cluster(
+    cluster: &Cluster,
+    operation: Option<OperationId>,
+    state: impl Fn(NodeId) -> Option<NodeState>,
+) -> proto::Cluster {
+    let view = observed::view(cluster, state);
+    let durability = match cluster.durability {
+        Durability::Async => nouns::Durability::Async,
+        Durability::Quorum => nouns::Durability::Quorum,
+    };
+    let parameters: BTreeMap<String, String> = cluster.parameters.clone().into();
+    proto::Cluster {
+        id: cluster.id.to_string(),
+        name: cluster.name.to_string(),
+        engine: engine(cluster.engine).into(),
+        engine_version: cluster.engine_version.to_string(),
+        state: health(view.health).into(),
+        message: view.message,
+        term: cluster.term.get(),
+        primary_node: cluster.primary_member().map(|member| member.node_name.to_string()).unwrap_or_default(),
+        durability: durability.into(),
+        synchronous_count: view.synchronous_count.unwrap_or(0),
+        port: u32::from(cluster.port),
+        parameters: parameters.into_iter().collect(),
+        extensions: cluster.extensions.iter().map(ToString::to_string).collect(),
+        members: view.members.into_iter().map(member).collect(),
+        create_time: Some(time_to_wire(cluster.created_at)),
+        operation_id: operation.map(|id| id.to_string()).unwrap_or_default(),
+    }
+}
+
+fn member(view: MemberView) -> proto::Member {
+    let MemberView {
+        node_id,
+        node_name,
+        address,
+        role,
+        state,
+        message,
+        term,
+        position,
+        lag_bytes,
+        lag_seconds,
+        streaming,
+        synchronous,
+        engine_version,
+        observed_at,
+    } = view;
+    let role = match role {
+        Role::Primary => nouns::Role::Primary,
+        Role::Replica => nouns::Role::Replica,
+    };
+    proto::Member {
+        node: node_name.to_string(),
+        node_id: node_id.to_string(),
+        address: address.to_string(),
+        role: role.into(),
+        state: state.map_or(proto::MemberState::Unspecified, member_state).into(),
+        message,
+        term: term.map_or(0, Term::get),
+        position: position.map(|position| nouns::Position { era: position.era, offset: position.offset }),
+        lag_bytes,
+        lag_seconds,
+        synchronous,
+        engine_version: engine_version.unwrap_or_default(),
+        observe_time: observed_at.map(time_to_wire),
+        streaming,
+    }
+}
+
+const fn engine(engine: holdfast_common::engine::Engine) -> nouns::Engine {
+    match engine {
+        holdfast_common::engine::Engine::Postgresql => nouns::Engine::Postgresql,
+    }
+}
+
+const fn health(health: Health) -> proto::ClusterState {
+    match health {
+        Health::Creating => proto::ClusterState::Creating,
+        Health::Healthy => proto::ClusterState::Healthy,
+        Health::Degraded => proto::ClusterState::Degraded,
+        Health::Unavailable => proto::ClusterState::Unavailable,
+        Health::Deleting => proto::ClusterState::Deleting,
+        Health::Unknown => proto::ClusterState::Unknown,
+    }
+}
+
+const fn member_state(state: MemberState) -> proto::MemberState {
+    match state {
+        MemberState::Running => proto::MemberState::Running,
+        MemberState::Streaming => proto::MemberState::Streaming,
+        MemberState::Starting => proto::MemberState::Starting,
+        MemberState::Stopped => proto::MemberState::Stopped,
+        MemberState::Failed => proto::MemberState::Failed,
+        MemberState::Building => proto::MemberState::Building,
+        MemberState::Absent => proto::MemberState::Absent,
+    }
+}
