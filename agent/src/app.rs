@@ -6,13 +6,13 @@
 //!    └──◄── outbox, newest report, newest sample
 //! ```
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
 use holdfast_common::clock::Clock;
 use holdfast_common::id::InstanceId;
-use holdfast_common::report::{NodeReport, Severity};
+use holdfast_common::report::Severity;
 use holdfast_common::shutdown::{Drained, Tasks};
 use sd_notify::NotifyState;
 use tokio::sync::watch;
@@ -20,11 +20,13 @@ use tokio_util::sync::CancellationToken;
 
 use crate::assignment::Assignments;
 use crate::config::Config;
+use crate::converge;
 use crate::dispatch;
-use crate::engine::Engines;
+use crate::engine::postgresql::{Credentials, DEBIAN_PROGRAMS, Postgresql, SYSTEM_FOLDERS, Settings};
+use crate::engine::{self, Engines};
 use crate::host::files::{Disk, Files};
 use crate::host::{self, Host, Limits};
-use crate::identity::{self, Identity, Renewal};
+use crate::identity::{self, Certificates, Identity, Renewal};
 use crate::link::{self, Coordinators, Link, Patience, Status};
 use crate::outbox::{Outbox, node_event};
 use crate::report::{Node, Samples};
@@ -39,8 +41,11 @@ pub const GRACE: Duration = Duration::from_secs(10);
 pub struct App {
     link: Link<Node>,
     commands: dispatch::Service,
+    converge: converge::Service,
     renewal: Renewal,
     samples: Samples,
+    certificates: watch::Receiver<Arc<Certificates>>,
+    credentials: watch::Sender<Arc<Credentials>>,
     clock: Clock,
 }
 
@@ -56,6 +61,8 @@ pub enum Error {
     BootId(#[from] host::system::Error),
     #[error("read the agent's state")]
     State(#[from] statefile::Error),
+    #[error("put back what an installation has left")]
+    Engine(#[from] engine::Error),
     #[error("listen for signals")]
     Signals(#[source] std::io::Error),
 }
@@ -75,13 +82,23 @@ impl Config {
         } else {
             Coordinators::new(self.coordinators.clone())?
         };
-        let host = Host::open(Limits {
-            roots: vec![state.to_owned(), record.data_dir.clone()],
-            unit_records: state.join("units"),
-            supervisor: self.supervisor,
-        })
-        .await?;
-        let engines = Engines::new(Vec::new());
+        let mut roots = vec![state.to_owned(), record.data_dir.clone()];
+        roots.extend(SYSTEM_FOLDERS.iter().map(PathBuf::from));
+        let host =
+            Host::open(Limits { roots, unit_records: state.join("units"), supervisor: self.supervisor })
+                .await?;
+        let certificates = identity.certificates();
+        let credentials = watch::Sender::new(credentials(&certificates.borrow()));
+        let settings = Settings {
+            node_id: record.node_id,
+            address: record.address,
+            data_dir: record.data_dir.clone(),
+            programs: PathBuf::from(DEBIAN_PROGRAMS),
+            memory_bytes: self.memory_bytes,
+        };
+        let postgresql = Postgresql::new(settings, host.clone(), credentials.subscribe());
+        postgresql.recover().await?;
+        let engines = Engines::new(vec![Arc::new(postgresql)]);
         let outbox = Outbox::default();
 
         let (terms, mut findings) = Terms::open(files.clone(), state).await?;
@@ -99,12 +116,13 @@ impl Config {
         findings.extend(found);
         tell(findings, &outbox, &clock);
 
-        let report = NodeReport {
-            members: Vec::new(),
-            assignment_generation: assignments.newest().generation,
-            node_time: clock.now(),
-        };
-        let members = watch::Sender::new(Arc::new(report));
+        let events = outbox.clone();
+        let (converge, members) = converge::Service::new(converge::Means {
+            engines: engines.clone(),
+            assignment: assignments.subscribe(),
+            clock: clock.clone(),
+            tell: Arc::new(move |event| events.event(event)),
+        });
         let samples = Samples::new();
         let node = Node {
             instance: InstanceId::generate(),
@@ -115,14 +133,14 @@ impl Config {
             terms,
             assignments,
             commands: orders,
-            members: members.subscribe(),
+            members,
             samples: samples.clone(),
             outbox: outbox.clone(),
             clock: clock.clone(),
         };
         let link = Link::new(Arc::new(node), identity.tls(), coordinators.clone(), Patience::default());
         let renewal = Renewal { identity, coordinators, clock: clock.clone(), outbox };
-        Ok(App { link, commands, renewal, samples, clock })
+        Ok(App { link, commands, converge, renewal, samples, certificates, credentials, clock })
     }
 }
 
@@ -134,13 +152,15 @@ impl App {
     /// # Errors
     /// If the process cannot listen for signals.
     pub async fn run(self) -> Result<Drained, Error> {
-        let Self { link, commands, renewal, samples, clock } = self;
+        let Self { link, commands, converge, renewal, samples, certificates, credentials, clock } = self;
         let tasks = Tasks::new();
         tasks.stop_on_signals().map_err(Error::Signals)?;
         let stop = tasks.token();
         tasks.spawn("notify", notify(link.status(), stop.clone()));
         tasks.spawn("commands", commands.run(stop.clone()));
+        tasks.spawn("converge", converge.run(stop.clone()));
         tasks.spawn("renewal", renewal.run(stop.clone()));
+        tasks.spawn("credentials", hand_on(certificates, credentials, stop.clone()));
         tasks.spawn("telemetry", samples.run(clock, stop.clone()));
         tasks.spawn("link", link.run(stop.clone()));
         stop.cancelled().await;
@@ -148,6 +168,27 @@ impl App {
         let _unheard = sd_notify::notify(&[NotifyState::Stopping]);
         Ok(tasks.drain(GRACE).await)
     }
+}
+
+/// The engines serve with the node's own certificate: each renewal is handed on to them.
+async fn hand_on(
+    mut certificates: watch::Receiver<Arc<Certificates>>,
+    engines: watch::Sender<Arc<Credentials>>,
+    stop: CancellationToken,
+) {
+    loop {
+        // Both arms are cancel-safe.
+        tokio::select! {
+            () = stop.cancelled() => return,
+            changed = certificates.changed() => if changed.is_err() { return },
+        }
+        engines.send_replace(credentials(&certificates.borrow_and_update()));
+    }
+}
+
+fn credentials(certificates: &Certificates) -> Arc<Credentials> {
+    let Certificates { chain, key, trust, not_after: _ } = certificates;
+    Arc::new(Credentials { chain: chain.clone(), key: key.clone(), fleet: trust.clone() })
 }
 
 /// The files of the state folder.

@@ -19,6 +19,7 @@ use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
 use crate::assignment::{self, Assignments};
+use crate::converge;
 use crate::dispatch::{self, Order};
 use crate::engine::Engines;
 use crate::host::Host;
@@ -43,7 +44,7 @@ pub struct Node {
     pub terms: Arc<Terms>,
     pub assignments: Arc<Assignments>,
     pub commands: dispatch::Handle,
-    pub members: watch::Receiver<Arc<NodeReport>>,
+    pub members: converge::Handle,
     pub samples: Samples,
     pub outbox: Outbox,
     pub clock: Clock,
@@ -101,7 +102,7 @@ impl Below for Node {
     }
 
     fn report(&self) -> NodeReport {
-        let members = self.members.borrow().members.clone();
+        let members = self.members.report().members.clone();
         NodeReport {
             members,
             assignment_generation: self.assignments.newest().generation,
