@@ -105,7 +105,7 @@ impl Network {
     /// When the name is too long for an interface, or the host cannot be made or does not come up.
     pub async fn host(&self, name: &str) -> anyhow::Result<Host> {
         let number = self.next.fetch_add(1, Ordering::Relaxed);
-        ensure!(number < CONTROLLER, "a network has room for {} hosts", CONTROLLER - 1);
+        ensure!(number < CONTROLLER - 10, "a network has room for {} hosts", CONTROLLER - 11);
         self.boot(name, number, Plug::default()).await
     }
 
@@ -225,6 +225,8 @@ impl Network {
             },
             Isolation::Processes => {
                 let [a, b] = loopback_network(self.run.id());
+                // Not from 1 on: 127.0.0.1 is everybody's, also of a database that runs here already.
+                let number = number.saturating_add(10).min(CONTROLLER);
                 Addresses { v4: IpAddr::V4(Ipv4Addr::new(127, a, b, number)), v6: None }
             }
         }

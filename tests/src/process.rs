@@ -4,6 +4,7 @@
 use std::ffi::{OsStr, OsString};
 use std::fmt;
 use std::fs::{File, OpenOptions};
+use std::os::fd::AsFd as _;
 use std::os::unix::process::CommandExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
@@ -187,13 +188,16 @@ impl Program {
         bail!("{name}: {}: {}{}", output.status, output.stderr.trim_end(), output.stdout.trim_end())
     }
 
-    /// Runs it in the terminal of this process, without a deadline, and says whether it succeeded.
+    /// Runs it in the terminal of this process, its output on standard error, and says whether it succeeded. It bounds
+    /// itself.
     ///
     /// # Errors
     ///
     /// When it cannot be started.
-    pub fn in_terminal(&self) -> anyhow::Result<bool> {
-        Ok(self.command().status().with_context(|| format!("start {self}"))?.success())
+    pub fn on_standard_error(&self) -> anyhow::Result<bool> {
+        let terminal = std::io::stderr().as_fd().try_clone_to_owned().context("copy standard error")?;
+        let status = self.command().stdout(terminal).status();
+        Ok(status.with_context(|| format!("start {self}"))?.success())
     }
 
     /// Starts it in a session of its own, its output appended to `log`, and leaves it running.
@@ -219,15 +223,6 @@ impl Program {
         let child = command.spawn().with_context(|| format!("start {self}"))?;
         let process = proc::Process::of(child.id()).with_context(|| format!("{self} ended at once"))?;
         Ok(Running { child, process })
-    }
-
-    /// Becomes this program.
-    ///
-    /// # Errors
-    ///
-    /// Always an error, since on success this does not return.
-    pub fn become_it(&self) -> anyhow::Error {
-        anyhow::Error::new(self.command().exec()).context(format!("become {self}"))
     }
 
     #[expect(clippy::disallowed_methods, reason = "this is the door of tests and xtask to programs")]

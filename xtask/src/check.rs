@@ -39,7 +39,9 @@ pub(crate) fn run(arguments: &Arguments) -> anyhow::Result<Verdict> {
         }
     }
     say::step("build");
-    cargo(&["build", "--workspace", "--bins"]).run()?;
+    // All targets, as the tests need them: for programs alone the features of some dependencies would be others, and
+    // those would be built twice.
+    cargo(&["build", "--workspace", "--all-targets"]).run()?;
     if arguments.filter.is_none() {
         // Before the others, so that the summary of those comes last.
         say::step("documentation tests");
@@ -110,5 +112,5 @@ fn runner() -> anyhow::Result<Runner> {
 }
 
 fn cargo(arguments: &[&str]) -> Program {
-    Program::cargo(arguments).env("RUST_LIB_BACKTRACE", "0")
+    Program::cargo(arguments)
 }

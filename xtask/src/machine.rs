@@ -66,6 +66,12 @@ const PARTS: &[Part] = &[
         for_tests_only: false,
         for_root_only: false,
     },
+    Part {
+        package: "systemd",
+        present: || on_path("systemd-analyze"),
+        for_tests_only: true,
+        for_root_only: false,
+    },
     Part { package: "python3-venv", present: python_venv, for_tests_only: true, for_root_only: false },
 ];
 
