@@ -19,13 +19,6 @@ pub(crate) struct Arguments {
 /// Read by the testbed: where to keep the logs of hosts.
 const LOGS: &str = "HOLDFAST_TESTBED_LOGS";
 
-/// What runs the tests.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Runner {
-    Nextest,
-    Cargo,
-}
-
 /// # Errors
 ///
 /// When something cannot be run at all; a check that fails is a bad verdict.
@@ -39,44 +32,45 @@ pub(crate) fn run(arguments: &Arguments) -> anyhow::Result<Verdict> {
         }
     }
     say::step("build");
-    // All targets, as the tests need them: for programs alone the features of some dependencies would be others, and
-    // those would be built twice.
-    cargo(&["build", "--workspace", "--all-targets"]).run()?;
+    Program::cargo(["build", "--workspace", "--bins"]).run()?;
     if arguments.filter.is_none() {
         // Before the others, so that the summary of those comes last.
         say::step("documentation tests");
-        cargo(&["test", "--workspace", "--doc", "--quiet"]).run()?;
+        Program::cargo(["test", "--workspace", "--doc", "--quiet"]).run()?;
     }
     say::step("tests");
-    let runner = runner()?;
-    Ok(if tests(runner, arguments)?.succeeds()? { Verdict::Good } else { Verdict::Bad })
+    Ok(if tests(arguments)?.succeeds()? { Verdict::Good } else { Verdict::Bad })
 }
 
 /// All that is checked without running anything.
 fn checks() -> Vec<(&'static str, Program)> {
-    let mut checks = vec![
-        ("format", cargo(&["fmt", "--all", "--check"])),
-        ("lint", cargo(&["clippy", "--workspace", "--all-targets", "--", "-D", "warnings"])),
+    vec![
+        ("format", Program::cargo(["fmt", "--all", "--check"])),
+        ("lint", Program::cargo(["clippy", "--workspace", "--all-targets", "--", "-D", "warnings"])),
         (
             "documentation",
-            cargo(&["doc", "--workspace", "--no-deps", "--document-private-items", "--quiet"])
+            Program::cargo(["doc", "--workspace", "--no-deps", "--document-private-items", "--quiet"])
                 .env("RUSTDOCFLAGS", "-D warnings"),
         ),
-        ("protocol", Program::new(tools::folder().join("buf")).arg("lint").folder(source().join("proto"))),
-    ];
-    // Its advisories come from the network; what is checked here needs none.
-    if machine::on_path("cargo-deny") {
-        let deny = ["deny", "--offline", "--log-level", "error", "check", "bans", "licenses", "sources"];
-        checks.push(("dependencies", cargo(&deny)));
-    } else {
-        say::note(
-            "cargo-deny is not installed: dependencies are not checked (cargo install --locked cargo-deny)",
-        );
-    }
-    checks
+        ("protocol", tools::tool("buf").arg("lint").folder(source().join("proto"))),
+        // Without its advisories, which come from the network: what is checked here needs none.
+        (
+            "dependencies",
+            tools::tool("cargo-deny").args([
+                "--offline",
+                "--log-level",
+                "error",
+                "check",
+                "bans",
+                "licenses",
+                "sources",
+            ]),
+        ),
+    ]
 }
 
-fn tests(runner: Runner, arguments: &Arguments) -> anyhow::Result<Program> {
+/// With a process for each test, so that a test that hangs or crashes is only itself.
+fn tests(arguments: &Arguments) -> anyhow::Result<Program> {
     let logs = source().join("target/testbed-logs");
     match std::fs::remove_dir_all(&logs) {
         Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
@@ -84,33 +78,7 @@ fn tests(runner: Runner, arguments: &Arguments) -> anyhow::Result<Program> {
         }
         _ => {}
     }
-    let filter = arguments.filter.as_slice();
-    let program = match runner {
-        Runner::Nextest => {
-            let slow = if arguments.slow { ["--run-ignored", "all"].as_slice() } else { &[] };
-            cargo(&["nextest", "run", "--workspace", "--no-fail-fast"]).args(slow).args(filter)
-        }
-        Runner::Cargo => {
-            let slow = if arguments.slow { ["--", "--include-ignored"].as_slice() } else { &[] };
-            cargo(&["test", "--workspace", "--all-targets", "--no-fail-fast"]).args(filter).args(slow)
-        }
-    };
-    Ok(program.env(LOGS, logs))
-}
-
-/// nextest, installed if it is missing: with a process for each test, a test that hangs or crashes is only itself.
-fn runner() -> anyhow::Result<Runner> {
-    if machine::on_path("cargo-nextest") {
-        return Ok(Runner::Nextest);
-    }
-    say::note("cargo-nextest is not installed: building it, which takes some minutes, once");
-    if cargo(&["install", "--locked", "cargo-nextest", "--version", "0.9.143"]).succeeds()? {
-        return Ok(Runner::Nextest);
-    }
-    say::note("cargo-nextest could not be installed: the tests are run by cargo itself");
-    Ok(Runner::Cargo)
-}
-
-fn cargo(arguments: &[&str]) -> Program {
-    Program::cargo(arguments)
+    let slow = if arguments.slow { ["--run-ignored", "all"].as_slice() } else { &[] };
+    let run = tools::tool("cargo-nextest").args(["nextest", "run", "--workspace", "--no-fail-fast"]);
+    Ok(run.args(slow).args(arguments.filter.as_slice()).env(LOGS, logs))
 }

@@ -8,11 +8,6 @@ pub(crate) fn step(what: impl Display) {
     line(format_args!("==> {what}"));
 }
 
-/// A remark on it.
-pub(crate) fn note(what: impl Display) {
-    line(format_args!("    {what}"));
-}
-
 /// Why it all ended.
 pub(crate) fn failure(error: &anyhow::Error) {
     line(format_args!("error: {error:#}"));
