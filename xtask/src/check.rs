@@ -32,7 +32,9 @@ pub(crate) fn run(arguments: &Arguments) -> anyhow::Result<Verdict> {
         }
     }
     say::step("build");
-    Program::cargo(["build", "--workspace", "--bins"]).run()?;
+    // All targets, as the tests need them: for programs alone the features of some dependencies would be others, and
+    // those would be built twice.
+    Program::cargo(["build", "--workspace", "--all-targets"]).run()?;
     if arguments.filter.is_none() {
         // Before the others, so that the summary of those comes last.
         say::step("documentation tests");
