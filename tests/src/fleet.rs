@@ -149,7 +149,7 @@ impl Fleet {
     /// The first operator's context file.
     #[must_use]
     pub fn context_file(&self) -> PathBuf {
-        self.network.run().folder().join("operator.toml")
+        self.controller.folder().join("operator.toml")
     }
 
     /// The coordinator's state directory.

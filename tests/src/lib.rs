@@ -34,6 +34,8 @@ pub mod process;
 pub mod run;
 pub mod wait;
 
+use std::process::ExitCode;
+
 use anyhow::{Context as _, bail};
 
 /// What `holdfast-testbed` does: `host-init FILE` is pid 1 of a host, `keep FOLDER` cleans up after an owner, `linger`
@@ -49,5 +51,19 @@ pub fn testbed_main(arguments: &[String]) -> anyhow::Result<()> {
         [verb] if verb == "linger" => run::linger().context("linger"),
         [verb, rest @ ..] if verb == "demo" => demo::main(rest),
         _ => bail!("holdfast-testbed is started by tests and by `cargo xtask demo`, not by people"),
+    }
+}
+
+/// How a program of the testbed ends: what went wrong is said in a line.
+#[must_use]
+pub fn exit(outcome: anyhow::Result<()>) -> ExitCode {
+    use std::io::Write as _;
+    match outcome {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            // Without anybody to read it there is nobody to miss it.
+            writeln!(std::io::stderr(), "error: {error:#}").ok();
+            ExitCode::FAILURE
+        }
     }
 }

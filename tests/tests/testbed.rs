@@ -37,6 +37,8 @@ async fn a_host_has_a_name_folders_and_processes_of_its_own() -> anyhow::Result<
     let file = one.state_folder().join("mine");
     one.run(Program::new("touch").arg(&file)).await?;
     ensure!(one.state_folder_outside().join("mine").exists(), "what a host writes is kept in its folder");
+    one.run(Program::new("touch").arg(one.folder().join("same"))).await?;
+    ensure!(one.folder().join("same").exists(), "its folder has the same name inside and outside");
     ensure!(!two.state_folder_outside().join("mine").exists(), "what one host writes the other does not see");
     if root() {
         ensure!(one.run(Program::new("hostname")).await?.trim() == "n1");

@@ -1,6 +1,8 @@
-//! The testbed's own processes: pid 1 of a host, and the one that cleans up after a run.
+//! The testbed's own processes, and the demo.
 
-fn main() -> anyhow::Result<()> {
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
-    holdfast_tests::testbed_main(&arguments)
+    holdfast_tests::exit(holdfast_tests::testbed_main(&arguments))
 }

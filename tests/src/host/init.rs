@@ -303,6 +303,8 @@ fn furnish(spec: &Spec) -> anyhow::Result<()> {
             handle.bind(place, MsFlags::empty())?;
         }
     }
+    // Under its outer name too, so that a path means the same file on both sides.
+    own.bind(&folder.to_string_lossy(), MsFlags::empty())?;
     for (part, place) in
         [("lib", "/var/lib/holdfast"), ("etc", "/etc/holdfast"), ("log", "/var/log/holdfast")]
     {
