@@ -22,8 +22,17 @@ async fn fleet() -> anyhow::Result<Fleet> {
     Ok(fleet)
 }
 
-const CREATE: [&str; 9] =
-    ["cluster", "create", "orders", "--engine", "postgresql", "--nodes", "n1,n2,n3", "--durability", "quorum"];
+const CREATE: [&str; 9] = [
+    "cluster",
+    "create",
+    "orders",
+    "--engine",
+    "postgresql",
+    "--nodes",
+    "n1,n2,n3",
+    "--durability",
+    "quorum",
+];
 
 async fn uri(fleet: &Fleet) -> anyhow::Result<Uri> {
     let shown = fleet.cli(["cluster", "connection", "orders", "--reveal-password", "--uri"])?.run().await?;
@@ -62,7 +71,8 @@ async fn started(fleet: &Fleet, uri: &Uri) -> anyhow::Result<Vec<String>> {
 
 /// Whether a PostgreSQL runs on the host.
 fn has_server(host: &Host) -> anyhow::Result<bool> {
-    let postgres = |entry: &Entry| entry.arguments.first().is_some_and(|program| program.contains("postgres"));
+    let postgres =
+        |entry: &Entry| entry.arguments.first().is_some_and(|program| program.contains("postgres"));
     Ok(host.processes()?.iter().any(|entry| !entry.zombie && postgres(entry)))
 }
 
@@ -118,7 +128,11 @@ async fn three_nodes_become_a_cluster_that_outlives_agents_and_coordinator() -> 
     ensure!(!again.to_string().contains("app:"), "the password is shown twice: {again}");
 
     // A replica leaves and returns.
-    fleet.cli(["cluster", "remove-member", "orders", "n3", "--confirm", "n3"])?.deadline(DEADLINE).run().await?;
+    fleet
+        .cli(["cluster", "remove-member", "orders", "n3", "--confirm", "n3"])?
+        .deadline(DEADLINE)
+        .run()
+        .await?;
     ensure!(members(&fleet).await?.len() == 2, "n3 is still there");
     fleet.cli(["cluster", "add-member", "orders", "n3"])?.deadline(DEADLINE).run().await?;
     whole(&fleet).await?;
@@ -141,7 +155,8 @@ async fn a_coordinator_killed_while_a_cluster_is_made_goes_on_after_its_restart(
     // Wherever it is by now, and again in the next steps.
     for _ in 0..3 {
         fleet.controller().crash(COORDINATOR).await?;
-        wait_for("the coordinator to answer", DEADLINE, || async { fleet.json(["whoami"]).await.is_ok() }).await?;
+        wait_for("the coordinator to answer", DEADLINE, || async { fleet.json(["whoami"]).await.is_ok() })
+            .await?;
     }
     let state = settled(&fleet).await?;
     ensure!(state == "succeeded", "the operation has {state}");

@@ -186,7 +186,13 @@ async fn run<S: Subject>(subject: &S, scenario: Scenario) -> Result<Ran, Violati
     let stopping = Arc::new(Stopping::new(Arc::clone(&store), scenario.stop));
     let procedure = subject.procedure(&world);
     let life = |on: Shared, plan: &Arc<Plan>, ask: Ask| {
-        live(subject.means(&world, &on), on, Arc::clone(plan), (procedure.clone(), subject.writes(&world)), ask)
+        live(
+            subject.means(&world, &on),
+            on,
+            Arc::clone(plan),
+            (procedure.clone(), subject.writes(&world)),
+            ask,
+        )
     };
     // The first life ends with the operation, or with the write it may not survive.
     let first = tokio::select! {

@@ -16,9 +16,9 @@ use super::remove_member::RemoveMember;
 use super::steps::Absent;
 use super::{Means, Procedures};
 use crate::cluster::{Cluster, MemberPhase, Phase};
+use crate::directory::put;
 use crate::operation::harness::{self, Subject};
 use crate::operation::{Operation, State};
-use crate::directory::put;
 use crate::store::{Op, Shared};
 use world::World;
 
@@ -51,7 +51,10 @@ impl Subject for Case {
 
     fn writes(&self, world: &World) -> Vec<Op> {
         let cluster = (self.before)(world);
-        cluster.map(|cluster| put(&cluster_key(&cluster.name), &cluster).expect("it can be JSON")).into_iter().collect()
+        cluster
+            .map(|cluster| put(&cluster_key(&cluster.name), &cluster).expect("it can be JSON"))
+            .into_iter()
+            .collect()
     }
 
     fn procedure(&self, world: &World) -> Procedures {
