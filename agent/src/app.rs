@@ -29,7 +29,7 @@ use crate::host::{self, Host, Limits};
 use crate::identity::{self, Certificates, Identity, Renewal};
 use crate::link::{self, Coordinators, Link, Patience, Status};
 use crate::outbox::{Outbox, node_event};
-use crate::report::{Node, Samples};
+use crate::report::{Inventories, Machine, Node, Samples};
 use crate::statefile;
 use crate::terms::{Finding, Terms};
 
@@ -44,6 +44,8 @@ pub struct App {
     converge: converge::Service,
     renewal: Renewal,
     samples: Samples,
+    inventories: Inventories,
+    machine: Machine,
     certificates: watch::Receiver<Arc<Certificates>>,
     credentials: watch::Sender<Arc<Credentials>>,
     clock: Clock,
@@ -124,12 +126,13 @@ impl Config {
             tell: Arc::new(move |event| events.event(event)),
         });
         let samples = Samples::new();
+        let inventories = Inventories::new();
+        let boot_id = host.system().boot_id()?;
+        let machine = Machine { host, service_manager: self.supervisor.manager(), engines };
         let node = Node {
             instance: InstanceId::generate(),
-            boot_id: host.system().boot_id()?,
-            service_manager: self.supervisor.manager(),
-            host,
-            engines,
+            boot_id,
+            inventories: inventories.clone(),
             terms,
             assignments,
             commands: orders,
@@ -140,7 +143,18 @@ impl Config {
         };
         let link = Link::new(Arc::new(node), identity.tls(), coordinators.clone(), Patience::default());
         let renewal = Renewal { identity, coordinators, clock: clock.clone(), outbox };
-        Ok(App { link, commands, converge, renewal, samples, certificates, credentials, clock })
+        Ok(App {
+            link,
+            commands,
+            converge,
+            renewal,
+            samples,
+            inventories,
+            machine,
+            certificates,
+            credentials,
+            clock,
+        })
     }
 }
 
@@ -152,13 +166,25 @@ impl App {
     /// # Errors
     /// If the process cannot listen for signals.
     pub async fn run(self) -> Result<Drained, Error> {
-        let Self { link, commands, converge, renewal, samples, certificates, credentials, clock } = self;
+        let Self {
+            link,
+            commands,
+            converge,
+            renewal,
+            samples,
+            inventories,
+            machine,
+            certificates,
+            credentials,
+            clock,
+        } = self;
         let tasks = Tasks::new();
         tasks.stop_on_signals().map_err(Error::Signals)?;
         let stop = tasks.token();
         tasks.spawn("notify", notify(link.status(), stop.clone()));
         tasks.spawn("commands", commands.run(stop.clone()));
         tasks.spawn("converge", converge.run(stop.clone()));
+        tasks.spawn("inventory", inventories.run(machine, stop.clone()));
         tasks.spawn("renewal", renewal.run(stop.clone()));
         tasks.spawn("credentials", hand_on(certificates, credentials, stop.clone()));
         tasks.spawn("telemetry", samples.run(clock, stop.clone()));

@@ -14,8 +14,6 @@ use crate::link::client::{Address, AddressError, Coordinators};
 pub const STATE_DIR: &str = "/var/lib/holdfast/agent";
 /// Where the databases lie unless joining said otherwise.
 pub const DATA_DIR: &str = "/var/lib/holdfast/data";
-/// Where Debian has the engines' programs.
-pub const PROGRAMS_DIR: &str = "/usr/lib/postgresql";
 
 /// The file, as an administrator writes it. Every key may be left out.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]
@@ -95,16 +93,5 @@ mod tests {
             let error = parsed(text).unwrap_err().to_string();
             assert!(error.contains(named), "{error}");
         }
-    }
-
-    #[test]
-    fn the_example_names_every_key_and_changes_nothing() {
-        let example = include_str!("../../deploy/config/agent.example.toml");
-        assert_eq!(parsed(example).unwrap(), Config::default());
-        // A key stands behind a `#` without a blank, a remark behind one with a blank.
-        let all = parsed(&example.replace("\n#", "\n").replace("\n ", "\n# ")).unwrap();
-        let Config { state_dir, coordinators, memory_bytes, supervisor: _, log } = all;
-        assert_eq!((state_dir, coordinators.len()), (Some(PathBuf::from(STATE_DIR)), 2));
-        assert!(memory_bytes.is_some() && log.filter.is_some());
     }
 }

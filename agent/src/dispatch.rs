@@ -85,6 +85,9 @@ pub struct Service {
     queue: Queue,
     running: JoinSet<(CommandId, Outcome)>,
     at_work: HashMap<CommandId, AtWork>,
+    /// Left out to prove the tests: an outcome is told before it is recorded.
+    #[cfg(test)]
+    tells_first: bool,
 }
 
 /// What the service uses.
@@ -145,6 +148,8 @@ impl Service {
             queue: Queue::new(),
             running: JoinSet::new(),
             at_work: HashMap::new(),
+            #[cfg(test)]
+            tells_first: false,
         };
         for Ended { command_id, sequence, outcome, acknowledged: _ } in found.unacknowledged {
             service.means.outbox.outcome(command_id, sequence, outcome);
@@ -270,6 +275,10 @@ impl Service {
 
     /// Records an outcome, then tells it.
     async fn end(&mut self, command_id: CommandId, sequence: u64, outcome: Outcome) {
+        #[cfg(test)]
+        if self.tells_first {
+            self.means.outbox.outcome(command_id, sequence, outcome.clone());
+        }
         let ended = Ended { command_id, sequence, outcome: outcome.clone(), acknowledged: None };
         if let Err(error) = self.journal.end(ended).await {
             // It stands in memory, and is told; should the agent end now, the command is run again and finds itself done.

@@ -105,6 +105,11 @@ impl<B: Below> Link<B> {
         let mut quick = Backoff::new(first, longest);
         let mut slow = Backoff::new(longest, longest_later);
         let mut unwanted = Backoff::new(longest, longest_unwanted);
+        // Both arms are cancel-safe.
+        tokio::select! {
+            () = stop.cancelled() => return,
+            () = self.below.ready() => {}
+        }
         let mut lost_at = Instant::now();
         let mut tries = 0_u32;
         while !stop.is_cancelled() {

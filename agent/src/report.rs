@@ -32,15 +32,15 @@ use crate::terms::Terms;
 
 /// Between samples until the coordinator says otherwise.
 const SAMPLE_INTERVAL: Duration = Duration::from_secs(5);
+const INVENTORY_INTERVAL: Duration = Duration::from_secs(600);
+const OFFERS_DEADLINE: Duration = Duration::from_secs(30);
 
 /// The agent's parts, as the link sees them.
 #[derive(Debug)]
 pub struct Node {
     pub instance: InstanceId,
     pub boot_id: String,
-    pub host: Host,
-    pub service_manager: ServiceManager,
-    pub engines: Engines,
+    pub inventories: Inventories,
     pub terms: Arc<Terms>,
     pub assignments: Arc<Assignments>,
     pub commands: dispatch::Handle,
@@ -50,6 +50,20 @@ pub struct Node {
     pub clock: Clock,
 }
 
+/// What an inventory is made of.
+#[derive(Debug, Clone)]
+pub struct Machine {
+    pub host: Host,
+    pub service_manager: ServiceManager,
+    pub engines: Engines,
+}
+
+/// What the machine is, looked at now and then. Cheap to clone.
+#[derive(Debug, Clone)]
+pub struct Inventories {
+    newest: watch::Sender<Option<Arc<Inventory>>>,
+}
+
 /// The newest sample, and how often there should be one. Cheap to clone.
 #[derive(Debug, Clone)]
 pub struct Samples {
@@ -57,33 +71,87 @@ pub struct Samples {
     interval: watch::Sender<Duration>,
 }
 
-// === impl Node ===
+// === impl Inventories ===
 
-impl Node {
-    async fn inventory(&self) -> Inventory {
-        let mut engines = Vec::new();
-        for engine in self.engines.all() {
-            match engine.offers().await {
-                Ok(offers) => engines.extend(offers),
-                Err(error) => tracing::warn!(engine = %engine.kind(), error = %Chain(&error), "list engines"),
+impl Inventories {
+    pub fn new() -> Self {
+        Self { newest: watch::Sender::new(None) }
+    }
+
+    /// Looks at the machine now and then, until it is stopped. Engines' package lists take seconds to read: no session
+    /// waits for that but the first.
+    pub async fn run(self, machine: Machine, stop: CancellationToken) {
+        loop {
+            // Dropping a look half-way loses nothing.
+            let looked = tokio::select! {
+                () = stop.cancelled() => return,
+                looked = machine.look() => looked,
+            };
+            self.newest.send_replace(Some(Arc::new(looked)));
+            // Both arms are cancel-safe.
+            tokio::select! {
+                () = stop.cancelled() => return,
+                () = tokio::time::sleep(INVENTORY_INTERVAL) => {}
             }
         }
-        let known = Known {
-            privilege: self.host.system().privilege(),
-            service_manager: self.service_manager,
-            engines,
-        };
-        let taken = tokio::task::spawn_blocking(move || take_inventory(&Roots::default(), known)).await;
-        match taken {
+    }
+
+    async fn first(&self) {
+        let mut newest = self.newest.subscribe();
+        // The sender is in `self`: it is not gone.
+        let _first = newest.wait_for(Option::is_some).await;
+    }
+
+    fn newest(&self) -> Option<Arc<Inventory>> {
+        self.newest.borrow().clone()
+    }
+}
+
+impl Default for Inventories {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+// === impl Machine ===
+
+impl Machine {
+    async fn look(&self) -> Inventory {
+        let Self { host, service_manager, engines } = self;
+        let mut offers = Vec::new();
+        for engine in engines.all() {
+            match tokio::time::timeout(OFFERS_DEADLINE, engine.offers()).await {
+                Ok(Ok(found)) => offers.extend(found),
+                Ok(Err(error)) => {
+                    tracing::warn!(engine = %engine.kind(), error = %Chain(&error), "list engines")
+                }
+                Err(_) => {
+                    tracing::warn!(engine = %engine.kind(), "listing the engine's versions takes too long")
+                }
+            }
+        }
+        let (privilege, service_manager) = (host.system().privilege(), *service_manager);
+        let known = Known { privilege, service_manager, engines: offers };
+        match tokio::task::spawn_blocking(move || take_inventory(&Roots::default(), known)).await {
             Ok(inventory) => inventory,
             Err(error) => std::panic::resume_unwind(error.into_panic()),
         }
     }
 }
 
+// === impl Node ===
+
 impl Below for Node {
+    fn ready(&self) -> BoxFuture<'_, ()> {
+        Box::pin(self.inventories.first())
+    }
+
     fn hello(&self) -> BoxFuture<'_, Hello> {
         Box::pin(async {
+            self.inventories.first().await;
+            let inventory = self.inventories.newest();
+            let inventory =
+                inventory.as_deref().expect("the first one is there, and none is taken away").clone();
             let accepted = self.terms.accepted().await.unwrap_or_default();
             let mut unfinished = self.commands.unfinished();
             unfinished.truncate(MAX_UNFINISHED);
@@ -92,7 +160,7 @@ impl Below for Node {
                 agent_version: env!("CARGO_PKG_VERSION").to_owned(),
                 boot_id: self.boot_id.clone(),
                 instance_id: self.instance,
-                inventory: self.inventory().await,
+                inventory,
                 assignment_generation: self.assignments.newest().generation,
                 coordinator_generation: accepted.coordinator_generation,
                 unfinished,

@@ -1,1 +1,572 @@
-//! Filled below.
+//! At most once, whatever is repeated, reordered, refused or cut off at any write.
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+use std::sync::atomic::AtomicBool;
+use std::sync::{Mutex, MutexGuard};
+
+use holdfast_common::clock::ManualClock;
+use holdfast_common::command::{CheckMember, DestroyMember, InstallEngine, Success};
+use holdfast_common::engine::Engine;
+use holdfast_common::generation::Generation;
+use holdfast_common::link::{FromAgent, Update};
+use jiff::Timestamp;
+use tokio::sync::Notify;
+use tokio::time::timeout;
+
+use super::*;
+use crate::host::fake::FakeTree;
+use crate::host::files::{self, Access, Deed, Entry, Removed, Space, Stat, Tree};
+
+const STATE: &str = "/state";
+const PATIENCE: Duration = Duration::from_secs(30);
+
+/// The machine: its disk and what commands did to it. It outlives agents.
+#[derive(Debug, Clone)]
+struct World {
+    disk: FakeTree,
+    state: Arc<Mutex<Effects>>,
+}
+
+#[derive(Debug, Default)]
+struct Effects {
+    /// How often each command changed something.
+    count: BTreeMap<CommandId, u32>,
+    /// The newest change: a repeat of just this command finds itself done.
+    last: Option<CommandId>,
+    /// Different outcomes that were told of each command.
+    told: BTreeMap<CommandId, Vec<Outcome>>,
+    started: u32,
+}
+
+/// Ends the agent at the n-th step: a write, or a point around an effect.
+#[derive(Debug, Clone)]
+struct Fuse {
+    left: Arc<Mutex<Option<u32>>>,
+    blown: Arc<AtomicBool>,
+    noticed: Arc<Notify>,
+    /// The step at which it ends takes for ever, that is, until the other end of this is dropped.
+    hangs: Option<Arc<Mutex<std::sync::mpsc::Receiver<()>>>>,
+}
+
+/// The disk as one agent sees it.
+#[derive(Debug)]
+struct Fused {
+    disk: FakeTree,
+    fuse: Fuse,
+}
+
+/// Executes by counting.
+struct Counting {
+    world: World,
+    fuse: Fuse,
+    gate: Option<Arc<Notify>>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Mutant {
+    None,
+    ForgetfulJournal,
+}
+
+impl World {
+    async fn new() -> Self {
+        let disk = FakeTree::new([PathBuf::from(STATE)]);
+        Terms::create(&Files::new(Arc::new(disk.clone())), Path::new(STATE)).await.unwrap();
+        Self { disk, state: Arc::default() }
+    }
+
+    fn effects(&self) -> MutexGuard<'_, Effects> {
+        self.state.lock().unwrap()
+    }
+
+    fn count(&self, id: CommandId) -> u32 {
+        self.effects().count.get(&id).copied().unwrap_or(0)
+    }
+}
+
+impl Fuse {
+    fn after(steps: Option<u32>) -> Self {
+        Self {
+            left: Arc::new(Mutex::new(steps)),
+            blown: Arc::default(),
+            noticed: Arc::default(),
+            hangs: None,
+        }
+    }
+
+    /// Whether the agent is still there.
+    fn step(&self) -> bool {
+        let mut left = self.left.lock().unwrap();
+        match left.as_mut() {
+            Some(0) => {
+                self.blown.store(true, Ordering::SeqCst);
+                self.noticed.notify_one();
+                false
+            }
+            Some(left) => {
+                *left -= 1;
+                true
+            }
+            None => true,
+        }
+    }
+
+    fn is_blown(&self) -> bool {
+        self.blown.load(Ordering::SeqCst)
+    }
+}
+
+impl Fused {
+    /// A change of the disk: the agent may end before it, or after it.
+    fn change<T>(
+        &self,
+        path: &Path,
+        change: impl FnOnce() -> Result<T, files::Error>,
+    ) -> Result<T, files::Error> {
+        let gone = || files::Error::Io {
+            deed: Deed::Write,
+            path: path.to_owned(),
+            source: std::io::Error::other("gone"),
+        };
+        if !self.fuse.step() {
+            if let Some(hangs) = &self.fuse.hangs {
+                let _dropped = hangs.lock().unwrap().recv();
+            }
+            return Err(gone());
+        }
+        let changed = change();
+        if self.fuse.step() { changed } else { Err(gone()) }
+    }
+}
+
+impl Tree for Fused {
+    fn write(&self, path: &Path, contents: &[u8], access: Access) -> Result<(), files::Error> {
+        self.change(path, || self.disk.write(path, contents, access))
+    }
+    fn read(&self, path: &Path, limit: u64) -> Result<Vec<u8>, files::Error> {
+        self.disk.read(path, limit)
+    }
+    fn create_dir(&self, path: &Path, access: Access) -> Result<(), files::Error> {
+        self.disk.create_dir(path, access)
+    }
+    fn set_access(&self, path: &Path, access: Access) -> Result<(), files::Error> {
+        self.disk.set_access(path, access)
+    }
+    fn rename(&self, from: &Path, to: &Path) -> Result<(), files::Error> {
+        self.change(from, || self.disk.rename(from, to))
+    }
+    fn remove_file(&self, path: &Path) -> Result<Removed, files::Error> {
+        self.change(path, || self.disk.remove_file(path))
+    }
+    fn remove_tree(&self, path: &Path) -> Result<Removed, files::Error> {
+        self.change(path, || self.disk.remove_tree(path))
+    }
+    fn list(&self, path: &Path) -> Result<Vec<Entry>, files::Error> {
+        self.disk.list(path)
+    }
+    fn stat(&self, path: &Path) -> Result<Option<Stat>, files::Error> {
+        self.disk.stat(path)
+    }
+    fn space(&self, path: &Path) -> Result<Space, files::Error> {
+        self.disk.space(path)
+    }
+}
+
+impl Execute for Counting {
+    fn execute<'a>(&'a self, _: &'a Payload, work: &'a Work) -> BoxFuture<'a, Outcome> {
+        Box::pin(async move {
+            self.world.effects().started += 1;
+            work.say("at work");
+            if let Some(gate) = &self.gate {
+                tokio::select! {
+                    () = gate.notified() => {}
+                    () = work.cancelled.cancelled() => return Err(Failure::new(Reason::Cancelled, "cancelled")),
+                }
+            }
+            if !self.fuse.step() {
+                return std::future::pending().await;
+            }
+            {
+                let mut effects = self.world.effects();
+                if effects.last != Some(work.command) {
+                    *effects.count.entry(work.command).or_default() += 1;
+                    effects.last = Some(work.command);
+                }
+            }
+            if !self.fuse.step() {
+                return std::future::pending().await;
+            }
+            Ok(Success::DestroyMember { removed: true })
+        })
+    }
+}
+
+/// One run of the agent.
+struct Agent {
+    world: World,
+    fuse: Fuse,
+    orders: Handle,
+    outbox: Outbox,
+    clock: Clock,
+    task: tokio::task::JoinHandle<()>,
+    stop: CancellationToken,
+}
+
+/// The agent ended at its fuse.
+#[derive(Debug)]
+struct Gone;
+
+impl Agent {
+    async fn start(world: &World, clock: &Clock, steps: Option<u32>, mutant: Mutant) -> Result<Self, Gone> {
+        Self::start_gated(world, clock, steps, mutant, None).await
+    }
+
+    async fn start_gated(
+        world: &World,
+        clock: &Clock,
+        steps: Option<u32>,
+        mutant: Mutant,
+        gate: Option<Arc<Notify>>,
+    ) -> Result<Self, Gone> {
+        let fuse = Fuse::after(steps);
+        let files = Files::new(Arc::new(Fused { disk: world.disk.clone(), fuse: fuse.clone() }));
+        let outbox = Outbox::default();
+        let terms = Terms::open(files.clone(), Path::new(STATE)).await.map_err(|_| Gone)?.0;
+        let means = Means {
+            execute: Arc::new(Counting { world: world.clone(), fuse: fuse.clone(), gate }),
+            terms: Arc::new(terms),
+            outbox: outbox.clone(),
+            clock: clock.clone(),
+        };
+        let opened = Service::open(files, Path::new(STATE), means).await;
+        let (mut service, orders, findings) = opened.map_err(|_| Gone)?;
+        assert!(findings.is_empty(), "{findings:?}");
+        service.journal.forgetful = mutant == Mutant::ForgetfulJournal;
+        let stop = CancellationToken::new();
+        let task = tokio::spawn(service.run(stop.clone()));
+        Ok(Self { world: world.clone(), fuse, orders, outbox, clock: clock.clone(), task, stop })
+    }
+
+    async fn give(&self, command: &Command) {
+        self.orders.give(Order::Run(Box::new(command.clone()))).await;
+    }
+
+    /// The outcome of a command, as the coordinator hears it.
+    async fn outcome(&self, id: CommandId) -> Result<Outcome, Gone> {
+        let heard = async {
+            loop {
+                while let Some(message) = self.outbox.take(&self.clock) {
+                    // What an agent that is gone would have said, nobody heard.
+                    if self.fuse.is_blown() {
+                        return Err(Gone);
+                    }
+                    if let FromAgent::CommandUpdate(update) = message
+                        && let Update::Outcome(outcome) = update.update
+                    {
+                        let mut effects = self.world.effects();
+                        let told = effects.told.entry(update.command_id).or_default();
+                        if !told.contains(&outcome) {
+                            told.push(outcome.clone());
+                        }
+                        if update.command_id == id {
+                            return Ok(outcome);
+                        }
+                    }
+                }
+                tokio::select! {
+                    () = self.outbox.changed() => {}
+                    () = self.fuse.noticed.notified() => return Err(Gone),
+                }
+            }
+        };
+        timeout(PATIENCE, heard).await.expect("an outcome, or the end of the agent")
+    }
+
+    /// Ends as by kill -9.
+    async fn kill(self) {
+        self.task.abort();
+        let _aborted = self.task.await;
+    }
+}
+
+fn now() -> Timestamp {
+    Timestamp::from_second(1_800_000_000).unwrap()
+}
+
+fn clock() -> ManualClock {
+    ManualClock::at(now())
+}
+
+fn destroy(cluster_id: ClusterId, term: u64) -> Command {
+    Command {
+        id: CommandId::generate(),
+        coordinator_generation: Generation::new(3),
+        term: Term::new(term),
+        deadline: now() + Duration::from_secs(60),
+        payload: Payload::DestroyMember(DestroyMember { cluster_id, confirm: "orders".parse().unwrap() }),
+    }
+}
+
+/// Two commands, each five times, told, the first repeated after the second, an end, and both repeated.
+async fn story(commands: &[Command; 2], agent: &Agent) -> Result<(), Gone> {
+    for command in commands {
+        for _ in 0..5 {
+            agent.give(command).await;
+        }
+        let _ = agent.outcome(command.id).await?;
+        agent.orders.give(Order::Acknowledged(command.id)).await;
+    }
+    for command in commands {
+        agent.give(command).await;
+        let _ = agent.outcome(command.id).await?;
+    }
+    Ok(())
+}
+
+/// The story, cut off at step `steps`, then told again from the beginning by an agent that lives. `false`: it was not cut.
+async fn cut_story(steps: u32, mutant: Mutant) -> (World, [Command; 2], bool) {
+    let (world, clock) = (World::new().await, clock().clock());
+    let cluster = ClusterId::generate();
+    let commands = [destroy(cluster, 1), destroy(cluster, 1)];
+    let mut cut = true;
+    if let Ok(agent) = Agent::start(&world, &clock, Some(steps), mutant).await {
+        cut = story(&commands, &agent).await.is_err();
+        agent.kill().await;
+    }
+    let agent = Agent::start(&world, &clock, None, mutant).await.unwrap();
+    story(&commands, &agent).await.unwrap();
+    agent.kill().await;
+    (world, commands, cut)
+}
+
+/// Exactly one effect and one outcome for each command.
+fn is_once(world: &World, commands: &[Command; 2]) -> bool {
+    commands.iter().all(|command| world.count(command.id) == 1)
+        && world.effects().told.values().all(|outcomes| matches!(outcomes[..], [Ok(_)]))
+}
+
+#[tokio::test]
+async fn an_agent_that_ends_at_any_step_applies_each_command_once() {
+    let mut steps = 0;
+    loop {
+        let (world, commands, cut) = cut_story(steps, Mutant::None).await;
+        assert!(is_once(&world, &commands), "cut at step {steps}: {:?}", world.effects());
+        if !cut {
+            break;
+        }
+        steps += 1;
+    }
+    assert!(steps > 12, "only {steps} steps: the harness does not reach them");
+}
+
+#[tokio::test]
+async fn a_journal_in_memory_only_is_found_out() {
+    let mut twice = 0;
+    for steps in 0..40 {
+        let (world, commands, cut) = cut_story(steps, Mutant::ForgetfulJournal).await;
+        twice += u32::from(commands.iter().any(|command| world.count(command.id) > 1));
+        assert!(!is_once(&world, &commands) || cut, "the checker sees nothing");
+        if !cut {
+            break;
+        }
+    }
+    assert!(twice > 0);
+}
+
+#[tokio::test]
+async fn an_outcome_is_told_only_once_it_is_recorded() {
+    for tells_first in [false, true] {
+        let (world, clock) = (World::new().await, clock().clock());
+        let command = destroy(ClusterId::generate(), 1);
+        // Only the journal is on this fuse: the intent takes two steps, the third is the record of the outcome.
+        let (release, hangs) = std::sync::mpsc::channel();
+        let fuse = Fuse { hangs: Some(Arc::new(Mutex::new(hangs))), ..Fuse::after(Some(2)) };
+        let files = Files::new(Arc::new(Fused { disk: world.disk.clone(), fuse: fuse.clone() }));
+        let plain = Files::new(Arc::new(world.disk.clone()));
+        let terms = Terms::open(plain, Path::new(STATE)).await.unwrap().0;
+        let outbox = Outbox::default();
+        let means = Means {
+            execute: Arc::new(Counting { world: world.clone(), fuse: Fuse::after(None), gate: None }),
+            terms: Arc::new(terms),
+            outbox: outbox.clone(),
+            clock,
+        };
+        let (mut service, orders, _) = Service::open(files, Path::new(STATE), means).await.unwrap();
+        service.tells_first = tells_first;
+        orders.give(Order::Run(Box::new(command.clone()))).await;
+        let stop = CancellationToken::new();
+        let run = service.run(stop.clone());
+        tokio::pin!(run);
+        tokio::select! {
+            () = &mut run => panic!("ended"),
+            () = fuse.noticed.notified() => {}
+            () = tokio::time::sleep(PATIENCE) => panic!("the record was not tried"),
+        }
+        // The agent ends here, at the record.
+        assert_eq!(outbox.unacknowledged() == 1, tells_first);
+        assert_eq!(world.count(command.id), 1);
+        drop(release);
+    }
+}
+
+#[tokio::test]
+async fn what_must_not_run_is_refused_without_effect() {
+    let (world, clock) = (World::new().await, clock().clock());
+    let agent = Agent::start(&world, &clock, None, Mutant::None).await.unwrap();
+    let cluster = ClusterId::generate();
+    let accepted = destroy(cluster, 5);
+    agent.give(&accepted).await;
+    agent.outcome(accepted.id).await.unwrap().unwrap();
+
+    let late = Command { deadline: now(), ..destroy(cluster, 5) };
+    let stale = destroy(cluster, 4);
+    let old_coordinator = Command { coordinator_generation: Generation::new(2), ..destroy(cluster, 6) };
+    for (command, reason) in
+        [(late, Reason::CommandTimedOut), (stale, Reason::StaleTerm), (old_coordinator, Reason::StaleTerm)]
+    {
+        for _ in 0..3 {
+            agent.give(&command).await;
+            let failure = agent.outcome(command.id).await.unwrap().unwrap_err();
+            assert_eq!(failure.reason, reason);
+        }
+        assert_eq!(world.count(command.id), 0);
+    }
+    // Another cluster's terms are its own.
+    let other = destroy(ClusterId::generate(), 1);
+    agent.give(&other).await;
+    agent.outcome(other.id).await.unwrap().unwrap();
+    agent.kill().await;
+
+    // The bounds hold after a restart.
+    let agent = Agent::start(&world, &clock, None, Mutant::None).await.unwrap();
+    let stale = destroy(cluster, 4);
+    agent.give(&stale).await;
+    assert_eq!(agent.outcome(stale.id).await.unwrap().unwrap_err().reason, Reason::StaleTerm);
+    assert_eq!(world.effects().started, 2);
+}
+
+#[tokio::test]
+async fn commands_on_one_cluster_run_one_at_a_time_and_too_many_are_refused() {
+    let (world, clock) = (World::new().await, clock().clock());
+    let gate = Arc::new(Notify::new());
+    let agent =
+        Agent::start_gated(&world, &clock, None, Mutant::None, Some(Arc::clone(&gate))).await.unwrap();
+    let cluster = ClusterId::generate();
+    let commands: Vec<Command> = (0..MAX_WAITING + 2).map(|_| destroy(cluster, 1)).collect();
+    for command in &commands {
+        agent.give(command).await;
+    }
+    let refused = commands.last().unwrap();
+    let failure = agent.outcome(refused.id).await.unwrap().unwrap_err();
+    assert_eq!(failure.reason, Reason::QueueFull);
+    assert_eq!(world.effects().started, 1);
+    // Cancelled, waiting or running, they have no effect.
+    agent.orders.give(Order::Cancel(commands[1].id)).await;
+    assert_eq!(agent.outcome(commands[1].id).await.unwrap().unwrap_err().reason, Reason::Cancelled);
+    agent.orders.give(Order::Cancel(commands[0].id)).await;
+    assert_eq!(agent.outcome(commands[0].id).await.unwrap().unwrap_err().reason, Reason::Cancelled);
+    // In order, one after the other.
+    for (finished, command) in commands[2..commands.len() - 1].iter().enumerate() {
+        gate.notify_one();
+        agent.outcome(command.id).await.unwrap().unwrap();
+        assert_eq!(world.effects().count.len(), finished + 1);
+    }
+    agent.stop.cancel();
+    timeout(PATIENCE, agent.task).await.unwrap().unwrap();
+}
+
+#[tokio::test]
+async fn a_command_is_cancelled_at_its_deadline() {
+    let (world, clock) = (World::new().await, clock().clock());
+    let gate = Some(Arc::new(Notify::new()));
+    let agent = Agent::start_gated(&world, &clock, None, Mutant::None, gate).await.unwrap();
+    let command =
+        Command { deadline: now() + Duration::from_millis(30), ..destroy(ClusterId::generate(), 1) };
+    agent.give(&command).await;
+    let failure = agent.outcome(command.id).await.unwrap().unwrap_err();
+    assert_eq!(failure.reason, Reason::CommandTimedOut);
+    assert_eq!(world.count(command.id), 0);
+}
+
+#[tokio::test]
+async fn a_term_that_contradicts_its_payload_is_refused() {
+    let (world, clock) = (World::new().await, clock().clock());
+    let agent = Agent::start(&world, &clock, None, Mutant::None).await.unwrap();
+    let harmless = [
+        Payload::CheckMember(CheckMember {
+            cluster_id: ClusterId::generate(),
+            engine: Engine::Postgresql,
+            engine_version: None,
+            port: 5432,
+            extensions: vec![],
+        }),
+        Payload::InstallEngine(InstallEngine {
+            engine: Engine::Postgresql,
+            engine_version: "15".parse().unwrap(),
+            extensions: vec![],
+        }),
+    ];
+    for payload in harmless {
+        let command = Command { term: Term::NONE, payload, ..destroy(ClusterId::generate(), 1) };
+        agent.give(&command).await;
+        agent.outcome(command.id).await.unwrap().unwrap();
+    }
+}
+
+#[tokio::test]
+async fn a_damaged_record_is_set_aside_and_its_command_never_run_again() {
+    let (world, clock) = (World::new().await, clock().clock());
+    let command = destroy(ClusterId::generate(), 1);
+    let agent = Agent::start(&world, &clock, None, Mutant::None).await.unwrap();
+    agent.give(&command).await;
+    agent.outcome(command.id).await.unwrap().unwrap();
+    agent.kill().await;
+
+    let path = PathBuf::from(STATE).join("commands").join(command.id.to_string());
+    let good = world.disk.contents(&path).unwrap();
+    let flipped = |position: usize| {
+        let mut bad = good.clone();
+        bad[position] ^= 0x10;
+        bad
+    };
+    let cuts = (0..good.len()).step_by(7).map(|end| good[..end].to_vec());
+    let flips = (0..good.len()).step_by(7).map(flipped);
+    for bad in cuts.chain(flips) {
+        world.disk.put(&path, bad.clone());
+        let files = Files::new(Arc::new(world.disk.clone()));
+        let opened = Journal::open(files, Path::new(STATE), clock.clone()).await;
+        let (journal, found) = opened.unwrap();
+        assert_eq!(found.findings.len(), 1);
+        assert!(matches!(journal.state(command.id), Some(State::Ended { .. })));
+        let outcome = found.unacknowledged[0].outcome.as_ref();
+        assert_eq!(outcome.unwrap_err().reason, Reason::StateDamaged);
+        let mut aside = path.clone().into_os_string();
+        aside.push(".damaged");
+        assert_eq!(world.disk.contents(PathBuf::from(aside)), Some(bad));
+    }
+    assert_eq!(world.count(command.id), 1);
+}
+
+#[tokio::test]
+async fn acknowledged_outcomes_are_forgotten_after_a_week() {
+    let (world, time) = (World::new().await, clock());
+    let clock = time.clock();
+    let command = destroy(ClusterId::generate(), 1);
+    let files = Files::new(Arc::new(world.disk.clone()));
+    let (mut journal, _) = Journal::open(files.clone(), Path::new(STATE), clock.clone()).await.unwrap();
+    journal.begin(Begun { command: command.clone(), runs: 1 }).await.unwrap();
+    let outcome = Ok(Success::SetPassword);
+    let ended = Ended { command_id: command.id, sequence: 9, outcome, acknowledged: None };
+    journal.end(ended.clone()).await.unwrap();
+    time.advance(journal::KEEP * 2);
+    let (mut journal, found) = Journal::open(files.clone(), Path::new(STATE), clock.clone()).await.unwrap();
+    assert_eq!(found.unacknowledged, [ended], "kept as long as the coordinator does not have it");
+    journal.acknowledge(command.id).await.unwrap();
+    time.advance(journal::KEEP - Duration::from_secs(1));
+    let (journal, _) = Journal::open(files.clone(), Path::new(STATE), clock.clone()).await.unwrap();
+    assert!(journal.state(command.id).is_some());
+    time.advance(Duration::from_secs(2));
+    let (journal, _) = Journal::open(files, Path::new(STATE), clock).await.unwrap();
+    assert!(journal.state(command.id).is_none());
+}

@@ -13,6 +13,9 @@
 //! is made only when there is room again. Ending a session cancels no command. Not here: connecting, and waiting to
 //! connect again.
 
+#[cfg(test)]
+mod tests;
+
 use std::time::Duration;
 
 use futures::future::BoxFuture;
@@ -45,6 +48,11 @@ const REPEAT_INTERVAL: Duration = Duration::from_secs(20);
 
 /// What lies below the session: the agent's own parts, or a simulation of them.
 pub trait Below: Send + Sync + 'static {
+    /// Once before the first try to connect.
+    fn ready(&self) -> BoxFuture<'_, ()> {
+        Box::pin(std::future::ready(()))
+    }
+
     fn hello(&self) -> BoxFuture<'_, Hello>;
 
     /// The newest state of all members. Cheap.
