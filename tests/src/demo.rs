@@ -17,9 +17,11 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
 use crate::binaries;
-use crate::fleet::{AGENT, COORDINATOR, Fleet, Uri};
+use crate::fleet::{Fleet, Uri, write_secret};
+use crate::host::Host;
+use crate::host::spec::IsolationName;
 use crate::network::Network;
-use crate::proc::Process;
+use crate::proc::{self, Process};
 use crate::process::Program;
 use crate::run::{self, Isolation, Run};
 use crate::wait::wait_until;
@@ -37,11 +39,57 @@ const SOON: Duration = Duration::from_secs(15);
 #[derive(Debug, Serialize, Deserialize)]
 struct Record {
     programs: BTreeMap<String, String>,
-    services: Vec<Process>,
+    /// Pid 1 of every host: services come and go, as when somebody kills an agent to see what happens.
+    hosts: BTreeMap<String, Process>,
+    isolation: IsolationName,
     answer: Value,
 }
 
-/// `up NODES [json]` or `down NODES [json]`.
+/// How a demo that stands is told of, as the last output.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Answer {
+    Words,
+    Json,
+}
+
+// === impl Record ===
+
+impl Record {
+    fn config(&self) -> anyhow::Result<PathBuf> {
+        self.answer["config"].as_str().map(PathBuf::from).context("a context file")
+    }
+
+    /// The answer with the pids of this moment, as seen from outside of the hosts.
+    async fn answer_now(&self) -> anyhow::Result<Value> {
+        let mut answer = self.answer.clone();
+        answer["coordinator"]["pid"] = self.pid("ctl", "holdfast-coordinator").await?.into();
+        for node in answer["nodes"].as_array_mut().into_iter().flatten() {
+            let name = node["name"].as_str().context("a node's name")?.to_owned();
+            node["agent_pid"] = self.pid(&name, "holdfast-agent").await?.into();
+        }
+        Ok(answer)
+    }
+
+    /// The process that runs a daemon on a host, once it does: it may just have been killed.
+    async fn pid(&self, host: &str, program: &str) -> anyhow::Result<u32> {
+        let init = *self.hosts.get(host).with_context(|| format!("no host {host}"))?;
+        wait_until(format!("{program} on {host}"), SOON, || async {
+            let all = match self.isolation {
+                IsolationName::Hosts => proc::in_pid_namespace_of(init.pid),
+                IsolationName::Processes => proc::tree(init),
+            };
+            let runs = |one: &proc::Entry| {
+                let mut words = one.arguments.iter();
+                words.next().is_some_and(|path| path.ends_with(program))
+                    && words.next().is_some_and(|verb| verb == "run")
+            };
+            Ok(all.iter().find(|one| runs(one)).context("it does not run")?.process.pid)
+        })
+        .await
+    }
+}
+
+/// `up NODES [json]` or `down`.
 ///
 /// # Errors
 ///
@@ -50,22 +98,20 @@ pub fn main(arguments: &[String]) -> anyhow::Result<()> {
     let runtime =
         tokio::runtime::Builder::new_current_thread().enable_all().build().context("make a runtime")?;
     let words: Vec<_> = arguments.iter().map(String::as_str).collect();
-    let (verb, nodes, json) = match words.as_slice() {
-        [verb, nodes] => (*verb, *nodes, false),
-        [verb, nodes, "json"] => (*verb, *nodes, true),
-        _ => bail!("the demo is started by `cargo xtask demo`"),
-    };
     let _alone = alone()?;
-    match verb {
-        "up" => runtime.block_on(up(nodes.parse().context("a number of nodes")?, json)),
-        "down" => runtime.block_on(down()),
+    match words.as_slice() {
+        ["down"] => runtime.block_on(down()),
+        ["up", nodes] => runtime.block_on(up(nodes.parse().context("a number of nodes")?, Answer::Words)),
+        ["up", nodes, "json"] => {
+            runtime.block_on(up(nodes.parse().context("a number of nodes")?, Answer::Json))
+        }
         _ => bail!("the demo is started by `cargo xtask demo`"),
     }
 }
 
-async fn up(nodes: usize, json: bool) -> anyhow::Result<()> {
+async fn up(nodes: usize, how: Answer) -> anyhow::Result<()> {
     let folder = folder()?;
-    let record = match standing(&folder, nodes) {
+    let record = match standing(&folder, nodes).await {
         Some(record) => {
             step("the demo is running already");
             record
@@ -78,10 +124,12 @@ async fn up(nodes: usize, json: bool) -> anyhow::Result<()> {
             })?
         }
     };
-    if json {
-        return say(&record.answer);
-    }
-    say(next_commands(&record.answer)?)
+    show(&record.config()?, &["cluster", "show", DEMO])?;
+    let answer = record.answer_now().await?;
+    say(match how {
+        Answer::Words => next_commands(&answer)?,
+        Answer::Json => answer.to_string(),
+    })
 }
 
 async fn down() -> anyhow::Result<()> {
@@ -100,15 +148,16 @@ async fn make(folder: &Path, nodes: usize) -> anyhow::Result<Record> {
     let network = Network::of(Run::detached(DEMO, folder)?).await?;
     let operators = (Ipv4Addr::LOCALHOST, free_port(OPERATORS, &[Ipv4Addr::LOCALHOST])?);
     let mut fleet = Fleet::start(network, operators.into()).await.context("start the coordinator")?;
+    let config = fleet.context_file();
     step(format_args!("joining {}, each with a token of its own", names.join(", ")));
     fleet.join_all(&names).await?;
-    show(&fleet, &["node", "list"])?;
+    show(&config, &["node", "list"])?;
 
     step("creating the cluster");
     let port = cluster_port(&fleet)?.to_string();
     let list = names.join(",");
     show(
-        &fleet,
+        &config,
         &[
             "cluster",
             "create",
@@ -126,20 +175,13 @@ async fn make(folder: &Path, nodes: usize) -> anyhow::Result<Record> {
     let uri = fleet.cli(["cluster", "connection", DEMO, "--reveal-password", "--uri"])?.run().await?;
     let uri = uri.trim().to_owned();
     row(&fleet, &Uri::parse(&uri)?).await?;
-    show(&fleet, &["cluster", "show", DEMO])?;
-
-    let answer = answer(&fleet, &uri)?;
-    let mut services = Vec::new();
-    for (host, service) in std::iter::once((fleet.controller(), COORDINATOR))
-        .chain(fleet.nodes().iter().map(|node| (node, AGENT)))
-    {
-        services.push(
-            host.service(service)?.with_context(|| format!("{service} does not run on {}", host.name()))?,
-        );
-        services.push(host.init()?);
+    let mut hosts = BTreeMap::new();
+    for host in std::iter::once(fleet.controller()).chain(fleet.nodes()) {
+        hosts.insert(host.name().to_owned(), host.init()?);
     }
-    let record = Record { programs, services, answer };
-    crate::host::spec::write(&record_file(folder), &record)?;
+    let isolation = fleet.network().isolation().into();
+    let record = Record { programs, hosts, isolation, answer: answer(&fleet, &uri) };
+    write_secret(&record_file(folder), &serde_json::to_string(&record)?)?;
     Ok(record)
 }
 
@@ -166,41 +208,25 @@ async fn row(fleet: &Fleet, uri: &Uri) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// What `--json` prints.
-fn answer(fleet: &Fleet, uri: &str) -> anyhow::Result<Value> {
-    let pid = |host: &crate::host::Host, service: &str| -> anyhow::Result<u32> {
-        let process =
-            host.service(service)?.with_context(|| format!("{service} does not run on {}", host.name()))?;
-        Ok(process.pid)
-    };
-    let mut nodes = Vec::new();
-    for node in fleet.nodes() {
-        nodes.push(json!({
-            "name": node.name(),
-            "address": node.address(),
-            "namespace": node.namespace(),
-            "agent_pid": pid(node, AGENT)?,
-        }));
-    }
-    Ok(json!({
+/// What `--json` prints, except for the pids.
+fn answer(fleet: &Fleet, uri: &str) -> Value {
+    let node = |node: &Host| json!({ "name": node.name(), "address": node.address(), "namespace": node.namespace(), "agent_pid": null });
+    json!({
         "config": fleet.context_file(),
-        "coordinator": {
-            "operators": fleet.operators(),
-            "agents": fleet.agents(),
-            "pid": pid(fleet.controller(), COORDINATOR)?,
-        },
-        "nodes": nodes,
+        "coordinator": { "operators": fleet.operators(), "agents": fleet.agents(), "pid": null },
+        "nodes": fleet.nodes().iter().map(node).collect::<Vec<_>>(),
         "cluster": { "name": DEMO, "uri": uri },
-    }))
+    })
 }
 
 /// The demo that runs, if it is whole, has that many nodes, and runs the programs that are built now.
-fn standing(folder: &Path, nodes: usize) -> Option<Record> {
+async fn standing(folder: &Path, nodes: usize) -> Option<Record> {
     let record: Record = crate::host::spec::read(&record_file(folder)).ok()?;
-    let whole = record.services.iter().all(|service| service.is_alive());
+    let whole = record.hosts.values().all(|init| init.is_alive());
     let same = programs().is_ok_and(|programs| programs == record.programs);
     let size = record.answer["nodes"].as_array().is_some_and(|all| all.len() == nodes);
-    (whole && same && size).then_some(record)
+    let fits = whole && same && size && record.answer_now().await.is_ok();
+    fits.then_some(record)
 }
 
 /// The programs that it is made of: when each was built.
@@ -293,8 +319,9 @@ fn record_file(folder: &Path) -> PathBuf {
 }
 
 /// Runs the command line where the person can see it. Standard output is kept for what was asked for.
-fn show(fleet: &Fleet, arguments: &[&str]) -> anyhow::Result<()> {
-    let program: Program = fleet.cli(arguments.iter().copied())?;
+fn show(config: &Path, arguments: &[&str]) -> anyhow::Result<()> {
+    let program = Program::new(binaries::cli()?).args(arguments).env("HOLDFAST_CONFIG", config);
+    let program = program.without_env("HOLDFAST_TOKEN").without_env("HOLDFAST_CONTEXT");
     note(format_args!("$ holdfast {}", arguments.join(" ")));
     ensure!(program.on_standard_error()?, "{program} failed");
     Ok(())

@@ -237,7 +237,12 @@ fn agent_service(host: &Host) -> anyhow::Result<Service> {
     Ok(Service { name: AGENT.into(), argv, env: Vec::new(), socket: None })
 }
 
-fn write_secret(file: &std::path::Path, text: &str) -> anyhow::Result<()> {
+/// Writes a file that only its owner can read.
+///
+/// # Errors
+///
+/// When it cannot be written.
+pub fn write_secret(file: &std::path::Path, text: &str) -> anyhow::Result<()> {
     use std::io::Write as _;
     use std::os::unix::fs::OpenOptionsExt as _;
     let mut open = std::fs::OpenOptions::new();

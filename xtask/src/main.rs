@@ -86,7 +86,10 @@ fn demo(down: bool, json: bool, nodes: u8) -> anyhow::Result<Verdict> {
     say::step("building");
     Program::cargo(["build", "--workspace", "--bins", "--quiet"]).run()?;
     let demo = Program::new(source().join("target/debug/holdfast-testbed")).arg("demo");
-    let demo = demo.arg(if down { "down" } else { "up" }).arg(nodes.to_string());
+    if down {
+        return Err(demo.arg("down").become_it());
+    }
+    let demo = demo.arg("up").arg(nodes.to_string());
     Err(if json { demo.arg("json") } else { demo }.become_it())
 }
 
