@@ -264,12 +264,13 @@ The cluster runs until `cargo xtask demo --down`. To try next:
 
   holdfast node top                             processors, memory, disks and network, refreshed in place
   holdfast cluster watch {DEMO} &                 every change as it happens
-  kill -9 {first}                               the agent of n1: it returns, its database never noticed
+  {kill:<45} the agent of n1: it returns, its database never noticed
   holdfast cluster remove-member {DEMO} n3 --confirm n3
   holdfast cluster add-member {DEMO} n3
   holdfast operation list
   PGPASSFILE={passwords} {enter}psql '{uri}'
 ",
+        kill = format!("kill -9 {first}"),
         path = cli.parent().unwrap_or(&cli).display(),
         passwords = passwords.display(),
     ))

@@ -27,7 +27,7 @@ pub const AGENT: &str = "agent";
 const AGENTS_PORT: u16 = 7444;
 
 /// How long a coordinator may take to answer, or an agent to come online.
-const SOON: Duration = Duration::from_secs(30);
+const SOON: Duration = Duration::from_secs(60);
 
 /// A coordinator and the nodes that joined it.
 #[derive(Debug)]
