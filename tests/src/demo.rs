@@ -110,7 +110,7 @@ pub fn main(arguments: &[String]) -> anyhow::Result<()> {
 }
 
 async fn up(nodes: usize, how: Answer) -> anyhow::Result<()> {
-    let folder = folder()?;
+    let folder = folder();
     let record = match standing(&folder, nodes).await {
         Some(record) => {
             step("the demo is running already");
@@ -133,7 +133,7 @@ async fn up(nodes: usize, how: Answer) -> anyhow::Result<()> {
 }
 
 async fn down() -> anyhow::Result<()> {
-    remove(&folder()?).await?;
+    remove(&folder()).await?;
     step("the demo is gone");
     Ok(())
 }
@@ -307,12 +307,8 @@ fn alone() -> anyhow::Result<UnixListener> {
     UnixListener::bind_addr(&address).context("another `cargo xtask demo` is under way: wait for it")
 }
 
-fn folder() -> anyhow::Result<PathBuf> {
-    if Isolation::of_this_user() == Isolation::Hosts {
-        return Ok("/var/lib/holdfast-demo".into());
-    }
-    let home = std::env::var_os("HOME").context("HOME is not set: the demo keeps its folder below it")?;
-    Ok(Path::new(&home).join(".local/share/holdfast-demo"))
+fn folder() -> PathBuf {
+    run::user_folder("holdfast-demo")
 }
 
 fn record_file(folder: &Path) -> PathBuf {

@@ -15,7 +15,7 @@ use std::os::unix::fs::DirBuilderExt as _;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use anyhow::{Context as _, bail};
+use anyhow::{Context as _, ensure};
 use nix::sys::signal::Signal;
 
 use crate::proc::{self, Entry};
@@ -74,7 +74,7 @@ impl Run {
     ///
     /// When its folder cannot be made, or leftovers cannot be removed.
     pub async fn owned() -> anyhow::Result<Self> {
-        let base = base_folder()?;
+        let base = user_folder("holdfast-testbed");
         make_folder(&base)?;
         let door = File::create(base.join(".lock")).context("make the lock of all runs")?;
         // Held while runs are swept and made, so that nobody sweeps a run between its folder and its lock.
@@ -297,17 +297,24 @@ fn save_logs(id: &str, folder: &Path) {
     }
 }
 
+/// Makes a folder for this user only. One that is there already must be just that: other users may write to the
+/// folders above it, and could have put something else in its place.
 fn make_folder(path: &Path) -> anyhow::Result<()> {
     let made = fs::DirBuilder::new().recursive(true).mode(0o700).create(path);
-    made.with_context(|| format!("make {}", path.display()))
+    made.with_context(|| format!("make {}", path.display()))?;
+    let about = fs::symlink_metadata(path).with_context(|| format!("look at {}", path.display()))?;
+    let ours =
+        about.is_dir() && about.st_uid() == nix::unistd::geteuid().as_raw() && about.st_mode() & 0o077 == 0;
+    ensure!(ours, "{} is not a folder that only this user can use: remove it", path.display());
+    Ok(())
 }
 
-fn base_folder() -> anyhow::Result<PathBuf> {
-    if Isolation::of_this_user() == Isolation::Hosts {
-        return Ok("/var/lib/holdfast-testbed".into());
-    }
-    match std::env::var_os("HOME") {
-        Some(home) => Ok(Path::new(&home).join(".local/share/holdfast-testbed")),
-        None => bail!("HOME is not set: the testbed keeps its folders below it"),
+/// The folder of something of this user. Short, since databases make sockets far below it, and a socket's path may
+/// have 107 bytes: a home is often too long already.
+#[must_use]
+pub fn user_folder(name: &str) -> PathBuf {
+    match Isolation::of_this_user() {
+        Isolation::Hosts => format!("/var/lib/{name}").into(),
+        Isolation::Processes => format!("/var/tmp/{name}-{}", nix::unistd::geteuid()).into(),
     }
 }
