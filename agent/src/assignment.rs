@@ -5,6 +5,9 @@
 //! *no* assignment (its members are left as they are) until the coordinator sends it again. What must be done to make it
 //! true is not decided here.
 
+#[cfg(test)]
+mod tests;
+
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 

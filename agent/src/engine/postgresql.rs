@@ -48,6 +48,7 @@ use tokio::time::Instant;
 use zeroize::Zeroizing;
 
 pub use packages::{DEBIAN_PROGRAMS, SYSTEM_FOLDERS};
+pub use parameters::violations as parameter_violations;
 pub use tuning::Budget;
 
 use self::layout::{Layout, Marker, State};

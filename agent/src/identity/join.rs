@@ -188,10 +188,12 @@ async fn ask(
         let wait = backoff.next_wait();
         let hopeless = match &error {
             CallError::Connect { .. } | CallError::Unanswered { .. } => error.is_distrust(),
-            CallError::Refused(failure) => !matches!(
-                failure.reason,
-                Reason::AgentOffline | Reason::NotActive | Reason::ShuttingDown | Reason::TooManyRequests
-            ),
+            CallError::Refused(failure) => match failure.reason {
+                Reason::AgentOffline | Reason::NotActive | Reason::ShuttingDown | Reason::TooManyRequests => {
+                    false
+                }
+                _ => true,
+            },
             CallError::Answer(_) => true,
         };
         if hopeless || Instant::now() + wait > deadline {
