@@ -149,7 +149,7 @@ impl Parts {
         Ok((parts, Services { fleet, history }, authority()?))
     }
 
-    async fn load_fleet(&self) -> Result<(), Error> {
+    pub(crate) async fn load_fleet(&self) -> Result<(), Error> {
         let mut facts = BTreeMap::new();
         for record in self.directory.list::<directory::NodeFacts>(directory::NODE_FACTS).await? {
             let id = record

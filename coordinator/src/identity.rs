@@ -11,8 +11,6 @@
 mod enroll;
 mod operators;
 mod remember;
-#[cfg(test)]
-mod tests;
 mod tokens;
 
 pub use operators::{NewOperator, OperatorCredentials};

@@ -30,7 +30,7 @@ pub mod operations;
 pub mod peer;
 pub mod rules;
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;
 
 pub use guard::{CallLimits, Guard};
 pub use listener::{Anonymous, ConnectionLimits, Listener};
