@@ -35,7 +35,7 @@ use tonic::transport::{Channel, Endpoint};
 use tonic::{Request, Status, Streaming};
 use uuid::Uuid;
 
-use crate::app::{self, App, Parts, Sockets};
+use crate::app::{App, Parts, Sockets};
 use crate::config::{Config, StateDir};
 use crate::directory::{self, IssuedCertificate, Node, OperatorRole};
 use crate::identity::NewOperator;
@@ -105,7 +105,7 @@ impl Coordinator {
         };
         let (agents, operators) =
             (sockets.agents.local_addr().unwrap(), sockets.operators.local_addr().unwrap());
-        let app = App::build(state.clone(), config, app::procedures).await.unwrap();
+        let app = App::build(state.clone(), config).await.unwrap();
         let parts = app.parts().clone();
         let tasks = Tasks::new();
         let (ready, is_ready) = oneshot::channel();

@@ -68,7 +68,8 @@ fn let_in(answer: &Result<(), Status>) -> bool {
                 status::to_failure(status).reason,
                 Reason::NoIdentity | Reason::NotPermitted | Reason::TokenInvalid
             );
-            !denied && status.code() != Code::Unavailable && status.code() != Code::Unknown
+            // One that has a source never came from the server: there was no connection.
+            !denied && std::error::Error::source(status).is_none()
         }
     }
 }
