@@ -66,3 +66,41 @@ fn the_cloud_init_template_has_only_keys_that_cloud_init_knows() -> anyhow::Resu
     ensure!(!in_arguments, "the token is in no command's arguments, which everybody can read");
     Ok(())
 }
+
+#[test]
+fn the_example_configurations_load_and_say_the_defaults() -> anyhow::Result<()> {
+    let agent = deploy("config/agent.example.toml");
+    let loaded = holdfast_agent::config::Config::load(Some(&agent))?;
+    let mut defaults = holdfast_agent::config::Config::default();
+    ensure!(
+        loaded.state_dir.as_deref() == Some(Path::new(holdfast_agent::config::STATE_DIR)),
+        "the default folder"
+    );
+    defaults.state_dir.clone_from(&loaded.state_dir);
+    defaults.log.clone_from(&loaded.log);
+    ensure!(loaded == defaults, "every other key has its default value");
+
+    let coordinator = deploy("config/coordinator.example.toml");
+    let text = std::fs::read_to_string(&coordinator)?;
+    let loaded: holdfast_coordinator::config::Config = holdfast_common::config::parse(&coordinator, &text)?;
+    ensure!(
+        loaded.limits == holdfast_coordinator::config::Limits::default(),
+        "the bounds are the usual ones"
+    );
+    ensure!(loaded.advertise.len() == 3, "a name and an address of either kind");
+    Ok(())
+}
+
+#[test]
+fn every_commented_key_of_the_examples_is_a_key() -> anyhow::Result<()> {
+    let path = deploy("config/agent.example.toml");
+    let text = std::fs::read_to_string(&path)?;
+    let commented = |line: &str| {
+        let key = line.strip_prefix("# ").and_then(|line| line.split_once(" = ")).map(|(key, _)| key);
+        key.is_some_and(|key| key.bytes().all(|byte| byte.is_ascii_lowercase() || byte == b'_'))
+    };
+    let opened: Vec<_> = text.lines().map(|line| if commented(line) { &line[2..] } else { line }).collect();
+    ensure!(opened.join("\n") != text.trim_end(), "there are some");
+    let _loads: holdfast_agent::config::Config = holdfast_common::config::parse(&path, &opened.join("\n"))?;
+    Ok(())
+}
