@@ -241,7 +241,7 @@ impl Service {
             let message = format!("{MAX_WAITING} commands wait on this node already; try again later");
             return Err(Failure::new(Reason::QueueFull, message).retry_after(Duration::from_secs(5)));
         }
-        let term = term_of(command)?;
+        let term = term_of(command).map_err(|failure| *failure)?;
         let cluster = command.payload.cluster_id();
         let accepted = self.means.terms.accept_command(command.coordinator_generation, cluster, term).await;
         accepted.map_err(|error| error.to_failure())
@@ -404,7 +404,7 @@ async fn work_on(execute: &dyn Execute, command: &Command, work: &Work, left: Du
 }
 
 /// The term that the command must be checked against.
-fn term_of(command: &Command) -> Result<Term, Failure> {
+fn term_of(command: &Command) -> Result<Term, Box<Failure>> {
     let member = match &command.payload {
         Payload::InitialiseMember(initialise) => &initialise.member,
         Payload::CloneMember(clone) => &clone.member,
@@ -419,9 +419,9 @@ fn term_of(command: &Command) -> Result<Term, Failure> {
         Ok(member.term)
     } else {
         let field = format!("{}.member.term", command.payload.kind());
-        Err(Failure::invalid_field(
+        Err(Box::new(Failure::invalid_field(
             field,
             format!("is {}, but the command's is {}", member.term, command.term),
-        ))
+        )))
     }
 }

@@ -188,12 +188,10 @@ async fn ask(
         let wait = backoff.next_wait();
         let hopeless = match &error {
             CallError::Connect { .. } | CallError::Unanswered { .. } => error.is_distrust(),
-            CallError::Refused(failure) => match failure.reason {
-                Reason::AgentOffline | Reason::NotActive | Reason::ShuttingDown | Reason::TooManyRequests => {
-                    false
-                }
-                _ => true,
-            },
+            CallError::Refused(failure) => !matches!(
+                failure.reason,
+                Reason::AgentOffline | Reason::NotActive | Reason::ShuttingDown | Reason::TooManyRequests
+            ),
             CallError::Answer(_) => true,
         };
         if hopeless || Instant::now() + wait > deadline {

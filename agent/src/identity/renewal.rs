@@ -100,7 +100,7 @@ impl Renewal {
         tracing::warn!(error = %message, not_after = %record.not_after, "the certificate is not renewed");
         // Once for a while without a coordinator, and once it is too late.
         let expired = now >= record.not_after;
-        if tries == 3 || (expired && tries % 10 == 0) {
+        if tries == 3 || (expired && tries.is_multiple_of(10)) {
             let severity = if expired { Severity::Error } else { Severity::Warning };
             let text =
                 format!("the node's certificate ends {} and was not renewed: {message}", record.not_after);

@@ -353,7 +353,7 @@ async fn while_an_order_waits_for_room_nothing_more_is_read_and_heartbeats_go_on
         }
     };
     let (held_back, ()) = tokio::join!(held_back, heard);
-    assert!(held_back.is_err());
+    held_back.unwrap_err();
     assert!(node.orders.lock().unwrap().is_empty());
     let room = node.room.as_ref().unwrap();
     while node.orders.lock().unwrap().len() < 2 {
