@@ -5,45 +5,14 @@ use holdfast_proto::v1;
 use serde_json::json;
 
 use super::{Session, interrupted, next_page};
-use crate::args::{Cluster, Durability, Engine, Run};
+use crate::args::{Cluster, Durability, Engine};
 use crate::client::request_id;
 use crate::error::Error;
 use crate::output::{self, json, or_dash, plain};
 
 pub(super) async fn run(session: &mut Session, command: Cluster) -> Result<(), Error> {
     match command {
-        Cluster::Create {
-            name,
-            engine,
-            engine_version,
-            nodes,
-            primary,
-            durability,
-            port,
-            param,
-            extension,
-            run,
-        } => {
-            let Engine::Postgresql = engine;
-            let request = v1::CreateClusterRequest {
-                name,
-                engine: nouns::Engine::Postgresql.into(),
-                engine_version,
-                nodes,
-                primary,
-                durability: match durability {
-                    Durability::Async => nouns::Durability::Async,
-                    Durability::Quorum => nouns::Durability::Quorum,
-                }
-                .into(),
-                port: port_or_default(port)?,
-                parameters: parameters(param)?,
-                extensions: extension,
-                request_id: request_id(),
-                validate_only: run.plan.plan,
-            };
-            create(session, request, run).await
-        }
+        Cluster::Create { .. } => create(session, command).await,
         Cluster::List => list(session).await,
         Cluster::Show { name } => {
             let answer = session.client().await?.get_cluster(v1::GetClusterRequest { name }).await?;
@@ -54,20 +23,37 @@ pub(super) async fn run(session: &mut Session, command: Cluster) -> Result<(), E
             show(session, &cluster)
         }
         Cluster::Watch { name } => watch(session, name).await,
+        Cluster::Delete { .. } | Cluster::AddMember { .. } | Cluster::RemoveMember { .. } => {
+            change(session, command).await
+        }
+        Cluster::Connection { cluster, reveal_password, uri } => {
+            let request = v1::GetConnectionRequest { cluster: cluster.clone(), reveal_password };
+            let answer = session.client().await?.get_connection(request).await?;
+            let shown = answer.connection.ok_or(Error::Incomplete("connection"))?;
+            if uri && !session.out.is_json() {
+                return Ok(session.out.line(shown.uri)?);
+            }
+            connection(session, &cluster, &shown)
+        }
+        Cluster::ResetPassword { cluster } => {
+            let request = v1::ResetPasswordRequest { cluster: cluster.clone(), request_id: request_id() };
+            let answer = session.client().await?.reset_password(request).await?;
+            connection(session, &cluster, &answer.connection.ok_or(Error::Incomplete("connection"))?)
+        }
+    }
+}
+
+/// Changes of a cluster that there is.
+async fn change(session: &mut Session, command: Cluster) -> Result<(), Error> {
+    let request_id = request_id();
+    match command {
         Cluster::Delete { name, confirm, force, run } => {
-            let confirm = if run.plan.plan {
-                name.clone()
-            } else {
-                session.confirmed(&name, confirm, "stops the cluster and removes its data on every node")?
-            };
+            let deed = "stops the cluster and removes its data on every node";
+            let confirm =
+                if run.plan.plan { name.clone() } else { session.confirmed(&name, confirm, deed)? };
             let done = format!("Cluster {name} is gone, and so are its data.");
-            let request = v1::DeleteClusterRequest {
-                name,
-                confirm,
-                force,
-                request_id: request_id(),
-                validate_only: run.plan.plan,
-            };
+            let request =
+                v1::DeleteClusterRequest { name, confirm, force, request_id, validate_only: run.plan.plan };
             match session
                 .client()
                 .await?
@@ -86,12 +72,7 @@ pub(super) async fn run(session: &mut Session, command: Cluster) -> Result<(), E
             let done = format!(
                 "Node {node} is a replica of {cluster}. See it with: holdfast cluster show {cluster}"
             );
-            let request = v1::AddMemberRequest {
-                cluster,
-                node,
-                request_id: request_id(),
-                validate_only: run.plan.plan,
-            };
+            let request = v1::AddMemberRequest { cluster, node, request_id, validate_only: run.plan.plan };
             match session
                 .client()
                 .await?
@@ -107,18 +88,16 @@ pub(super) async fn run(session: &mut Session, command: Cluster) -> Result<(), E
             }
         }
         Cluster::RemoveMember { cluster, node, confirm, force, run } => {
-            let confirm = if run.plan.plan {
-                node.clone()
-            } else {
-                session.confirmed(&node, confirm, "removes the replica and its data")?
-            };
+            let deed = "removes the replica and its data";
+            let confirm =
+                if run.plan.plan { node.clone() } else { session.confirmed(&node, confirm, deed)? };
             let done = format!("Node {node} is no longer a member of {cluster}.");
             let request = v1::RemoveMemberRequest {
                 cluster,
                 node,
                 confirm,
                 force,
-                request_id: request_id(),
+                request_id,
                 validate_only: run.plan.plan,
             };
             match session
@@ -135,20 +114,13 @@ pub(super) async fn run(session: &mut Session, command: Cluster) -> Result<(), E
                 }
             }
         }
-        Cluster::Connection { cluster, reveal_password, uri } => {
-            let request = v1::GetConnectionRequest { cluster: cluster.clone(), reveal_password };
-            let answer = session.client().await?.get_connection(request).await?;
-            let shown = answer.connection.ok_or(Error::Incomplete("connection"))?;
-            if uri && !session.out.is_json() {
-                return Ok(session.out.line(shown.uri)?);
-            }
-            connection(session, &cluster, &shown)
-        }
-        Cluster::ResetPassword { cluster } => {
-            let request = v1::ResetPasswordRequest { cluster: cluster.clone(), request_id: request_id() };
-            let answer = session.client().await?.reset_password(request).await?;
-            connection(session, &cluster, &answer.connection.ok_or(Error::Incomplete("connection"))?)
-        }
+        // `run` sends no others here.
+        Cluster::Create { .. }
+        | Cluster::List
+        | Cluster::Show { .. }
+        | Cluster::Watch { .. }
+        | Cluster::Connection { .. }
+        | Cluster::ResetPassword { .. } => Ok(()),
     }
 }
 
@@ -174,23 +146,47 @@ fn parameters(given: Vec<(String, String)>) -> Result<std::collections::HashMap<
     Ok(map)
 }
 
-async fn create(session: &mut Session, request: v1::CreateClusterRequest, run: Run) -> Result<(), Error> {
-    let name = request.name.clone();
-    let note = durability_note(request.durability(), request.nodes.len());
-    match session
-        .client()
-        .await?
-        .create_cluster(request)
-        .await?
-        .outcome
-        .ok_or(Error::Incomplete("outcome"))?
-    {
-        v1::create_cluster_response::Outcome::Plan(plan) => {
-            session.note(&note);
-            session.plan(&plan)
-        }
+async fn create(session: &mut Session, command: Cluster) -> Result<(), Error> {
+    let Cluster::Create {
+        name,
+        engine,
+        engine_version,
+        nodes,
+        primary,
+        durability,
+        port,
+        param,
+        extension,
+        run,
+    } = command
+    else {
+        return Ok(());
+    };
+    let Engine::Postgresql = engine;
+    let durability = match durability {
+        Durability::Async => nouns::Durability::Async,
+        Durability::Quorum => nouns::Durability::Quorum,
+    };
+    let note = durability_note(durability, nodes.len());
+    let request = v1::CreateClusterRequest {
+        name: name.clone(),
+        engine: nouns::Engine::Postgresql.into(),
+        engine_version,
+        nodes,
+        primary,
+        durability: durability.into(),
+        port: port_or_default(port)?,
+        parameters: parameters(param)?,
+        extensions: extension,
+        request_id: request_id(),
+        validate_only: run.plan.plan,
+    };
+    let outcome =
+        session.client().await?.create_cluster(request).await?.outcome.ok_or(Error::Incomplete("outcome"))?;
+    session.note(&note);
+    match outcome {
+        v1::create_cluster_response::Outcome::Plan(plan) => session.plan(&plan),
         v1::create_cluster_response::Outcome::Operation(operation) => {
-            session.note(&note);
             let done = format!(
                 "Cluster {name} is ready. Next:\n  holdfast cluster show {name}\n  holdfast cluster connection {name} --reveal-password"
             );

@@ -117,7 +117,7 @@ impl TryFrom<proto::MemberAssignment> for MemberAssignment {
             cluster_name: Field("cluster_name").parsed(cluster_name)?,
             engine: Field("engine").enumerated(engine)?,
             engine_version: Field("engine_version").parsed(engine_version)?,
-            term: Term::new(Field("term").number(term)?),
+            term: Term::new(Field("term").positive(term)?),
             role: Field("role").required(role)?.try_into()?,
             port: Field("port").port(port)?,
             address: Field("address").address(address)?,

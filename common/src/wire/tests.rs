@@ -546,6 +546,7 @@ fn each_bad_field_of_an_assignment_is_refused_by_name() {
         "assignment.members[0].engine" => a.members[0].engine = 0,
         "assignment.members[0].engine" => a.members[0].engine = 77,
         "assignment.members[0].engine_version" => a.members[0].engine_version = "15;rm".into(),
+        "assignment.members[0].term" => a.members[0].term = 0,
         "assignment.members[0].term" => a.members[0].term = u64::MAX,
         "assignment.members[0].role" => a.members[0].role = None,
         "assignment.members[0].port" => a.members[0].port = 0,
@@ -631,7 +632,7 @@ fn each_bad_field_of_a_command_is_refused_by_name() {
     );
     bad_fields!(refused_down, payloads.next().unwrap(), Command as c:
         "command.initialise_member.member" => payload!(c, InitialiseMember, p, p.member = None),
-        "command.initialise_member.member.power" => payload!(c, InitialiseMember, p, p.member.as_mut().unwrap().power = 0),
+        "command.initialise_member.member.term" => payload!(c, InitialiseMember, p, p.member.as_mut().unwrap().term = 0),
         "command.initialise_member.database" => payload!(c, InitialiseMember, p, p.database = "a'b".into()),
         "command.initialise_member.user" => payload!(c, InitialiseMember, p, p.user.clear()),
         "command.initialise_member.password_verifier" => payload!(c, InitialiseMember, p, p.password_verifier = "pw".into()),

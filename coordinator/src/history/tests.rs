@@ -1,5 +1,8 @@
 use std::sync::atomic::AtomicI64;
 
+use super::database::Database;
+use super::recent::Recent;
+use super::rollup::{BLOCK_MS, Block};
 use super::testing::{Dice, busy_sample};
 use super::*;
 

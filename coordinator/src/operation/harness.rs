@@ -39,7 +39,7 @@ use super::{
     record::{ACTIVE, RECORDS},
 };
 use crate::store::{
-    self, Key, Kv, LeaseId, Listing, Outcome, Range, Revision, Shared, Status, Store, Txn, Watch,
+    self, Key, Kv, LeaseId, Listing, Op, Outcome, Range, Revision, Shared, Status, Store, Txn, Watch,
     memory::Memory,
 };
 
@@ -61,6 +61,11 @@ pub trait Subject: Send + Sync {
 
     /// The procedure, about to begin.
     fn procedure(&self, world: &Self::World) -> Self::Procedure;
+
+    /// What the request writes in the transaction that stores the operation.
+    fn writes(&self, _world: &Self::World) -> Vec<Op> {
+        Vec::new()
+    }
 
     /// What must hold now, whatever has happened: `operation` is running, or settled in some state. Says what does
     /// not.
@@ -181,7 +186,13 @@ async fn run<S: Subject>(subject: &S, scenario: Scenario) -> Result<Ran, Violati
     let stopping = Arc::new(Stopping::new(Arc::clone(&store), scenario.stop));
     let procedure = subject.procedure(&world);
     let life = |on: Shared, plan: &Arc<Plan>, ask: Ask| {
-        live(subject.means(&world, &on), on, Arc::clone(plan), procedure.clone(), ask)
+        live(
+            subject.means(&world, &on),
+            on,
+            Arc::clone(plan),
+            (procedure.clone(), subject.writes(&world)),
+            ask,
+        )
     };
     // The first life ends with the operation, or with the write it may not survive.
     let first = tokio::select! {
@@ -238,7 +249,7 @@ async fn live<P: Procedure>(
     means: Arc<P::Means>,
     store: Shared,
     plan: Arc<Plan>,
-    procedure: P,
+    (procedure, writes): (P, Vec<Op>),
     ask: Ask,
 ) -> Result<Operation, String> {
     let handle_for_steps = Arc::new(std::sync::OnceLock::new());
@@ -253,7 +264,7 @@ async fn live<P: Procedure>(
                 let request = Request::new(request, b"the same").map_err(|error| error.to_string())?;
                 let submit =
                     Submit::new(Faulty(procedure), "cluster/main", "operator/harness").request(request);
-                handle.submit(submit).await
+                handle.submit(writes.into_iter().fold(submit, Submit::then)).await
             }
             Ask::Resume(id) => handle.resume(id).await,
         };

@@ -11,13 +11,15 @@ use holdfast_common::role::Durability;
 use super::add_member::AddMember;
 use super::create::Create;
 use super::delete::Delete;
+use super::records::cluster_key;
 use super::remove_member::RemoveMember;
 use super::steps::Absent;
 use super::{Means, Procedures};
 use crate::cluster::{Cluster, MemberPhase, Phase};
+use crate::directory::put;
 use crate::operation::harness::{self, Subject};
 use crate::operation::{Operation, State};
-use crate::store::Shared;
+use crate::store::{Op, Shared};
 use world::World;
 
 /// A procedure, what there is before it, and what must be there after it.
@@ -36,7 +38,7 @@ impl Subject for Case {
     fn world(&self) -> World {
         let world = World::new(3);
         if let Some(cluster) = (self.before)(&world)
-            && cluster.phase == Phase::Active
+            && cluster.phase != Phase::Creating
         {
             world.populate(&cluster);
         }
@@ -44,8 +46,15 @@ impl Subject for Case {
     }
 
     fn means(&self, world: &Arc<World>, store: &Shared) -> Arc<Means> {
-        world.attach(store, (self.before)(world));
         world.means(store)
+    }
+
+    fn writes(&self, world: &World) -> Vec<Op> {
+        let cluster = (self.before)(world);
+        cluster
+            .map(|cluster| put(&cluster_key(&cluster.name), &cluster).expect("it can be JSON"))
+            .into_iter()
+            .collect()
     }
 
     fn procedure(&self, world: &World) -> Procedures {

@@ -303,17 +303,19 @@ async fn extensions_are_made_and_unknown_ones_named() {
 #[tokio::test]
 async fn a_server_that_was_killed_starts_again_although_its_pid_file_names_another_process() {
     let machine = Machine::new();
-    let a = machine.node("a", 40).await;
-    let cluster = primary(&a).await;
+    let (a, b) = (machine.node("a", 40).await, machine.node("b", 42).await);
+    let (cluster, other) = (primary(&a).await, primary(&b).await);
+    let alive = *process::scan(&b.data(other.id)).unwrap().iter().min().unwrap();
     let pids = process::scan(&a.data(cluster.id)).unwrap();
     for pid in pids {
         let _gone = nix::sys::signal::kill(nix::unistd::Pid::from_raw(pid), nix::sys::signal::SIGKILL);
     }
     a.bench.wait(cluster.id, "the end", |o| o.state == EngineState::Stopped).await;
     let pid_file = a.data(cluster.id).join("postmaster.pid");
-    std::fs::write(&pid_file, format!("{}\n{}\n", std::process::id(), a.data(cluster.id).display())).unwrap();
+    std::fs::write(&pid_file, format!("{alive}\n{}\n", a.data(cluster.id).display())).unwrap();
     a.bench.run(&cluster.primary(&a.bench)).await;
     a.bench.stop(cluster.id).await;
+    b.bench.stop(other.id).await;
 }
 
 #[test]

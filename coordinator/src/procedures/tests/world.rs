@@ -23,12 +23,13 @@ use uuid::Uuid;
 
 use crate::cluster::observed::NodeState;
 use crate::cluster::{Access, Cluster, Member, MemberPhase, Phase, assignment};
-use crate::directory::{Directory, put};
+use crate::directory::Directory;
 use crate::event;
 use crate::fleet::CallError;
 use crate::procedures::records::{Records, cluster_key};
 use crate::procedures::{Means, Nodes};
-use crate::store::{Compare, Shared, Txn, record};
+use crate::store::memory::Memory;
+use crate::store::{Shared, record};
 
 const SYSTEM: &str = "7301234567890123456";
 
@@ -47,7 +48,6 @@ struct State {
     data: BTreeMap<NodeId, String>,
     outcomes: BTreeMap<CommandId, Outcome>,
     effects: BTreeMap<CommandId, u32>,
-    seeded: bool,
 }
 
 /// The world through the eyes of one coordinator.
@@ -138,29 +138,11 @@ impl World {
         self.lock().data = active.map(|member| (member.node_id, SYSTEM.to_owned())).collect();
     }
 
-    /// Writes the record that the request would have written with the operation.
-    pub(super) fn attach(&self, store: &Shared, cluster: Option<Cluster>) {
-        if std::mem::replace(&mut self.lock().seeded, true) {
-            return;
-        }
-        if let Some(cluster) = cluster {
-            if cluster.phase == Phase::Deleting {
-                self.populate(&cluster);
-            }
-            let key = cluster_key(&cluster.name);
-            let txn = Txn::new().when(Compare::absent(&key)).then(put(&key, &cluster).unwrap());
-            store.txn(txn).now_or_never().expect("the store in memory does not wait").expect("first write");
-        }
-    }
-
     pub(super) fn means(self: &Arc<Self>, store: &Shared) -> Arc<Means> {
         Arc::new(Means {
             records: Records::new(Directory::new(Arc::clone(store))),
             nodes: Arc::new(Seen { world: Arc::clone(self), store: Arc::clone(store) }),
-            events: event::Handle::open(Arc::clone(store))
-                .now_or_never()
-                .expect("the store in memory does not wait")
-                .unwrap_or_else(|error| panic!("{error}")),
+            events: events(store),
             clock: Clock::system(),
             coordinator_generation: Generation::new(1),
         })
@@ -168,7 +150,7 @@ impl World {
 
     pub(super) fn cluster(&self, store: &Shared) -> Option<Cluster> {
         let key = cluster_key(&self.template.name);
-        let found = record::get::<Cluster>(&**store, &key).now_or_never().expect("does not wait");
+        let found = record::get::<Cluster>(&**store, &key).now_or_never()?;
         found.ok().flatten().map(|found| found.value)
     }
 
@@ -195,6 +177,13 @@ impl World {
         self.changes.send_modify(|number| *number += 1);
         outcome
     }
+}
+
+/// The log of events; one of its own where the store has stopped, and nobody goes on.
+fn events(store: &Shared) -> event::Handle {
+    let open = |store: Shared| event::Handle::open(store).now_or_never();
+    let opened = open(Arc::clone(store)).unwrap_or_else(|| open(Memory::shared()).unwrap());
+    opened.unwrap()
 }
 
 fn act(data: &mut BTreeMap<NodeId, String>, node: NodeId, command: &Command) -> Outcome {
