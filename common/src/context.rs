@@ -139,7 +139,8 @@ fn expose<S: Serializer>(key: &Option<SecretString>, serializer: S) -> Result<S:
 
 /// Beside the file first, then renamed over it: a crash leaves the old one or the new one.
 fn write_private(path: &Path, content: &[u8]) -> io::Result<()> {
-    let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    let folder =
+        path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or_else(|| Path::new("."));
     if !folder.exists() {
         let mut builder = fs::DirBuilder::new();
         std::os::unix::fs::DirBuilderExt::mode(&mut builder, 0o700);

@@ -189,8 +189,9 @@ fn reached_at(operators: SocketAddr, advertise: &[Endpoint]) -> String {
     if !operators.ip().is_unspecified() {
         return operators.to_string();
     }
-    let host =
-        advertise.first().map_or(Host::Address([127, 0, 0, 1].into()), |endpoint| endpoint.host.clone());
+    let host = advertise
+        .first()
+        .map_or_else(|| Host::Address([127, 0, 0, 1].into()), |endpoint| endpoint.host.clone());
     Endpoint { host, port: operators.port() }.into()
 }
 
@@ -259,7 +260,7 @@ mod tests {
         fs::write(folder.path().join("file"), "").unwrap();
         let options =
             Options { context_file: folder.path().join("file/config.toml"), ..options(folder.path()) };
-        assert!(init(&options).await.is_err());
+        init(&options).await.unwrap_err();
         assert_eq!(tree(folder.path()), [folder.path().join("file")]);
     }
 }

@@ -183,7 +183,7 @@ fn report() -> NodeReport {
     NodeReport { members: vec![full, unknown], assignment_generation: Generation::NONE, node_time: at(-5) }
 }
 
-#[expect(clippy::too_many_lines, reason = "every field of a sample")]
+#[expect(clippy::too_many_lines, reason = "a sample has many fields")]
 fn sample() -> Sample {
     let stall = Stall {
         ten_seconds_fraction: 0.1,
