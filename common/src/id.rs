@@ -128,7 +128,7 @@ mod tests {
         ] {
             assert!(wrong.parse::<NodeId>().is_err(), "{wrong}");
         }
-        assert!(Uuid::nil().to_string().parse::<NodeId>().is_err());
+        Uuid::nil().to_string().parse::<NodeId>().unwrap_err();
     }
 
     #[test]

@@ -225,7 +225,8 @@ async fn a_member_that_is_not_assigned_any_more_is_left_as_it_is() {
     let destroy = |name: &str| {
         Payload::DestroyMember(DestroyMember { cluster_id: cluster(), confirm: name.parse().unwrap() })
     };
-    assert!(a.engines.execute(&destroy("other"), &work()).await.is_err());
+    let refused = a.engines.execute(&destroy("other"), &work()).await.unwrap_err();
+    assert_eq!(refused.reason, holdfast_common::error::Reason::NotConfirmed);
     assert!(world.has_data(cluster(), a.peer.node_id));
     a.engines.execute(&destroy("shop"), &work()).await.unwrap();
     a.wait("its end", |m| m.is_none()).await;

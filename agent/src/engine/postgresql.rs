@@ -48,7 +48,6 @@ use tokio::time::Instant;
 use zeroize::Zeroizing;
 
 pub use packages::{DEBIAN_PROGRAMS, SYSTEM_FOLDERS};
-pub use parameters::violations as parameter_violations;
 pub use tuning::Budget;
 
 use self::layout::{Layout, Marker, State};

@@ -293,7 +293,7 @@ mod tests {
     fn the_end_of_an_operation_decides_the_exit_code() {
         let mut ended = operation(&[("a", StepState::Failed)]);
         ended.state = OperationState::Succeeded.into();
-        assert!(outcome(&ended).is_ok());
+        outcome(&ended).unwrap();
         ended.state = OperationState::Failed.into();
         let failure = holdfast_proto::r#type::v1::Failure {
             reason: 13,

@@ -183,7 +183,7 @@ impl Records {
 
     /// What must be removed together with a member.
     pub fn writes_of_gone(cluster: &Cluster, node: NodeId) -> Vec<Op> {
-        vec![Op::delete(&port_key(node, cluster.port)), Op::delete(&membership_key(node, cluster.id))]
+        vec![Op::delete(port_key(node, cluster.port)), Op::delete(membership_key(node, cluster.id))]
     }
 
     /// Removes the record and all that goes with it. Nothing where it is gone.
@@ -229,7 +229,7 @@ impl Records {
     /// # Errors
     /// Those of the store.
     pub async fn cleaned(&self, node: NodeId, cluster: ClusterId) -> Result<(), Error> {
-        self.directory.store().txn(Txn::new().then(Op::delete(&leftover_key(node, cluster)))).await?;
+        self.directory.store().txn(Txn::new().then(Op::delete(leftover_key(node, cluster)))).await?;
         Ok(())
     }
 }

@@ -91,7 +91,7 @@ impl Assignments {
         let stored = self.stored().await?;
         let gone: Vec<NodeId> = stored.keys().filter(|node| !nodes.contains(node)).copied().collect();
         for node in gone {
-            directory.store().txn(Txn::new().then(Op::delete(&key(node)))).await?;
+            directory.store().txn(Txn::new().then(Op::delete(key(node)))).await?;
             stored.remove(&node);
         }
         Ok(())

@@ -257,7 +257,6 @@ impl Watched {
 }
 
 /// Who asks, and under which request id.
-#[expect(clippy::result_large_err, reason = "a status is what a handler answers with")]
 fn asker<T: Message>(request: &Request<T>, request_id: &str) -> Result<Asker, Status> {
     let caller = Caller::of(request).actor();
     if request_id.is_empty() {

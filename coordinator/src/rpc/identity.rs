@@ -274,12 +274,10 @@ fn repeat<M: Message>(
     RequestId::new(id, actor, method, &request.encode_to_vec())
 }
 
-#[expect(clippy::result_large_err, reason = "a status is what a handler answers with")]
 fn decoded<M: Message + Default>(answer: &[u8]) -> Result<Response<M>, Status> {
     M::decode(answer).map(Response::new).map_err(|error| refuse(Failure::internal(&error)))
 }
 
-#[expect(clippy::result_large_err, reason = "a status is what a handler answers with")]
 fn parse_id(id: &str) -> Result<TokenId, Status> {
     id.parse().map_err(|error| refuse(Failure::invalid_field("id", error)))
 }

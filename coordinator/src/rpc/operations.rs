@@ -96,7 +96,6 @@ impl<P: Procedure> OperationService for Operations<P> {
     }
 }
 
-#[expect(clippy::result_large_err, reason = "a status is what a handler answers with")]
 fn parse(id: &str) -> Result<OperationId, Status> {
     id.parse().map_err(|error| refuse(Failure::invalid_field("id", error)))
 }

@@ -1,129 +1,15 @@
-//! Which parameters an operator may set. Pure.
+//! Parameters that an operator may not set are refused on the node too, whatever the coordinator says.
 
-use holdfast_common::engine::Parameters;
+use holdfast_common::engine::{Engine, Parameters};
 use holdfast_common::error::Violation;
 
 use crate::engine::Error;
 
-/// Parameters that Holdfast sets itself, or that would take durability, identity or safety away from it.
-const OWNED: &[&str] = &[
-    "allow_in_place_tablespaces",
-    "allow_system_table_mods",
-    "archive_command",
-    "archive_library",
-    "archive_mode",
-    "cluster_name",
-    "config_file",
-    "data_directory",
-    "data_sync_retry",
-    "debug_io_direct",
-    "dynamic_library_path",
-    "event_source",
-    "exit_on_error",
-    "external_pid_file",
-    "fsync",
-    "full_page_writes",
-    "hba_file",
-    "hot_standby",
-    "ident_file",
-    "ignore_checksum_failure",
-    "ignore_invalid_pages",
-    "ignore_system_indexes",
-    "include",
-    "include_dir",
-    "include_if_exists",
-    "krb_server_keyfile",
-    "listen_addresses",
-    "local_preload_libraries",
-    "log_destination",
-    "log_directory",
-    "log_file_mode",
-    "log_filename",
-    "log_rotation_age",
-    "log_rotation_size",
-    "log_truncate_on_rotation",
-    "logging_collector",
-    "max_replication_slots",
-    "max_slot_wal_keep_size",
-    "max_wal_senders",
-    "password_encryption",
-    "port",
-    "primary_conninfo",
-    "primary_slot_name",
-    "promote_trigger_file",
-    "restart_after_crash",
-    "session_preload_libraries",
-    "shared_preload_libraries",
-    "synchronous_commit",
-    "synchronous_standby_names",
-    "unix_socket_directories",
-    "unix_socket_group",
-    "unix_socket_permissions",
-    "wal_keep_size",
-    "wal_log_hints",
-    "wal_sync_method",
-    "zero_damaged_pages",
-];
-/// The same, for whole families.
-const OWNED_PREFIXES: &[&str] =
-    &["ssl", "recovery_", "restore_", "archive_cleanup", "krb_", "gss_", "bonjour"];
-/// The only value of an otherwise free choice.
-const LIMITED: &[(&str, &[&str])] = &[("wal_level", &["replica", "logical"])];
-
-/// All parameters that may not be set like this, each with the reason.
-pub fn violations(parameters: &Parameters) -> Vec<Violation> {
-    let refused = parameters.iter().filter_map(|(name, value)| {
-        let message = refusal(name, value)?;
-        Some(Violation { name: format!("parameters[{name}]"), subject: String::new(), message })
-    });
-    refused.collect()
-}
-
 /// # Errors
 /// `INVALID_FIELD` with the first parameter that may not be set.
 pub(super) fn check(parameters: &Parameters) -> Result<(), Error> {
-    match violations(parameters).into_iter().next() {
+    match Engine::Postgresql.violations(parameters).into_iter().next() {
         Some(Violation { name, message, .. }) => Err(Error::Field { field: name, message }),
         None => Ok(()),
-    }
-}
-
-fn refusal(name: &str, value: &str) -> Option<String> {
-    if OWNED.contains(&name) || OWNED_PREFIXES.iter().any(|prefix| name.starts_with(prefix)) {
-        return Some("is set by Holdfast itself; leave it out".to_owned());
-    }
-    let (_, allowed) = LIMITED.iter().find(|(limited, _)| *limited == name)?;
-    (!allowed.contains(&value)).then(|| format!("may only be one of: {}", allowed.join(", ")))
-}
-
-#[cfg(test)]
-mod tests {
-    use std::collections::BTreeMap;
-
-    use super::*;
-
-    fn refused(name: &str, value: &str) -> Option<String> {
-        let parameters: Parameters =
-            BTreeMap::from([(name.to_owned(), value.to_owned())]).try_into().unwrap();
-        violations(&parameters).pop().map(|violation| violation.name)
-    }
-
-    #[test]
-    fn what_holdfast_owns_is_refused_by_name() {
-        for name in
-            ["fsync", "ssl", "ssl_ca_file", "synchronous_commit", "archive_command", "recovery_target_time"]
-        {
-            assert_eq!(refused(name, "off"), Some(format!("parameters[{name}]")));
-        }
-        assert_eq!(refused("wal_level", "minimal").as_deref(), Some("parameters[wal_level]"));
-    }
-
-    #[test]
-    fn everything_else_is_the_operators() {
-        for (name, value) in
-            [("work_mem", "64MB"), ("wal_level", "logical"), ("pg_stat_statements.max", "100")]
-        {
-            assert_eq!(refused(name, value), None);
-        }
     }
 }

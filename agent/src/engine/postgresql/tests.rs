@@ -379,7 +379,7 @@ fn synchronous_names_are_read_back_as_written() {
 #[test]
 fn a_member_whose_socket_would_be_unreachable_is_refused() {
     let cluster = ClusterId::generate();
-    assert!(Layout::new(Path::new("/var/lib/holdfast/postgresql"), cluster).check_socket().is_ok());
+    Layout::new(Path::new("/var/lib/holdfast/postgresql"), cluster).check_socket().unwrap();
     let long = format!("/{}", "x".repeat(60));
     assert_eq!(reason(Layout::new(Path::new(&long), cluster).check_socket()), Reason::PreconditionFailed);
 }

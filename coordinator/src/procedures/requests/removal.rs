@@ -86,7 +86,7 @@ impl Prepare for RemoveMember {
         let procedure =
             remove_member::RemoveMember::new(&cluster, member.node_id, self.node.clone(), self.absent);
         let mut submit = Submit::new(procedure.into(), resource(&cluster.name), asker.caller.clone())
-            .when(Compare::unchanged(&cluster_key(&cluster.name), found.revision));
+            .when(Compare::unchanged(cluster_key(&cluster.name), found.revision));
         if let Some(request) = &asker.request {
             submit = submit.request(request.clone());
         }

@@ -95,7 +95,7 @@ async fn links_are_never_followed() {
     let moved = machine.folder.path().join("moved");
     std::fs::rename(&folder, &moved).unwrap();
     symlink(&moved, &folder).unwrap();
-    assert!(engine.destroy(&cluster.destroy("shop"), &work()).await.is_err());
+    assert_eq!(reason(engine.destroy(&cluster.destroy("shop"), &work()).await), Reason::WouldDestroyData);
     assert!(moved.join("member.json").exists());
     assert_eq!(contents(&elsewhere), before);
 }
