@@ -94,15 +94,4 @@ mod tests {
             assert!(error.contains(named), "{error}");
         }
     }
-
-    #[test]
-    fn the_example_names_every_key_and_changes_nothing() {
-        let example = include_str!("../../deploy/config/agent.example.toml");
-        assert_eq!(parsed(example).unwrap(), Config::default());
-        // A key stands behind a `#` without a blank, a remark behind one with a blank.
-        let all = parsed(&example.replace("\n#", "\n").replace("\n ", "\n# ")).unwrap();
-        let Config { state_dir, coordinators, memory_bytes, supervisor: _, log } = all;
-        assert_eq!((state_dir, coordinators.len()), (Some(PathBuf::from(STATE_DIR)), 2));
-        assert!(memory_bytes.is_some() && log.filter.is_some());
-    }
 }

@@ -235,15 +235,4 @@ mod tests {
         let error = config::parse::<Config>(Path::new("coordinator.toml"), text).unwrap_err();
         assert!(error.to_string().contains("operatosr"), "{error}");
     }
-
-    #[test]
-    fn the_example_has_the_usual_values() {
-        let example = include_str!("../../deploy/config/coordinator.example.toml");
-        // A key stands behind a `#` without a blank, a remark behind one with a blank.
-        let all = example.replace("\n#", "\n").replace("\n ", "\n# ");
-        for (text, advertised) in [(example, 0), (all.as_str(), 2)] {
-            let config: Config = config::parse(Path::new("coordinator.toml"), text).unwrap();
-            assert_eq!((config.limits, config.advertise.len()), (Limits::default(), advertised));
-        }
-    }
 }
