@@ -11,7 +11,7 @@
 //! | [`proc`] | what `/proc` knows: identities of processes, namespaces, inner and outer pids |
 //! | [`wait`] | conditions with a deadline, in place of sleeping |
 //! | [`binaries`] | where the built programs are |
-//! | [`bench`] | the benchmarks that `cargo xtask bench` runs |
+//! | [`mod@bench`] | the benchmarks that `cargo xtask bench` runs |
 //!
 //! ```text
 //!  root network namespace        │ test process, cargo xtask, psql by `ip netns exec`
