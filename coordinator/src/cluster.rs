@@ -120,6 +120,11 @@ impl Cluster {
         if self.primary == Some(node) { Role::Primary } else { Role::Replica }
     }
 
+    /// The term that commands about its data bear: data are made under the first one before there is a primary.
+    pub fn command_term(&self) -> Term {
+        self.term.max(Term::FIRST)
+    }
+
     /// The primary's member record.
     pub fn primary_member(&self) -> Option<&Member> {
         self.primary.and_then(|node| self.member(node))

@@ -421,10 +421,14 @@ async fn what_must_not_run_is_refused_without_effect() {
 
     let late = Command { deadline: now(), ..destroy(cluster, 5) };
     let stale = destroy(cluster, 4);
+    let no_term = destroy(ClusterId::generate(), 0);
     let old_coordinator = Command { coordinator_generation: Generation::new(2), ..destroy(cluster, 6) };
-    for (command, reason) in
-        [(late, Reason::CommandTimedOut), (stale, Reason::StaleTerm), (old_coordinator, Reason::StaleTerm)]
-    {
+    for (command, reason) in [
+        (late, Reason::CommandTimedOut),
+        (stale, Reason::StaleTerm),
+        (old_coordinator, Reason::StaleTerm),
+        (no_term, Reason::InvalidField),
+    ] {
         for _ in 0..3 {
             agent.give(&command).await;
             let failure = agent.outcome(command.id).await.unwrap().unwrap_err();

@@ -2,7 +2,6 @@
 
 use holdfast_common::assignment::{MemberAssignment, Peer, Power, RoleAssignment};
 use holdfast_common::id::NodeId;
-use holdfast_common::term::Term;
 
 use super::{Cluster, Member, MemberPhase, Phase};
 
@@ -42,8 +41,7 @@ pub fn prospective(cluster: &Cluster, member: &Member) -> MemberAssignment {
         Some(_) | None => RoleAssignment::Primary { synchronous: cluster.enforced_synchronous().clone() },
     };
     let assignment = build(cluster, member, role);
-    // The first primary is made before its term is recorded; an assignment without a term is none.
-    MemberAssignment { term: assignment.term.max(Term::FIRST), ..assignment }
+    MemberAssignment { term: cluster.command_term(), ..assignment }
 }
 
 fn build(cluster: &Cluster, member: &Member, role: RoleAssignment) -> MemberAssignment {

@@ -191,6 +191,14 @@ impl<P: Procedure> Handle<P> {
         self.get(operation).await.map(Some)
     }
 
+    /// Who holds the resource now.
+    ///
+    /// # Errors
+    /// Those of the store.
+    pub async fn holder(&self, resource: &str) -> Result<Option<Holder>, Error> {
+        Ok(record::get(&*self.shared.store, &lock::key(resource)).await?.map(|record| record.value))
+    }
+
     /// The operation as it stands, with the progress of its step.
     ///
     /// # Errors

@@ -57,7 +57,12 @@ impl Delete {
 
     pub(super) async fn next(self, ctx: &Context<Means>) -> Result<Next<Self>, Error> {
         let records = &ctx.means().records;
-        let Some(cluster) = records.find(&self.cluster.name).await?.map(|found| found.value) else {
+        let Some(cluster) = records
+            .find(&self.cluster.name)
+            .await?
+            .map(|found| found.value)
+            .filter(|found| found.id == self.cluster.id)
+        else {
             return Ok(Next::done(json!({ "cluster": self.cluster.name })));
         };
         match self.step {

@@ -15,7 +15,7 @@ use holdfast_common::error::{Classify as _, Failure, Reason, Violation};
 use holdfast_common::name::{ClusterName, NodeName};
 use holdfast_common::pki::Keyring;
 
-use super::{ClusterRef, Means, Procedures, records};
+use super::{ClusterRef, Means, Procedures, records, resource};
 use crate::cluster::Cluster;
 use crate::directory::{self, Node, node_key, node_name_key};
 use crate::operation::procedure::StepLabel;
@@ -60,6 +60,19 @@ pub trait Prepare {
     /// # Errors
     /// What no plan can be made of: unknown names, a missing `confirm`.
     fn prepare(&self, desk: &Desk, asker: &Asker) -> impl Future<Output = Result<Prepared, Failure>> + Send;
+}
+
+// === impl Asker ===
+
+impl Asker {
+    /// `procedure` on the cluster, as this asker's operation.
+    fn submit(&self, procedure: impl Into<Procedures>, cluster: &Cluster) -> Submit<Procedures> {
+        let submit = Submit::new(procedure.into(), resource(&cluster.name), self.caller.clone());
+        match &self.request {
+            Some(request) => submit.request(request.clone()),
+            None => submit,
+        }
+    }
 }
 
 // === impl Desk ===

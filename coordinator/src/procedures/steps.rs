@@ -338,7 +338,7 @@ pub(super) async fn destroy(
         } else {
             orders.push(Order {
                 member,
-                term: cluster.term,
+                term: cluster.command_term(),
                 payload: Payload::DestroyMember(DestroyMember {
                     cluster_id: cluster.id,
                     confirm: cluster.name.clone(),
@@ -363,7 +363,7 @@ async fn leave_behind(ctx: &Context<Means>, cluster: &Cluster, member: &Member) 
     let leftover = Leftover {
         node_id: member.node_id,
         cluster: ClusterRef { id: cluster.id, name: cluster.name.clone() },
-        term: cluster.term,
+        term: cluster.command_term(),
         since: ctx.means().clock.now(),
     };
     Ok(ctx.means().records.leave_behind(&leftover).await?)

@@ -198,13 +198,8 @@ impl Clusters {
 
     async fn show(&self, cluster: &Cluster) -> Result<proto::Cluster, Status> {
         let resource = crate::procedures::resource(&cluster.name);
-        let filter = operation::Filter {
-            resource: Some(resource),
-            states: operation::State::HOLDING.to_vec(),
-            kind: None,
-        };
-        let holder = self.desk.operations.list(&filter, None, 1).await.map_err(refuse)?;
-        let operation = holder.operations.first().map(|operation| operation.id);
+        let holder = self.desk.operations.holder(&resource).await.map_err(refuse)?;
+        let operation = holder.map(|holder| holder.operation);
         Ok(render::cluster(cluster, operation, |node| self.desk.means.nodes.state(node, cluster.id)))
     }
 
@@ -228,6 +223,7 @@ struct Watched {
     name: ClusterName,
     id: holdfast_common::id::ClusterId,
     changes: watch::Receiver<u64>,
+    /// What was told last, without times.
     last: Option<proto::Cluster>,
 }
 
@@ -245,8 +241,8 @@ impl Watched {
                 Err(error) => return Some(Err(refuse(error))),
             };
             match self.clusters.show(&found.value).await {
-                Ok(cluster) if self.last.as_ref() != Some(&cluster) => {
-                    self.last = Some(cluster.clone());
+                Ok(cluster) if self.last.as_ref() != Some(&without_times(&cluster)) => {
+                    self.last = Some(without_times(&cluster));
                     return Some(Ok(cluster));
                 }
                 Ok(_) => {}
@@ -254,6 +250,15 @@ impl Watched {
             }
         }
     }
+}
+
+/// That a node has reported again is no change; what it reported may be one.
+fn without_times(cluster: &proto::Cluster) -> proto::Cluster {
+    let mut cluster = cluster.clone();
+    for member in &mut cluster.members {
+        member.observe_time = None;
+    }
+    cluster
 }
 
 /// Who asks, and under which request id.

@@ -19,7 +19,7 @@ use crate::cluster::{Access, Cluster, Member, MemberPhase, Phase};
 use crate::directory::{Node, put};
 use crate::operation::Submit;
 use crate::procedures::records::{Writes, cluster_key};
-use crate::procedures::{Procedures, create, resource};
+use crate::procedures::{Procedures, create};
 use crate::store::Compare;
 
 /// As whom clients connect, and to which database.
@@ -200,10 +200,7 @@ impl CreateCluster {
             return Err(Failure::invalid_field("primary", format!("`{}` is none of `nodes`", self.primary)));
         };
         let procedure = create::Create::new(cluster, first.id);
-        let mut submit = Submit::new(procedure.into(), resource(&cluster.name), asker.caller.clone());
-        if let Some(request) = &asker.request {
-            submit = submit.request(request.clone());
-        }
+        let mut submit = asker.submit(procedure, cluster);
         let key = cluster_key(&cluster.name);
         let record = put(&key, cluster).map_err(|error| error.to_failure())?;
         submit = submit.when(Compare::absent(&key)).then(record);

@@ -9,8 +9,8 @@ use super::{Asker, Desk, Prepare, Prepared, store_failure};
 use crate::cluster::{Cluster, Member, MemberPhase, Phase};
 use crate::directory::put;
 use crate::operation::Submit;
+use crate::procedures::add_member;
 use crate::procedures::records::{Writes, cluster_key};
-use crate::procedures::{add_member, resource};
 use crate::store::Compare;
 
 /// The request, checked field by field.
@@ -55,16 +55,10 @@ impl Prepare for AddMember {
         };
         let with = cluster.clone().with_joining(member.clone()).map_err(|error| error.to_failure())?;
         let key = cluster_key(&cluster.name);
-        let mut submit = Submit::new(
-            add_member::AddMember::new(&cluster, node.id).into(),
-            resource(&cluster.name),
-            asker.caller.clone(),
-        )
-        .when(Compare::unchanged(&key, found.revision))
-        .then(put(&key, &with).map_err(|error| error.to_failure())?);
-        if let Some(request) = &asker.request {
-            submit = submit.request(request.clone());
-        }
+        let mut submit = asker
+            .submit(add_member::AddMember::new(&cluster, node.id), &cluster)
+            .when(Compare::unchanged(&key, found.revision))
+            .then(put(&key, &with).map_err(|error| error.to_failure())?);
         let Writes { compares, ops } =
             desk.means.records.writes_of_new(&with, &member).await.map_err(|error| store_failure(&error))?;
         submit = compares.into_iter().fold(submit, Submit::when);

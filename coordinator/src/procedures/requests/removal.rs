@@ -9,10 +9,9 @@ use super::preconditions::{Precondition, online};
 use super::{Asker, Desk, Prepare, Prepared, confirmed};
 use crate::cluster::Cluster;
 use crate::directory::put;
-use crate::operation::Submit;
 use crate::procedures::records::cluster_key;
 use crate::procedures::steps::Absent;
-use crate::procedures::{delete, remove_member, resource};
+use crate::procedures::{delete, remove_member};
 use crate::store::Compare;
 
 /// The request, checked field by field.
@@ -42,16 +41,10 @@ impl Prepare for DeleteCluster {
         let preconditions = within_reach(desk, &cluster, &named, self.absent);
         let key = cluster_key(&cluster.name);
         let record = put(&key, &cluster.clone().deleting()).map_err(|error| error.to_failure())?;
-        let mut submit = Submit::new(
-            delete::Delete::new(&cluster, self.absent).into(),
-            resource(&cluster.name),
-            asker.caller.clone(),
-        )
-        .when(Compare::unchanged(&key, found.revision))
-        .then(record);
-        if let Some(request) = &asker.request {
-            submit = submit.request(request.clone());
-        }
+        let submit = asker
+            .submit(delete::Delete::new(&cluster, self.absent), &cluster)
+            .when(Compare::unchanged(&key, found.revision))
+            .then(record);
         let nodes = named.iter().map(|(_, name)| name.as_str()).collect::<Vec<_>>().join(", ");
         let notes = vec![format!("all data of cluster {} on {nodes} will be gone", cluster.name)];
         Ok(Prepared { preconditions, steps: delete::plan(), notes, submit: Some(submit) })
@@ -85,11 +78,9 @@ impl Prepare for RemoveMember {
         }
         let procedure =
             remove_member::RemoveMember::new(&cluster, member.node_id, self.node.clone(), self.absent);
-        let mut submit = Submit::new(procedure.into(), resource(&cluster.name), asker.caller.clone())
+        let submit = asker
+            .submit(procedure, &cluster)
             .when(Compare::unchanged(cluster_key(&cluster.name), found.revision));
-        if let Some(request) = &asker.request {
-            submit = submit.request(request.clone());
-        }
         Ok(Prepared { preconditions, steps: remove_member::plan(), notes, submit: Some(submit) })
     }
 }

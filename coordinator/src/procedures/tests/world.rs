@@ -203,6 +203,9 @@ fn act(data: &mut BTreeMap<NodeId, String>, node: NodeId, command: &Command) -> 
             }
             None => Err(Failure::new(Reason::EngineFailed, "the source has no data")),
         },
+        Payload::DestroyMember(_) if command.term == Term::NONE => {
+            Err(Failure::new(Reason::InvalidField, "a removal needs a term"))
+        }
         Payload::DestroyMember(_) => Ok(Success::DestroyMember { removed: data.remove(&node).is_some() }),
         Payload::CheckMember(_) | Payload::SetPassword(_) => {
             Err(Failure::new(Reason::UnknownCommand, "not here"))
