@@ -14,7 +14,7 @@ mod renewal;
 #[cfg(test)]
 mod tests;
 
-pub use join::{Join, JoinError, Joined, join};
+pub use join::{Again, Join, JoinError, Joined, join};
 pub use renewal::Renewal;
 
 use std::fmt;

@@ -9,7 +9,7 @@ use anyhow::{Context as _, bail};
 use clap::{Args, Parser, Subcommand};
 use holdfast_agent::app::{self, state_files};
 use holdfast_agent::config::{self, Config, DATA_DIR, STATE_DIR};
-use holdfast_agent::identity::{Identity, Join, Joined, join};
+use holdfast_agent::identity::{Again, Identity, Join, Joined, join};
 use holdfast_agent::link::Coordinators;
 use holdfast_agent::link::client::Address;
 use holdfast_common::clock::Clock;
@@ -64,6 +64,9 @@ struct JoinArguments {
     /// Where the databases will lie.
     #[arg(long, value_name = "DIR", default_value = DATA_DIR)]
     data_dir: PathBuf,
+    /// Get a new certificate though the present one has not ended. Needs a token made with `holdfast node token create --rejoin`.
+    #[arg(long)]
+    again: bool,
 }
 
 #[derive(Debug, Args)]
@@ -112,7 +115,7 @@ fn main() -> ExitCode {
 
 async fn run_join(arguments: JoinArguments) -> anyhow::Result<ExitCode> {
     start_logging(&logging::Settings::default())?;
-    let JoinArguments { coordinator, token, token_file, state, name, address, data_dir } = arguments;
+    let JoinArguments { coordinator, token, token_file, state, name, address, data_dir, again } = arguments;
     config::absolute("--data-dir", &data_dir)?;
     config::absolute("--state-dir", &state.state_dir)?;
     let token = read_token(token, token_file.as_deref())?;
@@ -122,11 +125,15 @@ async fn run_join(arguments: JoinArguments) -> anyhow::Result<ExitCode> {
         None => own_name()?,
     };
     let coordinators = Coordinators::new(coordinator).context("--coordinator")?;
-    let wanted = Join { token, coordinators, name: name.clone(), address, data_dir };
+    let again = if again { Again::Always } else { Again::IfEnded };
+    let wanted = Join { token, coordinators, name: name.clone(), address, data_dir, again };
     let files = state_files(&state.state_dir);
     let joined = join(&files, &state.state_dir, &Clock::system(), wanted).await?;
     say(&match joined {
         Joined::Now { fleet, node } => format!("joined fleet {fleet} as node `{name}` ({node})"),
+        Joined::Back { fleet, node } => format!(
+            "node `{name}` ({node}) of fleet {fleet} has a new certificate; restart the agent if it runs"
+        ),
         Joined::Already { fleet, node } => {
             format!("already node `{name}` ({node}) of fleet {fleet}; nothing was changed")
         }

@@ -170,7 +170,7 @@ pub(crate) enum Node {
 pub(crate) enum JoinToken {
     /// A new token; it is shown only this once
     #[command(
-        after_help = "Examples:\n  holdfast node token create --uses 3 --ttl 1h\n  holdfast node token create --node n1 --description 'rack 4'\nOn the new machine:\n  holdfast-agent join --coordinator ADDRESS --token-file FILE"
+        after_help = "Examples:\n  holdfast node token create --uses 3 --ttl 1h\n  holdfast node token create --node n1 --description 'rack 4'\n  holdfast node token create --rejoin n1\nOn the new machine:\n  holdfast-agent join --coordinator ADDRESS --token-file FILE"
     )]
     Create {
         /// How long it is good: 1 minute to 30 days
@@ -185,6 +185,9 @@ pub(crate) enum JoinToken {
         /// Only a node of this name may use it
         #[arg(long, default_value = "", value_name = "NAME", hide_default_value = true)]
         node: String,
+        /// This node, which is in the fleet already, gets a new certificate with it: its own has ended or was lost
+        #[arg(long, value_name = "NAME", conflicts_with_all = ["node", "uses"])]
+        rejoin: Option<String>,
     },
     /// All join tokens; their secrets are never shown again
     #[command(after_help = "Example:\n  holdfast node token list")]
@@ -342,6 +345,16 @@ pub(crate) enum Operation {
     /// Ask for a way back; refused past the point of no return
     #[command(after_help = "Example:\n  holdfast operation cancel 01890a5d-ac96-774b-bcce-b302099a8057")]
     Cancel { id: String },
+    /// Try a blocked operation's step again, once its cause is gone, and watch it
+    #[command(
+        after_help = "Example:\n  holdfast operation resume 01890a5d-ac96-774b-bcce-b302099a8057 --detach"
+    )]
+    Resume {
+        id: String,
+        /// Do not watch it
+        #[arg(long)]
+        detach: bool,
+    },
 }
 
 #[derive(Debug, Args)]

@@ -104,6 +104,7 @@ calls! {
         list_operations(ListOperationsRequest) -> ListOperationsResponse;
         get_operation(GetOperationRequest) -> GetOperationResponse;
         cancel_operation(CancelOperationRequest) -> CancelOperationResponse;
+        resume_operation(ResumeOperationRequest) -> ResumeOperationResponse;
     }
     event_service_client::EventServiceClient {
         list_events(ListEventsRequest) -> ListEventsResponse;

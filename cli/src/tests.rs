@@ -473,6 +473,13 @@ impl operations::OperationService for Fake {
     ) -> Result<Response<v1::CancelOperationResponse>, Status> {
         Err(from_failure(&Failure::new(Reason::NotCancellable, "past its point of no return")))
     }
+
+    async fn resume_operation(
+        &self,
+        _: Request<v1::ResumeOperationRequest>,
+    ) -> Result<Response<v1::ResumeOperationResponse>, Status> {
+        Err(from_failure(&Failure::new(Reason::PreconditionFailed, "it is not blocked")))
+    }
 }
 
 macro_rules! absent {

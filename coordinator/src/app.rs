@@ -267,6 +267,7 @@ fn served(parts: &Parts, handle: operation::Handle<Procedures>) -> Operators<Pro
     Operators {
         nodes: Nodes {
             directory: parts.directory.clone(),
+            identity: parts.identity.clone(),
             fleet: parts.fleet.clone(),
             history: parts.history.clone(),
             events: parts.events.clone(),

@@ -102,6 +102,18 @@ pub struct Access {
     pub password: Sealed,
     /// It has been shown to a person; it is not shown again.
     pub shown: bool,
+    /// A password on its way to the primary, which may have taken it already: until that is known, nobody knows which of both
+    /// works.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub pending: Option<Box<Password>>,
+}
+
+/// A password: for the engine, and for people.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Password {
+    pub verifier: Verifier,
+    pub sealed: Sealed,
 }
 
 // === impl Cluster ===

@@ -10,7 +10,7 @@
 
 mod audit;
 
-pub use audit::{Audit, AuditRecord, Decision};
+pub use audit::{Audit, AuditRecord, Decision, Entry};
 
 use std::sync::Arc;
 

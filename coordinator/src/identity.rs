@@ -21,7 +21,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use holdfast_common::error::{Classify as _, Failure, Reason};
-use holdfast_common::id::FleetId;
+use holdfast_common::id::{FleetId, NodeId};
+use holdfast_common::name::NodeName;
 use holdfast_common::pki::{Authority, Issued, Keyring, TrustBundle, Validity};
 use jiff::{SignedDuration, Timestamp};
 
@@ -70,6 +71,17 @@ impl Identity {
 
     pub fn trust_bundle(&self) -> TrustBundle {
         self.inner.authority.bundle()
+    }
+
+    /// The node of this name.
+    ///
+    /// # Errors
+    /// `NodeNotFound`, those of the store.
+    pub async fn node_named(&self, name: &NodeName) -> Result<NodeId, Failure> {
+        let found = self.inner.directory.get::<NodeId>(&directory::node_name_key(name)).await?;
+        let missing =
+            || Failure::about(Reason::NodeNotFound, "node", name, format!("there is no node `{name}`"));
+        found.map(|found| found.value).ok_or_else(missing)
     }
 
     pub fn directory(&self) -> &Directory {

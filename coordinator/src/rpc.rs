@@ -9,8 +9,9 @@
 //! | part | answers for |
 //! | --- | --- |
 //! | `listener` | connections: accepted, shaken hands with, bounded, let go |
-//! | `guard`, `body` | calls: room, rate, size, deadline, count |
+//! | `guard`, `body`, `deadline` | calls: room, rate, size, deadline, count |
 //! | `peer`, `rules` | who calls, and who may call what |
+//! | `repeat` | a repeat of a call gets the first answer |
 //! | `live` | streams end with the credential that they began with |
 //! | the others | parse, call, render: one service each |
 //!
@@ -19,6 +20,7 @@
 pub mod body;
 pub mod clusters;
 pub mod convert;
+mod deadline;
 pub mod events;
 pub mod guard;
 pub mod identity;
@@ -27,7 +29,9 @@ pub mod listener;
 pub mod live;
 pub mod nodes;
 pub mod operations;
+mod oversize;
 pub mod peer;
+pub mod repeat;
 pub mod rules;
 #[cfg(test)]
 pub(crate) mod tests;

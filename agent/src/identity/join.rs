@@ -39,12 +39,27 @@ pub struct Join {
     /// `None`: the one from which the coordinator is reached.
     pub address: Option<IpAddr>,
     pub data_dir: PathBuf,
+    pub again: Again,
+}
+
+/// What to do if the machine is this node already.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Again {
+    /// Nothing while its certificate is good; else get a new one.
+    IfEnded,
+    /// Get a new certificate.
+    Always,
 }
 
 /// How joining ended well.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Joined {
     Now {
+        fleet: FleetId,
+        node: NodeId,
+    },
+    /// The machine was this node, and has a new certificate.
+    Back {
         fleet: FleetId,
         node: NodeId,
     },
@@ -68,6 +83,14 @@ struct Joining {
     key: Zeroizing<String>,
 }
 
+/// What joining leaves on the disk.
+struct Kept {
+    joining: Joining,
+    /// What the machine was before.
+    known: Option<Record>,
+    enrolled: Enrolled,
+}
+
 #[derive(Debug, thiserror::Error)]
 pub enum JoinError {
     #[error(
@@ -89,6 +112,10 @@ pub enum JoinError {
     Answer(#[source] Error),
     #[error("the coordinator's trust bundle does not have the authority that the token names")]
     ForeignRoots,
+    #[error(
+        "the token makes a new node, but this machine is node `{name}` already; create one for it with `holdfast node token create --rejoin {name}`"
+    )]
+    OtherNode { name: NodeName },
     #[error("keep the node's state")]
     State(#[from] statefile::Error),
     #[error("keep the node's state")]
@@ -101,13 +128,18 @@ pub enum JoinError {
 /// [`JoinError`]. It can be repeated after each of them; a lost answer is asked for again under the same request.
 pub async fn join(files: &Files, state: &Path, clock: &Clock, join: Join) -> Result<Joined, JoinError> {
     files.create_dir(state, Access::PRIVATE_DIR).await?;
-    if let Some(already) = before(files, state, &join).await? {
-        return Ok(already);
+    let known = before(files, state, &join).await?;
+    if let Some(Record { fleet_id, node_id, not_after, .. }) = &known
+        && join.again == Again::IfEnded
+        && *not_after > clock.now()
+    {
+        return Ok(Joined::Already { fleet: *fleet_id, node: *node_id });
     }
     let tls = Arc::new(ClientTls::joining(join.token.pin)?);
-    let address = match join.address {
-        Some(address) => address,
-        None => own_address(join.coordinators.next()).await?,
+    let address = match (join.address, &known) {
+        (Some(address), _) => address,
+        (None, Some(known)) => known.address,
+        (None, None) => own_address(join.coordinators.next()).await?,
     };
     let joining = prepare(files, state, &join, address).await?;
     let key = NodeKey::from_pem(&joining.key)?;
@@ -118,13 +150,21 @@ pub async fn join(files: &Files, state: &Path, clock: &Clock, join: Join) -> Res
         address: joining.address,
         request_id: joining.request_id,
     };
-    let enrolled = ask(&tls, &join.coordinators, &request).await?;
+    let enrolled = match ask(&tls, &join.coordinators, &request).await {
+        // Only a token for another purpose finds the name taken.
+        Err(CallError::Refused(failure)) if known.is_some() && failure.reason == Reason::NodeExists => {
+            return Err(JoinError::OtherNode { name: join.name });
+        }
+        enrolled => enrolled?,
+    };
     let (fleet, node) = (enrolled.fleet_id, enrolled.node_id);
-    keep(files, state, clock, &join, joining, enrolled).await?;
-    Ok(Joined::Now { fleet, node })
+    let back = known.is_some();
+    keep(files, state, clock, &join, Kept { joining, known, enrolled }).await?;
+    Ok(if back { Joined::Back { fleet, node } } else { Joined::Now { fleet, node } })
 }
 
-async fn before(files: &Files, state: &Path, join: &Join) -> Result<Option<Joined>, JoinError> {
+/// Who the machine is, if it is what it is to be.
+async fn before(files: &Files, state: &Path, join: &Join) -> Result<Option<Record>, JoinError> {
     let path = state.join(NAME);
     let record = match statefile::read::<Record>(files, &path, KIND).await {
         Ok(None) => return Ok(None),
@@ -134,7 +174,7 @@ async fn before(files: &Files, state: &Path, join: &Join) -> Result<Option<Joine
     };
     let (_, roots) = record.credentials().map_err(JoinError::Before)?;
     if record.name == join.name && roots.fingerprints().any(|root| root == join.token.pin) {
-        return Ok(Some(Joined::Already { fleet: record.fleet_id, node: record.node_id }));
+        return Ok(Some(record));
     }
     Err(JoinError::OtherIdentity { name: record.name, fleet: record.fleet_id, state: state.to_owned() })
 }
@@ -202,22 +242,19 @@ async fn ask(
     }
 }
 
-async fn keep(
-    files: &Files,
-    state: &Path,
-    clock: &Clock,
-    join: &Join,
-    joining: Joining,
-    enrolled: Enrolled,
-) -> Result<(), JoinError> {
+async fn keep(files: &Files, state: &Path, clock: &Clock, join: &Join, kept: Kept) -> Result<(), JoinError> {
+    let Kept { joining, known, enrolled } = kept;
     let Enrolled { fleet_id, node_id, certificate } = enrolled;
+    if known.as_ref().is_some_and(|known| (known.fleet_id, known.node_id) != (fleet_id, node_id)) {
+        return Err(JoinError::OtherNode { name: joining.name });
+    }
     let record = Record {
         fleet_id,
         node_id,
         name: joining.name,
         address: joining.address,
         coordinators: join.coordinators.all().to_vec(),
-        data_dir: join.data_dir.clone(),
+        data_dir: known.as_ref().map_or(&join.data_dir, |known| &known.data_dir).clone(),
         certificate_chain: certificate.certificate_chain,
         trust_bundle: certificate.trust_bundle,
         issued_at: clock.now(),
@@ -229,7 +266,9 @@ async fn keep(
         return Err(JoinError::ForeignRoots);
     }
     // The identity last: with it the machine is a node, and everything else must be there.
-    Terms::create(files, state).await?;
+    if known.is_none() {
+        Terms::create(files, state).await?;
+    }
     statefile::write(files, &state.join(NAME), KIND, &record).await?;
     files.remove_file(state.join(JOINING_NAME)).await?;
     Ok(())
@@ -251,7 +290,7 @@ async fn own_address(coordinator: &Address) -> Result<IpAddr, JoinError> {
 impl Classify for JoinError {
     fn reason(&self) -> Reason {
         match self {
-            Self::OtherIdentity { .. } => Reason::NodeExists,
+            Self::OtherIdentity { .. } | Self::OtherNode { .. } => Reason::NodeExists,
             Self::Before(error) | Self::Answer(error) => error.reason(),
             Self::Key(error) => error.reason(),
             Self::Tls(_) | Self::Files(_) => Reason::Internal,

@@ -53,19 +53,21 @@ struct Inner {
     renewed: AtomicU32,
     /// Answers to enrollments that are lost.
     losses: AtomicU32,
+    /// Enrollments that make another node.
+    strangers: AtomicU32,
     /// An answer is never given.
     mute: bool,
     peers: Mutex<Vec<Option<PeerIdentity>>>,
 }
 
 impl Inner {
-    fn issue(&self, request: &str, name: &str) -> Result<Renewed, Status> {
+    fn issue(&self, request: &str, node: NodeId, name: &str) -> Result<Renewed, Status> {
         let request =
             SigningRequest::parse(request).map_err(|error| Status::invalid_argument(error.to_string()))?;
         let validity = Validity::day(Timestamp::now());
         let issued: Issued = self
             .authority
-            .issue_node(&request, self.node, &name.parse().unwrap(), &[Ipv4Addr::LOCALHOST.into()], validity)
+            .issue_node(&request, node, &name.parse().unwrap(), &[Ipv4Addr::LOCALHOST.into()], validity)
             .unwrap();
         Ok(Renewed {
             certificate_chain: issued.chain_pem(),
@@ -79,21 +81,19 @@ impl Inner {
 impl EnrollmentService for Coordinator {
     async fn enroll(&self, request: Request<EnrollRequest>) -> Result<Response<EnrollResponse>, Status> {
         let enroll = Enroll::try_from(request.into_inner()).unwrap();
-        let certificate = self.inner.issue(&enroll.certificate_signing_request, enroll.node_name.as_str())?;
+        let take = |left: u32| left.checked_sub(1);
+        let stranger = self.inner.strangers.fetch_update(Ordering::SeqCst, Ordering::SeqCst, take).is_ok();
+        let node_id = if stranger { NodeId::generate() } else { self.inner.node };
+        let request = &enroll.certificate_signing_request;
+        let certificate = self.inner.issue(request, node_id, enroll.node_name.as_str())?;
         self.inner.asked.lock().unwrap().push(enroll);
         if self.inner.mute {
             std::future::pending::<()>().await;
         }
-        if self
-            .inner
-            .losses
-            .fetch_update(Ordering::SeqCst, Ordering::SeqCst, |left| left.checked_sub(1))
-            .is_ok()
-        {
+        if self.inner.losses.fetch_update(Ordering::SeqCst, Ordering::SeqCst, take).is_ok() {
             return Err(Status::unavailable("the answer is lost"));
         }
-        let enrolled =
-            Enrolled { fleet_id: self.inner.authority.fleet(), node_id: self.inner.node, certificate };
+        let enrolled = Enrolled { fleet_id: self.inner.authority.fleet(), node_id, certificate };
         Ok(Response::new((&enrolled).into()))
     }
 }
@@ -133,7 +133,8 @@ impl AgentService for Coordinator {
         &self,
         request: Request<RenewCertificateRequest>,
     ) -> Result<Response<RenewCertificateResponse>, Status> {
-        let renewed = self.inner.issue(&request.into_inner().certificate_signing_request, "n1")?;
+        let renewed =
+            self.inner.issue(&request.into_inner().certificate_signing_request, self.inner.node, "n1")?;
         self.inner.renewed.fetch_add(1, Ordering::SeqCst);
         Ok(Response::new((&renewed).into()))
     }
@@ -161,6 +162,7 @@ impl Coordinator {
             asked: Mutex::default(),
             renewed: AtomicU32::new(0),
             losses: AtomicU32::new(losses),
+            strangers: AtomicU32::new(0),
             mute,
             peers: Mutex::default(),
         });
@@ -186,6 +188,7 @@ impl Coordinator {
             name: name.parse().unwrap(),
             address: None,
             data_dir: "/data".into(),
+            again: Again::IfEnded,
         }
     }
 
@@ -253,6 +256,42 @@ async fn a_machine_joins_once_and_joining_again_changes_nothing() {
     let other_fleet = join(&files, Path::new(STATE), &Clock::system(), elsewhere.join("n1")).await;
     assert!(matches!(other_fleet, Err(JoinError::OtherIdentity { .. })));
     assert!(elsewhere.asked().is_empty());
+    assert_eq!(tree.contents("/state/node"), before);
+}
+
+#[tokio::test]
+async fn a_machine_whose_certificate_has_ended_comes_back_as_what_it_was() {
+    let coordinator = Coordinator::start(0, false).await;
+    let (tree, files) = disk();
+    joined(&coordinator, &files).await;
+    let before = Identity::open(files.clone(), Path::new(STATE)).await.unwrap().record();
+    let terms = tree.contents("/state/accepted");
+    let (fleet, node) = (before.fleet_id, before.node_id);
+    let later = ManualClock::at(before.not_after);
+    // Where its databases lie is not the joining's to change.
+    let elsewhere = Join { data_dir: "/elsewhere".into(), ..coordinator.join("n1") };
+    let back = join(&files, Path::new(STATE), &later.clock(), elsewhere).await.unwrap();
+    assert_eq!(back, Joined::Back { fleet, node });
+    let after = Identity::open(files.clone(), Path::new(STATE)).await.unwrap().record();
+    assert_ne!(after.key, before.key);
+    assert_eq!((after.node_id, &after.data_dir), (node, &before.data_dir));
+    assert_eq!(tree.contents("/state/accepted"), terms, "what it has accepted stays");
+    // And at once, if a person says so.
+    let again = Join { again: Again::Always, ..coordinator.join("n1") };
+    let back = join(&files, Path::new(STATE), &Clock::system(), again).await.unwrap();
+    assert_eq!(back, Joined::Back { fleet, node });
+}
+
+#[tokio::test]
+async fn a_machine_never_becomes_another_node_by_coming_back() {
+    let coordinator = Coordinator::start(0, false).await;
+    let (tree, files) = disk();
+    joined(&coordinator, &files).await;
+    let before = tree.contents("/state/node");
+    coordinator.inner.strangers.store(1, Ordering::SeqCst);
+    let again = Join { again: Again::Always, ..coordinator.join("n1") };
+    let refused = join(&files, Path::new(STATE), &Clock::system(), again).await;
+    assert!(matches!(refused, Err(JoinError::OtherNode { .. })), "{refused:?}");
     assert_eq!(tree.contents("/state/node"), before);
 }
 

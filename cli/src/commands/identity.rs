@@ -165,12 +165,14 @@ pub(super) async fn run_token(session: &mut Session, command: Token) -> Result<(
 
 pub(super) async fn run_join_token(session: &mut Session, command: JoinToken) -> Result<(), Error> {
     match command {
-        JoinToken::Create { ttl, uses, description, node } => {
+        JoinToken::Create { ttl, uses, description, node, rejoin } => {
+            let returns = rejoin.is_some();
             let request = v1::CreateJoinTokenRequest {
                 ttl: Some(wire_duration(ttl)),
                 uses,
                 description,
-                node_name: node,
+                node_name: rejoin.unwrap_or(node),
+                rejoin: returns,
                 request_id: request_id(),
             };
             let answer = session.client().await?.create_join_token(request).await?;
@@ -183,9 +185,14 @@ pub(super) async fn run_join_token(session: &mut Session, command: JoinToken) ->
                 }))?);
             }
             let address = answer.agent_endpoints.first().map_or("ADDRESS", String::as_str);
+            let (machine, then) = if returns {
+                ("that machine", "\n  systemctl restart holdfast-agent")
+            } else {
+                ("the new machine", "")
+            };
             session.note(&format!(
-                "Shown only now. On the new machine, with the token in a file that only root can read:\n  \
-                 holdfast-agent join --coordinator {address} --token-file FILE"
+                "Shown only now. On {machine}, with the token in a file that only root can read:\n  \
+                 holdfast-agent join --coordinator {address} --token-file FILE{then}"
             ));
             Ok(session.out.line(answer.token)?)
         }

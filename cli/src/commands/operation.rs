@@ -16,6 +16,7 @@ pub(super) async fn run(session: &mut Session, command: Operation) -> Result<(),
         Operation::Wait { id, patience } => wait(session, id, patience).await,
         Operation::Watch { id } => watch(session, id).await,
         Operation::Cancel { id } => cancel(session, id).await,
+        Operation::Resume { id, detach } => resume(session, id, detach).await,
     }
 }
 
@@ -117,4 +118,17 @@ async fn cancel(session: &mut Session, id: String) -> Result<(), Error> {
     }
     session.note(&format!("It is on its way back; see how with: holdfast operation watch {id}"));
     Ok(())
+}
+
+async fn resume(session: &mut Session, id: String, detach: bool) -> Result<(), Error> {
+    let answer =
+        session.client().await?.resume_operation(v1::ResumeOperationRequest { id: id.clone() }).await?;
+    if !detach {
+        return watch(session, id).await;
+    }
+    let operation = answer.operation.ok_or(Error::Incomplete("operation"))?;
+    if session.out.is_json() {
+        return Ok(session.out.json(&json::operation(&operation))?);
+    }
+    Ok(session.out.line(&operation.id)?)
 }

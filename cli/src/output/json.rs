@@ -323,6 +323,7 @@ pub(crate) fn join_token(token: &v1::JoinToken) -> Value {
         "revoked": token.revoked,
         "created_by": token.created_by,
         "node": text_or_null(&token.node_name),
+        "rejoin": token.rejoin,
     })
 }
 

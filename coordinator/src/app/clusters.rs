@@ -31,7 +31,7 @@ pub(super) fn operations(parts: &Parts) -> (operation::Service<Procedures>, Desk
 
 /// What operators call.
 pub(super) fn routes(parts: &Parts, desk: Desk) -> Routes {
-    let clusters = Clusters { desk, trust_bundle: parts.identity.trust_bundle().to_pem() };
+    let clusters = Clusters { desk, identity: parts.identity.clone() };
     Routes::new(ClusterServiceServer::new(clusters).max_decoding_message_size(MAX_DECODED))
 }
 

@@ -56,6 +56,9 @@ pub struct JoinToken {
     pub revoked: bool,
     /// Only a node of this name may use it.
     pub node_name: Option<NodeName>,
+    /// It brings back this node, and makes none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub rejoins: Option<NodeId>,
 }
 
 /// A use of a join token, by the request that made it: a repeat gets the same node.

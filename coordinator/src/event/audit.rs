@@ -1,4 +1,6 @@
-//! The audit: every changing call, allowed or denied, before it takes effect.
+//! The audit: every changing call, allowed or denied, before it takes effect; and how each that was allowed has ended.
+//!
+//! One that was allowed and has no end was under way when the coordinator stopped, or when its caller went away.
 
 use std::sync::Arc;
 
@@ -30,7 +32,23 @@ pub struct AuditRecord {
 #[serde(rename_all = "snake_case")]
 pub enum Decision {
     Allowed,
-    Denied { why: String },
+    Denied {
+        why: String,
+    },
+    /// The call of that record has ended with this gRPC status; what it began may go on.
+    Ended {
+        call: u64,
+        code: String,
+    },
+}
+
+/// A call that was allowed, and whose end is to be written.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Entry {
+    id: u64,
+    actor: String,
+    peer: String,
+    method: String,
 }
 
 /// The log of changing calls. Cheap to clone.
@@ -69,7 +87,7 @@ impl Audit {
         peer: String,
         method: &str,
         decision: Decision,
-    ) -> Result<(), store::Error> {
+    ) -> Result<Entry, store::Error> {
         let mut last = self.last.lock().await;
         let previous = match std::mem::replace(&mut *last, Last::Unsure) {
             Last::Known(previous) => previous,
@@ -86,7 +104,18 @@ impl Audit {
         };
         record = self.log.append(|id| AuditRecord { id, ..record.clone() }).await?;
         *last = Last::Known(Some(fingerprint(&record)));
-        Ok(())
+        let AuditRecord { id, actor, peer, method, .. } = record;
+        Ok(Entry { id, actor, peer, method })
+    }
+
+    /// Writes how an allowed call has ended.
+    ///
+    /// # Errors
+    /// Those of the store.
+    pub async fn end(&self, entry: Entry, code: &str) -> Result<(), store::Error> {
+        let Entry { id, actor, peer, method } = entry;
+        let decision = Decision::Ended { call: id, code: code.to_owned() };
+        self.record(actor, peer, &method, decision).await.map(drop)
     }
 }
 

@@ -19,6 +19,12 @@ use crate::store::{Compare, Key, Txn};
 /// How often a lost race is run again. Each round somebody else has won, so a token of many uses may see several.
 const ATTEMPTS: usize = 200;
 
+/// The record of a node that enrolls, what must hold for it, and what is written with it.
+struct Place {
+    node: Node,
+    txn: Txn,
+}
+
 impl Identity {
     /// Trades a join token for an identity: the use of the token and the node's record are one transaction. A repeat of the
     /// same request gets the same node, and no second use.
@@ -102,41 +108,64 @@ impl Identity {
         request: &SigningRequest,
         enrollment_key: &Key,
     ) -> Result<Option<Enrolled>, Failure> {
-        let name_key = directory::node_name_key(&enroll.node_name);
-        if self.inner.directory.get::<NodeId>(&name_key).await?.is_some() {
-            return Err(exists(&enroll.node_name));
-        }
-        let now = Timestamp::now();
-        let node = NodeId::generate();
-        let fresh = self.certify(request, node, &enroll.node_name, enroll.address)?;
-        let record = Node {
-            id: node,
-            name: enroll.node_name.clone(),
-            address: enroll.address,
-            joined_at: now,
-            certificates: vec![issued(&fresh)],
+        let Place { mut node, txn } = match token.value.rejoins {
+            Some(node) => self.returning(enroll, node).await?,
+            None => self.arriving(enroll).await?,
         };
+        let fresh = self.certify(request, node.id, &node.name, node.address)?;
+        // Of one that returns, what it had before is not welcome any more.
+        node.certificates = vec![issued(&fresh)];
         let enrollment = Enrollment {
             token: token.value.id,
-            node,
-            name: enroll.node_name.clone(),
+            node: node.id,
+            name: node.name.clone(),
             key: Fingerprint::of(&request.key_digest()),
-            keep_until: now.saturating_add(REMEMBER_FOR).unwrap_or(Timestamp::MAX),
+            keep_until: Timestamp::now().saturating_add(REMEMBER_FOR).unwrap_or(Timestamp::MAX),
         };
         let used = directory::JoinToken { uses_left: token.value.uses_left.saturating_sub(1), ..token.value };
-        let node_key = directory::node_key(node);
-        let txn = Txn::new()
+        let txn = txn
             .when(Compare::unchanged(&token.key, token.revision))
-            .when(Compare::absent(&name_key))
             .when(Compare::absent(enrollment_key))
             .then(directory::put(&token.key, &used)?)
-            .then(directory::put(&node_key, &record)?)
-            .then(directory::put(&name_key, &node)?)
+            .then(directory::put(&directory::node_key(node.id), &node)?)
             .then(directory::put(enrollment_key, &enrollment)?);
         if !self.inner.directory.store().txn(txn).await?.succeeded {
             return Ok(None);
         }
-        Ok(Some(Enrolled { fleet_id: self.fleet(), node_id: node, certificate: self.renewed(&fresh) }))
+        Ok(Some(Enrolled { fleet_id: self.fleet(), node_id: node.id, certificate: self.renewed(&fresh) }))
+    }
+
+    /// A node that the fleet does not have yet.
+    async fn arriving(&self, enroll: &Enroll) -> Result<Place, Failure> {
+        let name_key = directory::node_name_key(&enroll.node_name);
+        if self.inner.directory.get::<NodeId>(&name_key).await?.is_some() {
+            return Err(exists(&enroll.node_name));
+        }
+        let node = Node {
+            id: NodeId::generate(),
+            name: enroll.node_name.clone(),
+            address: enroll.address,
+            joined_at: Timestamp::now(),
+            certificates: Vec::new(),
+        };
+        let txn = Txn::new().when(Compare::absent(&name_key)).then(directory::put(&name_key, &node.id)?);
+        Ok(Place { node, txn })
+    }
+
+    /// A node that the fleet has, and that has lost its certificate.
+    async fn returning(&self, enroll: &Enroll, node: NodeId) -> Result<Place, Failure> {
+        let key = directory::node_key(node);
+        let found = self.inner.directory.get::<Node>(&key).await?;
+        let Some(found) = found.filter(|found| found.value.name == enroll.node_name) else {
+            return Err(invalid("the node that the token was made for was removed; create a new one".into()));
+        };
+        if found.value.address != enroll.address {
+            let known = found.value.address;
+            let problem =
+                format!("is not {known}, where the other members look for it; give --address {known}");
+            return Err(Failure::invalid_field("address", problem));
+        }
+        Ok(Place { node: found.value, txn: Txn::new().when(Compare::unchanged(&key, found.revision)) })
     }
 
     async fn repeat(
@@ -214,6 +243,8 @@ fn invalid(message: String) -> Failure {
 }
 
 fn exists(name: &NodeName) -> Failure {
-    let message = format!("there is a node `{name}` already; choose another name, or remove that node first");
+    let message = format!(
+        "there is a node `{name}` already; choose another name, or remove that node first; if this machine is that node and its certificate has ended, use a token made with --rejoin"
+    );
     Failure::about(Reason::NodeExists, "node", name, message)
 }

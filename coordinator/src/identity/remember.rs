@@ -4,9 +4,9 @@ use holdfast_common::error::{Failure, Reason};
 use holdfast_common::pki::Fingerprint;
 use jiff::Timestamp;
 
-use super::{Identity, REMEMBER_FOR};
+use super::{Identity, REMEMBER_FOR, contended};
 use crate::directory::{self, Remembered};
-use crate::store::Key;
+use crate::store::{Compare, Key, Txn};
 
 /// The longest request id.
 const MAX_BYTES: usize = 128;
@@ -66,11 +66,41 @@ impl Identity {
         opened.map(|answer| Some(answer.to_vec())).map_err(|error| Failure::internal(&error))
     }
 
+    /// Writes what a call has changed and, in the same transaction, its answer for repeats.
+    ///
+    /// # Errors
+    /// `VersionConflict` if the transaction's compares do not hold, and it was not a repeat; those of the store.
+    pub async fn commit(
+        &self,
+        mut txn: Txn,
+        request: Option<&RequestId>,
+        answer: Vec<u8>,
+    ) -> Result<Vec<u8>, Failure> {
+        let replaced = match request {
+            None => None,
+            Some(request) => self.inner.directory.store().get(request.key()).await?,
+        };
+        if let Some(request) = request {
+            let remembered = self.remembered(request, &answer)?;
+            // One that is over may still lie there.
+            let free = replaced.as_ref().map_or_else(
+                || Compare::absent(request.key()),
+                |old| Compare::unchanged(request.key(), old.mod_rev),
+            );
+            txn = txn.when(free).then(directory::put(request.key(), &remembered)?);
+        }
+        if self.inner.directory.store().txn(txn).await?.succeeded {
+            return Ok(answer);
+        }
+        // A rival with the same request id was first: its answer is ours.
+        self.recall(request).await?.ok_or_else(contended)
+    }
+
     /// What to store of an answer, together with what the call has changed.
     ///
     /// # Errors
     /// `Internal`.
-    pub(super) fn remembered(&self, request: &RequestId, answer: &[u8]) -> Result<Remembered, Failure> {
+    fn remembered(&self, request: &RequestId, answer: &[u8]) -> Result<Remembered, Failure> {
         let answer = self.inner.keyring.seal(request.key.as_str(), answer);
         let keep_until = Timestamp::now().saturating_add(REMEMBER_FOR).unwrap_or(Timestamp::MAX);
         Ok(Remembered {

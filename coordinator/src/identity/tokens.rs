@@ -3,14 +3,14 @@
 use std::time::Duration;
 
 use holdfast_common::error::{Failure, Reason};
-use holdfast_common::id::TokenId;
+use holdfast_common::id::{NodeId, TokenId};
 use holdfast_common::name::{NodeName, OperatorName};
 use holdfast_common::pki;
 use jiff::Timestamp;
 use zeroize::Zeroizing;
 
 use super::remember::RequestId;
-use super::{Identity, contended, end};
+use super::{Identity, end};
 use crate::directory::{self, AccessToken, Change, JoinToken, Operator};
 use crate::store::{Compare, Op, Txn};
 
@@ -21,6 +21,8 @@ pub struct NewJoinToken {
     pub uses: u32,
     pub description: String,
     pub node_name: Option<NodeName>,
+    /// For a node that is in the fleet already.
+    pub rejoins: Option<NodeId>,
     pub created_by: String,
 }
 
@@ -43,7 +45,7 @@ impl Identity {
         request: Option<&RequestId>,
         render: impl FnOnce(&JoinToken, Zeroizing<String>) -> Vec<u8>,
     ) -> Result<Vec<u8>, Failure> {
-        let NewJoinToken { ttl, uses, description, node_name, created_by } = new;
+        let NewJoinToken { ttl, uses, description, node_name, rejoins, created_by } = new;
         let token = pki::JoinToken::generate(self.inner.authority.fingerprint());
         let now = Timestamp::now();
         let record = JoinToken {
@@ -57,6 +59,7 @@ impl Identity {
             uses_left: uses,
             revoked: false,
             node_name,
+            rejoins,
         };
         let key = directory::join_token_key(token.id);
         let answer = render(&record, token.reveal());
@@ -130,33 +133,6 @@ impl Identity {
             Change::Write(token.clone(), Some(token))
         });
         updated.await?.flatten().ok_or_else(|| not_found("access token", id))
-    }
-
-    /// Writes what a call has changed and, in the same transaction, its answer for repeats.
-    pub(super) async fn commit(
-        &self,
-        mut txn: Txn,
-        request: Option<&RequestId>,
-        answer: Vec<u8>,
-    ) -> Result<Vec<u8>, Failure> {
-        let replaced = match request {
-            None => None,
-            Some(request) => self.inner.directory.store().get(request.key()).await?,
-        };
-        if let Some(request) = request {
-            let remembered = self.remembered(request, &answer)?;
-            // One that is over may still lie there.
-            let free = replaced.as_ref().map_or_else(
-                || Compare::absent(request.key()),
-                |old| Compare::unchanged(request.key(), old.mod_rev),
-            );
-            txn = txn.when(free).then(directory::put(request.key(), &remembered)?);
-        }
-        if self.inner.directory.store().txn(txn).await?.succeeded {
-            return Ok(answer);
-        }
-        // A rival with the same request id was first: its answer is ours.
-        self.recall(request).await?.ok_or_else(contended)
     }
 
     /// Removes records in one transaction, if `txn`'s compares hold.

@@ -1,5 +1,6 @@
 //! Every procedure through the harness: each step twice, a failure at each step, the coordinator stopped around every write.
 
+mod password;
 mod world;
 
 use std::sync::Arc;

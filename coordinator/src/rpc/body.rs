@@ -8,10 +8,12 @@ use std::task::{Context, Poll};
 use axum::body::Body;
 use bytes::{Buf as _, Bytes};
 use holdfast_common::error::status;
-use holdfast_common::error::{Failure, Reason};
+use holdfast_common::error::{Failure, Reason, Violation};
 use http::{HeaderMap, Request, Response};
 use hyper::body::{Body as HttpBody, Frame, SizeHint};
 use tonic::{Code, Status};
+
+use super::oversize::{Fields, Found, Search};
 
 /// The largest message that a call may send.
 pub const MAX_MESSAGE_BYTES: u32 = 1024 * 1024;
@@ -19,6 +21,10 @@ pub const MAX_MESSAGE_BYTES: u32 = 1024 * 1024;
 /// A request's body that refuses a message by its length prefix, before any of it is held.
 struct Measured<B> {
     inner: B,
+    /// What a message of this call has.
+    fields: Option<&'static Fields>,
+    /// A message is too large; this looks for the field that makes it so.
+    search: Option<(u32, Search)>,
     /// The prefix so far: compression flag and length.
     prefix: [u8; 5],
     prefix_len: usize,
@@ -41,13 +47,15 @@ pub(super) trait Recorder: Send + Unpin + 'static {
     fn ended(self, code: Code);
 }
 
-/// The request with its body measured.
-pub(super) fn measured<B>(request: Request<B>) -> Request<Body>
+/// The request with its body measured; `fields` are those of its messages, for the refusal.
+pub(super) fn measured<B>(request: Request<B>, fields: Option<&'static Fields>) -> Request<Body>
 where
     B: HttpBody<Data = Bytes> + Send + Unpin + 'static,
     B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
 {
-    request.map(|inner| Body::new(Measured { inner, prefix: [0; 5], prefix_len: 0, left: 0 }))
+    request.map(|inner| {
+        Body::new(Measured { inner, fields, search: None, prefix: [0; 5], prefix_len: 0, left: 0 })
+    })
 }
 
 /// The response with its end told and, if need be, brought about.
@@ -64,7 +72,8 @@ pub(super) fn answer<R: Recorder>(
     response.map(|inner| Body::new(Answer { inner, ended, recorder: Some(recorder) }))
 }
 
-fn code_of(headers: &HeaderMap) -> Option<Code> {
+/// The status that is among the headers, or the trailers.
+pub(super) fn code_of(headers: &HeaderMap) -> Option<Code> {
     headers.get("grpc-status").map(|code| Code::from_bytes(code.as_bytes()))
 }
 
@@ -75,6 +84,12 @@ impl<B> Measured<B> {
     fn measure(&mut self, data: &Bytes) -> Result<(), Status> {
         let mut rest = &data[..];
         while !rest.is_empty() {
+            if let Some((bytes, search)) = &mut self.search {
+                return match search.look(rest) {
+                    Found::NotYet => Ok(()),
+                    found => Err(too_large(*bytes, &found)),
+                };
+            }
             if self.left > 0 {
                 let here = rest.len().min(usize::try_from(self.left).unwrap_or(usize::MAX));
                 rest.advance(here);
@@ -87,10 +102,13 @@ impl<B> Measured<B> {
             rest.advance(here);
             if self.prefix_len == self.prefix.len() {
                 self.prefix_len = 0;
-                let [_, a, b, c, d] = self.prefix;
+                let [compressed, a, b, c, d] = self.prefix;
                 self.left = u32::from_be_bytes([a, b, c, d]);
                 if self.left > MAX_MESSAGE_BYTES {
-                    return Err(too_large(self.left));
+                    if compressed != 0 || self.fields.is_none() {
+                        return Err(too_large(self.left, &Found::Nothing));
+                    }
+                    self.search = Some((self.left, Search::new(self.fields, MAX_MESSAGE_BYTES)));
                 }
             }
         }
@@ -98,11 +116,20 @@ impl<B> Measured<B> {
     }
 }
 
-fn too_large(bytes: u32) -> Status {
-    let message = format!("the message has {bytes} bytes; at most {MAX_MESSAGE_BYTES} are allowed");
-    let failure =
-        Failure::new(Reason::MessageTooLarge, message).with("bytes", bytes).with("limit", MAX_MESSAGE_BYTES);
-    status::from_failure(&failure)
+fn too_large(bytes: u32, culprit: &Found) -> Status {
+    let mut message = format!("the message has {bytes} bytes; at most {MAX_MESSAGE_BYTES} are allowed");
+    let mut violations = Vec::new();
+    if let Found::Field { name, bytes } = culprit {
+        let problem = if *bytes > u64::from(MAX_MESSAGE_BYTES) {
+            format!("has {bytes} bytes, more than a whole message may have; shorten it")
+        } else {
+            "does not fit in it any more; send less".to_owned()
+        };
+        message = format!("{message}: `{name}` {problem}");
+        violations.push(Violation { name: name.clone(), subject: String::new(), message: problem });
+    }
+    let failure = Failure { violations, ..Failure::new(Reason::MessageTooLarge, message) };
+    status::from_failure(&failure.with("bytes", bytes).with("limit", MAX_MESSAGE_BYTES))
 }
 
 impl<B> HttpBody for Measured<B>
@@ -123,6 +150,12 @@ where
             Some(Ok(frame)) => frame,
         };
         let measured = frame.data_ref().map_or(Ok(()), |data| self.measure(data));
+        let frame = if self.search.is_some() {
+            // Not passed on: nobody is to hold what will be refused.
+            frame.map_data(|_| Bytes::new())
+        } else {
+            frame
+        };
         Poll::Ready(Some(measured.map(|()| frame).map_err(Into::into)))
     }
 
@@ -216,7 +249,7 @@ mod tests {
 
     fn body(chunks: Vec<Bytes>) -> Request<Body> {
         let frames = chunks.into_iter().map(|chunk| Ok::<_, Infallible>(Frame::data(chunk)));
-        measured(Request::new(StreamBody::new(stream::iter(frames))))
+        measured(Request::new(StreamBody::new(stream::iter(frames))), None)
     }
 
     fn message(len: u32) -> Vec<u8> {

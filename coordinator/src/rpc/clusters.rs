@@ -18,10 +18,13 @@ use tonic::{Request, Response, Status};
 
 use super::convert::{self, PageRequest, refuse};
 use super::peer::Caller;
+use super::repeat::{decoded, repeat};
 use crate::cluster::Cluster;
+use crate::identity::Identity;
 use crate::operation;
 use crate::procedures::requests::connection::{Connection, Reveal};
 use crate::procedures::requests::{AddMember, Asker, DeleteCluster, Desk, Prepare, RemoveMember};
+use crate::store::Txn;
 
 /// What a node measures changes without notice: a watched cluster is looked at as often as this.
 const WATCH_INTERVAL: Duration = Duration::from_secs(1);
@@ -32,8 +35,7 @@ const WATCH_PAUSE: Duration = Duration::from_millis(200);
 #[derive(Debug, Clone)]
 pub struct Clusters {
     pub desk: Desk,
-    /// Roots of the fleet, PEM.
-    pub trust_bundle: String,
+    pub identity: Identity,
 }
 
 /// What came of a changing call.
@@ -175,9 +177,17 @@ impl ClusterService for Clusters {
         &self,
         request: Request<proto::ResetPasswordRequest>,
     ) -> Result<Response<proto::ResetPasswordResponse>, Status> {
-        let name = parse::cluster_name("cluster", &request.get_ref().cluster).map_err(refuse)?;
+        let actor = Caller::of(&request).actor();
+        let request = request.into_inner();
+        let repeat = repeat(&request.request_id, &actor, "ResetPassword", &request).map_err(refuse)?;
+        if let Some(answer) = self.identity.recall(repeat.as_ref()).await.map_err(refuse)? {
+            return decoded(&answer);
+        }
+        let name = parse::cluster_name("cluster", &request.cluster).map_err(refuse)?;
         let connection = self.desk.reset_password(&name).await.map_err(refuse)?;
-        Ok(Response::new(proto::ResetPasswordResponse { connection: Some(self.show_connection(connection)) }))
+        let response = proto::ResetPasswordResponse { connection: Some(self.show_connection(connection)) };
+        let answer = self.identity.commit(Txn::new(), repeat.as_ref(), response.encode_to_vec()).await;
+        decoded(&answer.map_err(refuse)?)
     }
 }
 
@@ -212,7 +222,7 @@ impl Clusters {
             database,
             password: password.unwrap_or_default(),
             password_shown_before: shown_before,
-            trust_bundle: self.trust_bundle.clone(),
+            trust_bundle: self.identity.trust_bundle().to_pem(),
         }
     }
 }

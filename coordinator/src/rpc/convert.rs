@@ -211,6 +211,7 @@ pub fn join_token(token: &JoinToken) -> proto::JoinToken {
         revoked: token.revoked,
         created_by: token.created_by.clone(),
         node_name: token.node_name.as_ref().map(ToString::to_string).unwrap_or_default(),
+        rejoin: token.rejoins.is_some(),
     }
 }
 

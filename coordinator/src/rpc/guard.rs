@@ -31,8 +31,10 @@ use tonic::{Code, Status};
 use tower::{Service, ServiceExt as _};
 
 use super::body::{self, Ended, Recorder};
+use super::deadline;
 use super::live::{Place, Streams};
-use super::peer::{Caller, Gate, Peer};
+use super::oversize;
+use super::peer::{Admitted, Caller, Gate, Peer};
 use super::rules::{self, Length, Rule, Who};
 use crate::metrics;
 
@@ -150,6 +152,11 @@ fn neighbourhood(address: IpAddr) -> IpAddr {
     }
 }
 
+fn too_long(deadline: Duration) -> Failure {
+    let message = format!("the call took longer than it may: {deadline:?}");
+    Failure::new(Reason::CommandTimedOut, message)
+}
+
 fn too_many(message: String) -> Failure {
     Failure::new(Reason::TooManyRequests, message).retry_after(PAUSE)
 }
@@ -209,7 +216,7 @@ impl Guard {
             self.inner.enroll.check(peer.address.ip())?;
         }
         let authorization = request.headers().get(header::AUTHORIZATION).cloned();
-        let caller = self.inner.gate.admit(rule, peer, authorization.as_ref()).await?;
+        let Admitted { caller, entry } = self.inner.gate.admit(rule, peer, authorization.as_ref()).await?;
         let place = match rule.length {
             Length::Call(_) => None,
             Length::Stream => {
@@ -219,20 +226,25 @@ impl Guard {
                 Some(place)
             }
         };
-        let ended = place.and_then(|place| self.ended(&caller, place));
+        let deadline = deadline::of(rule.length, request.headers());
+        let ended = place.and_then(|place| self.ended(&caller, place, deadline));
         request.extensions_mut().insert(caller);
         request.extensions_mut().insert(Arc::clone(peer));
-        let response = match rule.length {
-            Length::Stream => routes.oneshot(request).await,
-            Length::Call(deadline) => match tokio::time::timeout(deadline, routes.oneshot(request)).await {
-                Ok(response) => response,
-                Err(_) => {
-                    let message = format!("the call took longer than {} s", deadline.as_secs());
-                    return Err(Failure::new(Reason::CommandTimedOut, message));
-                }
+        let response = match deadline.filter(|_| rule.length != Length::Stream) {
+            None => routes.oneshot(request).await.map_err(|never| match never {}),
+            Some(deadline) => match tokio::time::timeout(deadline, routes.oneshot(request)).await {
+                Ok(response) => response.map_err(|never| match never {}),
+                Err(_) => Err(too_long(deadline)),
             },
         };
-        let Ok(response) = response;
+        if let Some(entry) = entry {
+            let code = response.as_ref().map_or(Code::DeadlineExceeded, |response| {
+                // What has no status among its headers has an answer, and ends well.
+                body::code_of(response.headers()).unwrap_or(Code::Ok)
+            });
+            self.inner.gate.write_end(entry, code).await;
+        }
+        let response = response?;
         let ending = Ending { rpcs: self.inner.rpcs.clone(), method: rule.method, _room: Some(room) };
         Ok(body::answer(response, ended, ending))
     }
@@ -248,13 +260,23 @@ impl Guard {
     }
 
     /// When a stream of an operator's ends, whatever its handler does. Nodes' sessions are ended by the fleet, with a word.
-    fn ended(&self, caller: &Caller, place: Place) -> Option<Ended> {
+    fn ended(&self, caller: &Caller, place: Place, deadline: Option<Duration>) -> Option<Ended> {
         let Caller::Operator(operator) = caller else { return None };
         let left = Duration::try_from(operator.expires_at.duration_since(Timestamp::now()))
             .unwrap_or(Duration::ZERO);
         let shutdown = self.inner.shutdown.clone();
+        let over = async move {
+            match deadline {
+                Some(deadline) => {
+                    tokio::time::sleep(deadline).await;
+                    too_long(deadline)
+                }
+                None => std::future::pending().await,
+            }
+        };
         Some(Box::pin(async move {
             let failure = tokio::select! {
+                failure = over => failure,
                 () = place.ended() => {
                     Failure::new(Reason::NotPermitted, "the credential that this stream began with was revoked")
                 }
@@ -288,7 +310,10 @@ where
     fn call(&mut self, request: Request<B>) -> Self::Future {
         let Self { guard, peer, routes } = self.clone();
         let request = match Dialect::of(&request) {
-            Dialect::Grpc => body::measured(request),
+            Dialect::Grpc => {
+                let fields = rules::rule(request.uri().path()).and_then(|rule| oversize::fields(rule.method));
+                body::measured(request, fields)
+            }
             // A scrape has no body.
             Dialect::Http => request.map(|_| Body::empty()),
         };

@@ -14,8 +14,9 @@ use tonic::{Request, Response, Status};
 
 use super::convert::{self, PageRequest, refuse};
 use super::peer::{Caller, Method, OperatorCaller};
+use super::repeat::{decoded, repeat};
 use crate::directory::{self, AccessToken, JoinToken, Operator, OperatorRole};
-use crate::identity::{Identity, NewAccessToken, NewJoinToken, NewOperator, RequestId};
+use crate::identity::{Identity, NewAccessToken, NewJoinToken, NewOperator};
 use crate::store::Key;
 
 const MINUTE: Duration = Duration::from_secs(60);
@@ -72,11 +73,18 @@ impl IdentityService for Identities {
         if node_name.is_some() && uses > 1 {
             violations.add("uses", "must be 1 for a token that is bound to one node name");
         }
+        if request.rejoin && request.node_name.is_empty() {
+            violations.add("node_name", "must name the node that is to come back with this token");
+        }
         convert::check(violations)?;
         if let Some(answer) = self.identity.recall(repeat.as_ref()).await.map_err(refuse)? {
             return decoded(&answer);
         }
-        let new = NewJoinToken { ttl, uses, description, node_name, created_by: actor };
+        let rejoins = match node_name.as_ref().filter(|_| request.rejoin) {
+            Some(name) => Some(self.identity.node_named(name).await.map_err(refuse)?),
+            None => None,
+        };
+        let new = NewJoinToken { ttl, uses, description, node_name, rejoins, created_by: actor };
         let endpoints = self.agent_endpoints.clone();
         let answer = self.identity.create_join_token(new, repeat.as_ref(), |record, token| {
             let response = proto::CreateJoinTokenResponse {
@@ -262,20 +270,6 @@ impl Identities {
             }
         }
     }
-}
-
-/// The request id, bound to everything else in the request.
-fn repeat<M: Message>(
-    id: &str,
-    actor: &str,
-    method: &str,
-    request: &M,
-) -> Result<Option<RequestId>, Failure> {
-    RequestId::new(id, actor, method, &request.encode_to_vec())
-}
-
-fn decoded<M: Message + Default>(answer: &[u8]) -> Result<Response<M>, Status> {
-    M::decode(answer).map(Response::new).map_err(|error| refuse(Failure::internal(&error)))
 }
 
 fn parse_id(id: &str) -> Result<TokenId, Status> {

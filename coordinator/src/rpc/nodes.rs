@@ -13,14 +13,17 @@ use holdfast_common::wire::time_to_wire;
 use holdfast_proto::v1::node_service_server::NodeService;
 use holdfast_proto::v1::{self as proto, WatchKind, WatchNodesResponse, remove_node_response::Outcome};
 use jiff::{SignedDuration, Timestamp};
+use prost::Message as _;
 use tonic::{Request, Response, Status};
 
 use super::convert::{self, PageRequest, refuse};
 use super::peer::Caller;
+use super::repeat::{decoded, repeat};
 use crate::directory::{self, Directory};
 use crate::event::{self, NewEvent};
 use crate::fleet::{self, NodeView};
 use crate::history;
+use crate::identity::{Identity, RequestId};
 use crate::store::{Compare, Op, Txn};
 
 /// The most names that a watch may list.
@@ -33,6 +36,7 @@ const ATTEMPTS: usize = 20;
 #[derive(Debug, Clone)]
 pub struct Nodes {
     pub directory: Directory,
+    pub identity: Identity,
     pub fleet: fleet::Handle,
     pub history: history::Handle,
     pub events: event::Handle,
@@ -86,6 +90,10 @@ impl NodeService for Nodes {
     ) -> Result<Response<proto::RemoveNodeResponse>, Status> {
         let actor = Caller::of(&request).actor();
         let request = request.into_inner();
+        let repeat = repeat(&request.request_id, &actor, "RemoveNode", &request).map_err(refuse)?;
+        if let Some(answer) = self.identity.recall(repeat.as_ref()).await.map_err(refuse)? {
+            return decoded(&answer);
+        }
         let view = self.find("name", &request.name).map_err(refuse)?;
         let members = self.members(view.id()).await.map_err(refuse)?;
         if request.validate_only {
@@ -93,7 +101,7 @@ impl NodeService for Nodes {
             return Ok(Response::new(proto::RemoveNodeResponse { outcome }));
         }
         confirmed(&view, &request.confirm).map_err(refuse)?;
-        self.remove(&view).await.map_err(refuse)?;
+        let answer = self.remove(&view, repeat.as_ref()).await.map_err(refuse)?;
         let message = format!("node {} was removed from the fleet", view.record.name);
         let event = NewEvent::new(Severity::Info, "NODE_REMOVED", message)
             .on_node(view.record.name.as_str())
@@ -101,7 +109,7 @@ impl NodeService for Nodes {
         if let Err(error) = self.events.record(event).await {
             tracing::warn!(error = %holdfast_common::error::Chain(&error), "an event is not recorded");
         }
-        Ok(Response::new(proto::RemoveNodeResponse { outcome: Some(Outcome::Node(convert::node(&view))) }))
+        decoded(&answer)
     }
 
     async fn query_metrics(
@@ -147,8 +155,10 @@ impl Nodes {
     }
 
     /// The record goes, if it has no members then; what adds a member writes the record too, so neither overtakes the other.
-    async fn remove(&self, view: &NodeView) -> Result<(), Failure> {
+    /// The answer is written with it, for repeats of the call.
+    async fn remove(&self, view: &NodeView, request: Option<&RequestId>) -> Result<Vec<u8>, Failure> {
         let key = directory::node_key(view.id());
+        let response = proto::RemoveNodeResponse { outcome: Some(Outcome::Node(convert::node(view))) };
         for _ in 0..ATTEMPTS {
             let found = self.directory.get::<directory::Node>(&key).await?;
             let found = found.ok_or_else(|| not_found(&view.record.name))?;
@@ -161,10 +171,14 @@ impl Nodes {
                 .then(Op::delete(&key))
                 .then(Op::delete(directory::node_name_key(&view.record.name)))
                 .then(Op::delete(directory::node_facts_key(view.id())));
-            if self.directory.store().txn(txn).await?.succeeded {
-                self.fleet.remove(view.id());
-                self.history.forget(view.id());
-                return Ok(());
+            match self.identity.commit(txn, request, response.encode_to_vec()).await {
+                Ok(answer) => {
+                    self.fleet.remove(view.id());
+                    self.history.forget(view.id());
+                    return Ok(answer);
+                }
+                Err(failure) if failure.reason == Reason::VersionConflict => {}
+                Err(failure) => return Err(failure),
             }
         }
         Err(Failure::new(Reason::VersionConflict, "the node's record keeps changing; repeat the call"))

@@ -94,6 +94,14 @@ impl<P: Procedure> OperationService for Operations<P> {
         let operation = self.handle.cancel(parse(&request.into_inner().id)?).await.map_err(refuse)?;
         Ok(Response::new(proto::CancelOperationResponse { operation: Some(convert::operation(&operation)) }))
     }
+
+    async fn resume_operation(
+        &self,
+        request: Request<proto::ResumeOperationRequest>,
+    ) -> Result<Response<proto::ResumeOperationResponse>, Status> {
+        let operation = self.handle.resume(parse(&request.into_inner().id)?).await.map_err(refuse)?;
+        Ok(Response::new(proto::ResumeOperationResponse { operation: Some(convert::operation(&operation)) }))
+    }
 }
 
 fn parse(id: &str) -> Result<OperationId, Status> {

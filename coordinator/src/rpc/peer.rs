@@ -18,10 +18,11 @@ use holdfast_common::name::OperatorName;
 use holdfast_common::pki::{AccessToken, PeerIdentity, PeerKind, Serial, TokenSecret};
 use http::HeaderValue;
 use jiff::Timestamp;
+use tonic::Code;
 
 use super::rules::{Effect, Rule, Who};
 use crate::directory::{self, Directory, OperatorRole};
-use crate::event::{Audit, Decision};
+use crate::event::{Audit, Decision, Entry};
 
 /// The other end of a connection.
 #[derive(Debug, Clone)]
@@ -58,6 +59,14 @@ pub struct OperatorCaller {
 pub enum Method {
     Certificate,
     Token(TokenId),
+}
+
+/// A call that may take place.
+#[derive(Debug, Clone)]
+pub struct Admitted {
+    pub caller: Caller,
+    /// Where it stands in the audit, if it changes anything.
+    pub entry: Option<Entry>,
 }
 
 /// Lets calls in. Cheap to clone.
@@ -117,7 +126,8 @@ impl Gate {
         Self { inner: Arc::new(Inner { fleet, directory, audit }) }
     }
 
-    /// Who calls, if they may; a changing call is on the disk when this answers, allowed or denied.
+    /// Who calls, if they may; a changing call is on the disk when this answers, allowed or denied. How an allowed one has ended
+    /// is to be told with [`Gate::write_end`].
     ///
     /// # Errors
     /// `NoIdentity`, `TokenInvalid`, `NotPermitted`; those of the store.
@@ -126,17 +136,25 @@ impl Gate {
         rule: &'static Rule,
         peer: &Peer,
         authorization: Option<&HeaderValue>,
-    ) -> Result<Caller, Failure> {
+    ) -> Result<Admitted, Failure> {
         let decided = match self.identify(rule, peer, authorization).await {
             Ok(caller) => {
                 permit(rule, &caller).map(|()| caller.clone()).map_err(|failure| (caller.actor(), failure))
             }
             Err(failure) => Err((claimed(peer), failure)),
         };
-        if rule.effect == Effect::Changes {
-            self.write_down(rule, peer, &decided).await?;
+        let entry = match rule.effect {
+            Effect::Reads => None,
+            Effect::Changes => self.write_down(rule, peer, &decided).await?,
+        };
+        decided.map(|caller| Admitted { caller, entry }).map_err(|(_, failure)| failure)
+    }
+
+    /// Writes how an allowed call has ended. It has taken place: if this cannot be written, that is only logged.
+    pub async fn write_end(&self, entry: Entry, code: Code) {
+        if let Err(error) = self.inner.audit.end(entry, &format!("{code:?}")).await {
+            tracing::warn!(error = %holdfast_common::error::Chain(&error), "the end of a changing call is not written down");
         }
-        decided.map_err(|(_, failure)| failure)
     }
 
     async fn write_down(
@@ -144,11 +162,11 @@ impl Gate {
         rule: &Rule,
         peer: &Peer,
         decided: &Result<Caller, (String, Failure)>,
-    ) -> Result<(), Failure> {
+    ) -> Result<Option<Entry>, Failure> {
         let (actor, decision) = match decided {
             Ok(caller) => (caller.actor(), Decision::Allowed),
             // Without any identity there is nothing to hold anyone to, and no bound to how much could be written.
-            Err((actor, _)) if actor == "nobody" => return Ok(()),
+            Err((actor, _)) if actor == "nobody" => return Ok(None),
             Err((actor, failure)) => (actor.clone(), Decision::Denied { why: failure.reason.to_string() }),
         };
         let written =
@@ -158,9 +176,10 @@ impl Gate {
             // Denied it is, written down or not.
             (Err(_), Err(error)) => {
                 tracing::warn!(error = %holdfast_common::error::Chain(&error), "a denied call is not written down");
-                Ok(())
+                Ok(None)
             }
-            (_, Ok(())) => Ok(()),
+            (Err(_), Ok(_)) => Ok(None),
+            (Ok(_), Ok(entry)) => Ok(Some(entry)),
         }
     }
 

@@ -89,6 +89,7 @@ pub const RULES: &[Rule] = &[
         length: WAIT,
     },
     changes("holdfast.v1.OperationService/CancelOperation", Who::Operator),
+    changes("holdfast.v1.OperationService/ResumeOperation", Who::Operator),
     reads("holdfast.v1.EventService/ListEvents", Who::Viewer),
     stream("holdfast.v1.EventService/WatchEvents", Who::Viewer),
     reads("holdfast.v1.IdentityService/GetCaller", Who::Viewer),

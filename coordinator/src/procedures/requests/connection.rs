@@ -5,13 +5,13 @@ use std::net::IpAddr;
 
 use holdfast_common::command::{Command, Payload, SetPassword};
 use holdfast_common::error::{Failure, Reason};
-use holdfast_common::id::CommandId;
+use holdfast_common::id::{CommandId, NodeId};
 use holdfast_common::name::ClusterName;
 
-use super::create::{access, password_context};
+use super::create::{new_password, password_context};
 use super::{Desk, reference, store_failure};
-use crate::cluster::{Access, Cluster, MemberPhase, Phase};
-use crate::procedures::nodes::step_error;
+use crate::cluster::{Access, Cluster, MemberPhase, Password, Phase};
+use crate::procedures::nodes::{CallError, step_error};
 use crate::procedures::steps::deadline;
 
 /// How long the primary may take to change a password.
@@ -50,6 +50,9 @@ impl Desk {
         if reveal == Reveal::No || cluster.access.shown {
             return Ok(connection(&cluster, None, cluster.access.shown));
         }
+        if cluster.access.pending.is_some() {
+            return Err(not_ready(&cluster, "had a reset of its password cut off; reset it again"));
+        }
         let password = self.password(&cluster)?;
         // Of two callers at once, one sees it: the one whose write found it unshown.
         let first = std::sync::atomic::AtomicBool::new(false);
@@ -67,17 +70,52 @@ impl Desk {
         Ok(connection(&cluster, first.then_some(password), !first))
     }
 
-    /// Draws a new password and gives it to the primary; the answer has it.
+    /// Draws a new password and gives it to the primary; the answer has it. It is stored before the primary gets it, so a
+    /// reset that was cut off is finished, with the same password, by the next one.
     ///
     /// # Errors
-    /// As [`Desk::connection`], and what the primary's node says; the old password then still works.
+    /// As [`Desk::connection`], and what the primary's node says. If that node was not reached, the old password still works;
+    /// else the reset must be repeated.
     pub async fn reset_password(&self, name: &ClusterName) -> Result<Connection, Failure> {
         let cluster = self.cluster(name).await?.value;
         ready(&cluster)?;
         let Some(primary) = cluster.primary_member() else {
             return Err(not_ready(&cluster, "has no primary"));
         };
-        let fresh = Access { shown: true, ..access(self, cluster.id)? };
+        let drawn = Box::new(new_password(self, cluster.id)?);
+        let stored = self.update_access(&cluster, |access| {
+            access.pending.get_or_insert_with(|| drawn.clone());
+        });
+        let pending = stored.await?.access.pending.unwrap_or(drawn);
+        if let Err(error) = self.give_password(&cluster, primary.node_id, &pending).await {
+            if matches!(error, CallError::NotSent { .. }) {
+                let forget = |access: &mut Access| drop(access.pending.take_if(|still| *still == pending));
+                self.update_access(&cluster, forget).await?;
+            }
+            return Err(step_error(&primary.node_name, error).failure().clone());
+        }
+        let taken = self.update_access(&cluster, |access| {
+            if let Some(password) = access.pending.take_if(|still| *still == pending) {
+                let Password { verifier, sealed } = *password;
+                *access = Access { verifier, password: sealed, shown: true, ..access.clone() };
+            }
+        });
+        let cluster = taken.await?;
+        // A rival may have finished this one, and begun the next.
+        if cluster.access.verifier != pending.verifier {
+            let message = "another reset of the password came between; repeat the call";
+            return Err(Failure::new(Reason::VersionConflict, message));
+        }
+        let password = self.password(&cluster)?;
+        Ok(connection(&cluster, Some(password), false))
+    }
+
+    async fn give_password(
+        &self,
+        cluster: &Cluster,
+        primary: NodeId,
+        password: &Password,
+    ) -> Result<(), CallError> {
         let command = Command {
             id: CommandId::generate(),
             coordinator_generation: self.means.coordinator_generation,
@@ -85,23 +123,24 @@ impl Desk {
             deadline: deadline(self.means.clock.now(), SET_TIME),
             payload: Payload::SetPassword(SetPassword {
                 cluster_id: cluster.id,
-                user: fresh.user.clone(),
-                password: fresh.verifier.clone(),
+                user: cluster.access.user.clone(),
+                password: password.verifier.clone(),
             }),
         };
-        self.means
-            .nodes
-            .call(primary.node_id, command, &|_| {})
-            .await
-            .map_err(|error| step_error(&primary.node_name, error).failure().clone())?;
-        let cluster = self
-            .means
-            .records
-            .update(&reference(&cluster), |cluster| Ok(Cluster { access: fresh.clone(), ..cluster }))
-            .await
-            .map_err(|error| store_failure(&error))?;
-        let password = self.password(&cluster)?;
-        Ok(connection(&cluster, Some(password), false))
+        self.means.nodes.call(primary, command, &|_| {}).await.map(drop)
+    }
+
+    async fn update_access(
+        &self,
+        cluster: &Cluster,
+        change: impl Fn(&mut Access) + Sync,
+    ) -> Result<Cluster, Failure> {
+        let reference = reference(cluster);
+        let update = self.means.records.update(&reference, |mut cluster| {
+            change(&mut cluster.access);
+            Ok(cluster)
+        });
+        update.await.map_err(|error| store_failure(&error))
     }
 
     fn password(&self, cluster: &Cluster) -> Result<String, Failure> {

@@ -15,7 +15,7 @@ use holdfast_common::term::Term;
 use super::preconditions::{Precondition, about_node, check_nodes, online, port_not_taken};
 use super::{Asker, Desk, Prepare, Prepared, store_failure};
 use crate::cluster::observed::common_version;
-use crate::cluster::{Access, Cluster, Member, MemberPhase, Phase};
+use crate::cluster::{Access, Cluster, Member, MemberPhase, Password, Phase};
 use crate::directory::{Node, put};
 use crate::operation::Submit;
 use crate::procedures::records::{Writes, cluster_key};
@@ -220,21 +220,24 @@ impl CreateCluster {
 
 /// A drawn password: encrypted for the one time that it is shown, and as the verifier that nodes get.
 pub(in crate::procedures) fn access(desk: &Desk, cluster: ClusterId) -> Result<Access, Failure> {
+    let Password { verifier, sealed } = new_password(desk, cluster)?;
+    let name = || DatabaseName::try_from(CLIENT.to_owned()).map_err(|error| internal(&error));
+    Ok(Access { user: name()?, database: name()?, verifier, password: sealed, shown: false, pending: None })
+}
+
+/// A password that nobody has seen yet.
+pub(super) fn new_password(desk: &Desk, cluster: ClusterId) -> Result<Password, Failure> {
     let password = pki::generate_password();
-    let internal = |text: String| Failure::new(Reason::Internal, text);
-    let verifier = pki::scram::verifier(&password).map_err(|error| internal(error.to_string()))?;
-    let sealed = desk
-        .keyring
-        .seal(&password_context(cluster), password.as_bytes())
-        .map_err(|error| internal(error.to_string()))?;
-    let name = || DatabaseName::try_from(CLIENT.to_owned()).map_err(|error| internal(error.to_string()));
-    Ok(Access {
-        user: name()?,
-        database: name()?,
-        verifier: Verifier::try_from(verifier).map_err(|error| internal(error.to_string()))?,
-        password: sealed,
-        shown: false,
+    let verifier = pki::scram::verifier(&password).map_err(|error| internal(&error))?;
+    let sealed = desk.keyring.seal(&password_context(cluster), password.as_bytes());
+    Ok(Password {
+        verifier: Verifier::try_from(verifier).map_err(|error| internal(&error))?,
+        sealed: sealed.map_err(|error| internal(&error))?,
     })
+}
+
+fn internal(error: &impl ToString) -> Failure {
+    Failure::new(Reason::Internal, error.to_string())
 }
 
 /// What a sealed password is bound to: it opens for no other cluster.

@@ -48,6 +48,20 @@ struct State {
     data: BTreeMap<NodeId, String>,
     outcomes: BTreeMap<CommandId, Outcome>,
     effects: BTreeMap<CommandId, u32>,
+    /// What clients must know to be let in.
+    password: Option<Verifier>,
+    /// Of the next command.
+    fate: Fate,
+}
+
+/// What becomes of a command on its way.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(super) enum Fate {
+    #[default]
+    Answered,
+    NotSent,
+    /// It is done, and its answer lost.
+    Unanswered,
 }
 
 /// The world through the eyes of one coordinator.
@@ -87,6 +101,7 @@ impl World {
                 verifier: Verifier::try_from("SCRAM-SHA-256$4096:c2FsdA==$a2V5:a2V5".to_owned()).unwrap(),
                 password: keyring.seal("test", b"secret").unwrap(),
                 shown: false,
+                pending: None,
             },
             created_at: Timestamp::UNIX_EPOCH,
         };
@@ -154,6 +169,14 @@ impl World {
         found.ok().flatten().map(|found| found.value)
     }
 
+    pub(super) fn next_command_is(&self, fate: Fate) {
+        self.lock().fate = fate;
+    }
+
+    pub(super) fn password(&self) -> Option<Verifier> {
+        self.lock().password.clone()
+    }
+
     pub(super) fn nodes_with_data(&self) -> Vec<NodeId> {
         self.lock().data.keys().copied().collect()
     }
@@ -171,6 +194,9 @@ impl World {
             return known.clone();
         }
         *state.effects.entry(command.id).or_default() += 1;
+        if let Payload::SetPassword(set) = &command.payload {
+            state.password = Some(set.password.clone());
+        }
         let outcome = act(&mut state.data, node, command);
         state.outcomes.insert(command.id, outcome.clone());
         drop(state);
@@ -207,9 +233,8 @@ fn act(data: &mut BTreeMap<NodeId, String>, node: NodeId, command: &Command) -> 
             Err(Failure::new(Reason::InvalidField, "a removal needs a term"))
         }
         Payload::DestroyMember(_) => Ok(Success::DestroyMember { removed: data.remove(&node).is_some() }),
-        Payload::CheckMember(_) | Payload::SetPassword(_) => {
-            Err(Failure::new(Reason::UnknownCommand, "not here"))
-        }
+        Payload::SetPassword(_) => Ok(Success::SetPassword),
+        Payload::CheckMember(_) => Err(Failure::new(Reason::UnknownCommand, "not here")),
     }
 }
 
@@ -262,7 +287,15 @@ impl Nodes for Seen {
         command: Command,
         _progress: &'a (dyn Fn(Progress) + Send + Sync),
     ) -> BoxFuture<'a, Result<Success, CallError>> {
-        let outcome = self.world.apply(node, &command).map_err(CallError::Failed);
+        let fate = std::mem::take(&mut self.world.lock().fate);
+        let outcome = match fate {
+            Fate::Answered => self.world.apply(node, &command).map_err(CallError::Failed),
+            Fate::NotSent => Err(CallError::NotSent { node: node.to_string(), why: "it is offline" }),
+            Fate::Unanswered => {
+                let _ = self.world.apply(node, &command);
+                Err(CallError::Unanswered { node: node.to_string() })
+            }
+        };
         std::future::ready(outcome).boxed()
     }
 

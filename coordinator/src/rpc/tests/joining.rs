@@ -262,3 +262,78 @@ async fn a_restarted_coordinator_knows_its_nodes() {
     assert_eq!(view.availability, Availability::Late, "not yet heard of: neither here nor gone");
     assert_eq!(view.facts.unwrap().inventory, super::inventory());
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_node_comes_back_as_what_it_was_by_a_token_made_for_it() {
+    let coordinator = Coordinator::start().await;
+    let member = coordinator.join("n1").await;
+    let token = async |name: &str| {
+        let request =
+            proto::CreateJoinTokenRequest { node_name: name.into(), rejoin: true, ..Default::default() };
+        coordinator.identities().create_join_token(request).await
+    };
+    let nameless = token("").await.unwrap_err();
+    assert!(nameless.message().contains("`node_name`"), "{}", nameless.message());
+    assert_eq!(super::reason(&token("n2").await.unwrap_err()), Reason::NodeNotFound);
+    let made = token("n1").await.unwrap().into_inner();
+    assert!(made.join_token.unwrap().rejoin);
+
+    // Not for another name, nor from another address.
+    let (_, other) = enroll_request(&made.token, "n2");
+    assert_eq!(refused(&coordinator, other).await.reason, Reason::TokenInvalid);
+    let (key, request) = enroll_request(&made.token, "n1");
+    let elsewhere = EnrollRequest { address: "203.0.113.77".into(), ..request.clone() };
+    let failure = refused(&coordinator, elsewhere).await;
+    assert_eq!(failure.violations[0].name, "address", "{failure:?}");
+
+    let back = coordinator.enroll(request).await.unwrap();
+    assert_eq!(back.node_id, member.id.to_string());
+    let credentials = Credentials::from_pem(&back.certificate_chain, &key.to_pem()).unwrap();
+    coordinator.session(&super::Member { credentials, ..member.clone() }).await;
+    assert_eq!(coordinator.parts.directory.list::<Node>(directory::NODES).await.unwrap().len(), 1);
+    // What it had before is refused, and the token is used up.
+    let mut client = AgentServiceClient::new(coordinator.to_agents(Some(&member.credentials)));
+    let request = RenewCertificateRequest { certificate_signing_request: String::new() };
+    assert_eq!(super::reason(&client.renew_certificate(request).await.unwrap_err()), Reason::NotPermitted);
+    let (_, again) = enroll_request(&made.token, "n1");
+    assert!(refused(&coordinator, again).await.message.contains("used up"));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_token_for_a_node_that_is_gone_brings_nobody_back() {
+    let coordinator = Coordinator::start().await;
+    coordinator.join("n1").await;
+    let request =
+        proto::CreateJoinTokenRequest { node_name: "n1".into(), rejoin: true, ..Default::default() };
+    let token = coordinator.identities().create_join_token(request).await.unwrap().into_inner().token;
+    let remove = proto::RemoveNodeRequest { name: "n1".into(), confirm: "n1".into(), ..Default::default() };
+    coordinator.nodes().remove_node(remove).await.unwrap();
+    let failure = refused(&coordinator, enroll_request(&token, "n1").1).await;
+    assert_eq!(failure.reason, Reason::TokenInvalid);
+    // Nor does it make another node of that name the one that was meant.
+    coordinator.join("n1").await;
+    let failure = refused(&coordinator, enroll_request(&token, "n1").1).await;
+    assert_eq!(failure.reason, Reason::TokenInvalid);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_repeated_removal_gets_the_same_answer() {
+    let coordinator = Coordinator::start().await;
+    coordinator.join("n1").await;
+    let request = proto::RemoveNodeRequest {
+        name: "n1".into(),
+        confirm: "n1".into(),
+        request_id: "3f6c".into(),
+        validate_only: false,
+    };
+    let first = coordinator.nodes().remove_node(request.clone()).await.unwrap().into_inner();
+    let second = coordinator.nodes().remove_node(request.clone()).await.unwrap().into_inner();
+    assert_eq!(first, second);
+    // Also when another machine has the name by now: that one stays.
+    coordinator.join("n1").await;
+    assert_eq!(coordinator.nodes().remove_node(request.clone()).await.unwrap().into_inner(), first);
+    coordinator.nodes().get_node(proto::GetNodeRequest { name: "n1".into() }).await.unwrap();
+    let other = proto::RemoveNodeRequest { validate_only: true, ..request };
+    let refused = coordinator.nodes().remove_node(other).await.unwrap_err();
+    assert_eq!(super::reason(&refused), Reason::RequestIdReused);
+}

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use holdfast_common::error::Reason;
+use holdfast_common::error::{Reason, status};
 use holdfast_proto::link::v1::EnrollRequest;
 use holdfast_proto::v1 as proto;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
@@ -20,6 +20,8 @@ async fn ten_megabytes_are_refused_by_naming_the_limit() {
     assert_eq!(refused.code(), Code::ResourceExhausted, "{refused:?}");
     assert_eq!(reason(&refused), Reason::MessageTooLarge);
     assert!(refused.message().contains("1048576"), "{}", refused.message());
+    assert!(refused.message().contains("`description`"), "{}", refused.message());
+    assert_eq!(status::to_failure(&refused).violations[0].name, "description");
     let (_, good) = enroll_request(&coordinator.join_token(1).await, "n1");
     let refused = coordinator.enroll(EnrollRequest { node_name: "n".repeat(10 << 20), ..good.clone() }).await;
     assert_eq!(refused.unwrap_err().reason, Reason::MessageTooLarge);

@@ -63,6 +63,7 @@ async fn all_bad_fields_are_named_at_once() {
         description: "a\u{202e}b".into(),
         node_name: "../x".into(),
         request_id: String::new(),
+        rejoin: true,
     };
     let refused = coordinator.identities().create_join_token(request).await.unwrap_err();
     for field in ["ttl", "uses", "description", "node_name"] {
@@ -231,16 +232,27 @@ async fn changing_calls_are_written_down_allowed_or_denied() {
     let mut denied = IdentityServiceClient::new(coordinator.to_operators(Some(&viewer)));
     denied.create_join_token(proto::CreateJoinTokenRequest::default()).await.unwrap_err();
     coordinator.join_token(1).await;
+    let bad = proto::CreateJoinTokenRequest { uses: 1_000_000, ..Default::default() };
+    coordinator.identities().create_join_token(bad).await.unwrap_err();
     coordinator.nodes().list_nodes(proto::ListNodesRequest::default()).await.unwrap();
     let records = coordinator.parts.directory.list::<AuditRecord>("audit/").await.unwrap();
-    let told: Vec<_> = records
-        .iter()
-        .map(|record| {
-            (&*record.value.actor, &*record.value.method, record.value.decision == Decision::Allowed)
-        })
-        .collect();
     let method = "holdfast.v1.IdentityService/CreateJoinToken";
-    assert_eq!(told, [("operator/viewer", method, false), ("operator/admin", method, true)]);
+    assert!(records.iter().all(|record| record.value.method == method), "{records:?}");
+    let told: Vec<_> =
+        records.iter().map(|record| (&*record.value.actor, record.value.decision.clone())).collect();
+    let ended =
+        |place: usize, code: &str| Decision::Ended { call: records[place].value.id, code: code.into() };
+    let admin = "operator/admin";
+    assert_eq!(
+        told,
+        [
+            ("operator/viewer", Decision::Denied { why: Reason::NotPermitted.to_string() }),
+            (admin, Decision::Allowed),
+            (admin, ended(1, "Ok")),
+            (admin, Decision::Allowed),
+            (admin, ended(3, "InvalidArgument")),
+        ]
+    );
 }
 
 #[tokio::test(flavor = "multi_thread")]
