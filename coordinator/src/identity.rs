@@ -11,6 +11,8 @@
 mod enroll;
 mod operators;
 mod remember;
+#[cfg(test)]
+mod tests;
 mod tokens;
 
 pub use operators::{NewOperator, OperatorCredentials};

@@ -6,10 +6,16 @@
 
 use std::net::{SocketAddr, TcpListener};
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context as _, ensure};
+use holdfast_common::context::ContextFile;
+use holdfast_common::pki::{Credentials, TrustBundle};
+use holdfast_common::tls::{ClientTls, Connector, Expect};
+use secrecy::ExposeSecret as _;
 use serde_json::Value;
+use tonic::transport::{Channel, Endpoint};
 
 use crate::binaries;
 use crate::host::{Host, Plug, Service};
@@ -166,6 +172,23 @@ impl Fleet {
     pub fn cli<'a>(&self, arguments: impl IntoIterator<Item = &'a str>) -> anyhow::Result<Program> {
         let cli = Program::new(binaries::cli()?).env("HOLDFAST_CONFIG", self.context_file());
         Ok(cli.without_env("HOLDFAST_TOKEN").without_env("HOLDFAST_CONTEXT").args(arguments))
+    }
+
+    /// A connection to the operators' interface, as the first operator, made when it is first used.
+    ///
+    /// # Errors
+    ///
+    /// When the context file cannot be used.
+    pub fn channel(&self) -> anyhow::Result<Channel> {
+        let file = ContextFile::load(&self.context_file())?;
+        let context = file.context(None)?;
+        let roots = TrustBundle::from_pem(&context.trust_bundle)?;
+        let certificate = context.certificate.as_ref().context("a certificate")?;
+        let key = context.key.as_ref().context("a key")?;
+        let credentials = Credentials::from_pem(certificate, key.expose_secret())?;
+        let tls = ClientTls::new(roots.fleet()?, Expect::Coordinator, Some(&credentials), &roots)?;
+        let endpoint = Endpoint::from_shared(format!("http://{}", context.server))?;
+        Ok(endpoint.connect_with_connector_lazy(Connector::new(Arc::new(tls))))
     }
 
     /// `holdfast --output json ARGUMENTS`, understood.

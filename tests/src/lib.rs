@@ -6,6 +6,7 @@
 //! | [`network`] | a switch, hosts on it, and its faults: cuts, losses, links that go down |
 //! | [`host`] | one host: addresses, folders, services, programs run in it; power cut and boot |
 //! | [`fleet`] | a coordinator and joined agents on such hosts, and the command line against them |
+//! | [`cluster`] | the cluster that tests make on such a fleet, and what to look at |
 //! | [`demo`] | the fleet and cluster of `cargo xtask demo` |
 //! | [`process`] | the one door to programs, with deadlines |
 //! | [`proc`] | what `/proc` knows: identities of processes, namespaces, inner and outer pids |
@@ -25,6 +26,7 @@
 
 pub mod bench;
 pub mod binaries;
+pub mod cluster;
 pub mod demo;
 pub mod fleet;
 pub mod host;

@@ -1,97 +1,9 @@
-//! The first cluster, for real: a coordinator, agents on hosts of their own, PostgreSQL, and `kill -9`.
+//! The first cluster, for real: a coordinator, agents on hosts of their own, PostgreSQL, and what it outlives.
 
-use std::net::{Ipv4Addr, SocketAddr};
-use std::time::Duration;
-
-use anyhow::{Context as _, ensure};
-use holdfast_tests::fleet::{AGENT, COORDINATOR, Fleet, Uri};
-use holdfast_tests::host::Host;
-use holdfast_tests::network::Network;
-use holdfast_tests::proc::Entry;
+use anyhow::ensure;
+use holdfast_tests::cluster::{CREATE, DEADLINE, fleet, has_server, members, started, uri, whole};
+use holdfast_tests::fleet::{AGENT, COORDINATOR};
 use holdfast_tests::wait::{wait_for, wait_until};
-use serde_json::Value;
-
-/// Longer than anything here takes on two busy cores.
-const DEADLINE: Duration = Duration::from_secs(90);
-const NODES: [&str; 3] = ["n1", "n2", "n3"];
-
-async fn fleet() -> anyhow::Result<Fleet> {
-    let operators = SocketAddr::from((Ipv4Addr::LOCALHOST, 0));
-    let mut fleet = Fleet::start(Network::new().await?, operators).await?;
-    fleet.join_all(&NODES).await?;
-    Ok(fleet)
-}
-
-const CREATE: [&str; 9] = [
-    "cluster",
-    "create",
-    "orders",
-    "--engine",
-    "postgresql",
-    "--nodes",
-    "n1,n2,n3",
-    "--durability",
-    "quorum",
-];
-
-async fn uri(fleet: &Fleet) -> anyhow::Result<Uri> {
-    let shown = fleet.cli(["cluster", "connection", "orders", "--reveal-password", "--uri"])?.run().await?;
-    Uri::parse(shown.trim())
-}
-
-/// (node, role, state) of each member.
-async fn members(fleet: &Fleet) -> anyhow::Result<Vec<(String, String, String)>> {
-    let shown = fleet.json(["cluster", "show", "orders"]).await?;
-    let members = shown["members"].as_array().with_context(|| format!("no members in {shown}"))?;
-    let text = |member: &Value, key: &str| member[key].as_str().unwrap_or_default().to_owned();
-    Ok(members.iter().map(|it| (text(it, "node"), text(it, "role"), text(it, "state"))).collect())
-}
-
-async fn whole(fleet: &Fleet) -> anyhow::Result<()> {
-    wait_until("a primary and two streaming replicas", DEADLINE, || async {
-        let seen = members(fleet).await?;
-        let states: Vec<_> = seen.iter().map(|(_, role, state)| (role.as_str(), state.as_str())).collect();
-        ensure!(
-            states == [("primary", "running"), ("replica", "streaming"), ("replica", "streaming")],
-            "it is {seen:?}"
-        );
-        Ok(())
-    })
-    .await
-}
-
-/// The postmaster's start, as the server itself says.
-async fn started(fleet: &Fleet, uri: &Uri) -> anyhow::Result<Vec<String>> {
-    let mut all = Vec::new();
-    for node in fleet.nodes() {
-        all.push(fleet.psql(&uri.only(node.address())?, "select pg_postmaster_start_time()").await?);
-    }
-    Ok(all)
-}
-
-/// Whether a PostgreSQL runs on the host.
-fn has_server(host: &Host) -> anyhow::Result<bool> {
-    let postgres =
-        |entry: &Entry| entry.arguments.first().is_some_and(|program| program.contains("postgres"));
-    Ok(host.processes()?.iter().any(|entry| !entry.zombie && postgres(entry)))
-}
-
-async fn operations(fleet: &Fleet) -> anyhow::Result<Vec<Value>> {
-    let listed = fleet.json(["operation", "list"]).await?;
-    let list = listed.as_array().or_else(|| listed["operations"].as_array());
-    list.cloned().with_context(|| format!("no operations in {listed}"))
-}
-
-/// Waits until the newest operation has ended, and says how.
-async fn settled(fleet: &Fleet) -> anyhow::Result<String> {
-    wait_until("the operation to end", DEADLINE, || async {
-        let newest = operations(fleet).await?.into_iter().next().context("there is no operation")?;
-        let state = newest["state"].as_str().unwrap_or_default().to_owned();
-        ensure!(["succeeded", "failed", "cancelled", "blocked"].contains(&state.as_str()), "it is {newest}");
-        Ok(state)
-    })
-    .await
-}
 
 #[tokio::test]
 async fn three_nodes_become_a_cluster_that_outlives_agents_and_coordinator() -> anyhow::Result<()> {
@@ -146,37 +58,6 @@ async fn three_nodes_become_a_cluster_that_outlives_agents_and_coordinator() -> 
         ensure!(!has_server(node)?, "a server still runs on {}", node.name());
     }
     Ok(())
-}
-
-#[tokio::test]
-async fn a_coordinator_killed_while_a_cluster_is_made_goes_on_after_its_restart() -> anyhow::Result<()> {
-    let fleet = fleet().await?;
-    fleet.cli(CREATE.into_iter().chain(["--detach"]))?.deadline(DEADLINE).run().await?;
-    // Wherever it is by now, and again in the next steps.
-    for _ in 0..3 {
-        fleet.controller().crash(COORDINATOR).await?;
-        wait_for("the coordinator to answer", DEADLINE, || async { fleet.json(["whoami"]).await.is_ok() })
-            .await?;
-    }
-    let state = settled(&fleet).await?;
-    ensure!(state == "succeeded", "the operation has {state}");
-    whole(&fleet).await
-}
-
-#[tokio::test]
-async fn an_agent_killed_while_a_cluster_is_made_leaves_it_whole_or_gone() -> anyhow::Result<()> {
-    let fleet = fleet().await?;
-    fleet.cli(CREATE.into_iter().chain(["--detach"]))?.deadline(DEADLINE).run().await?;
-    for node in ["n1", "n2", "n3", "n1"] {
-        fleet.node(node)?.crash(AGENT).await?;
-        fleet.online(node).await?;
-    }
-    if settled(&fleet).await? == "succeeded" {
-        return whole(&fleet).await;
-    }
-    // Cleanly failed: it can be repeated.
-    fleet.cli(CREATE)?.deadline(DEADLINE).run().await?;
-    whole(&fleet).await
 }
 
 #[tokio::test]

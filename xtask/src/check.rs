@@ -2,7 +2,7 @@
 
 use anyhow::Context as _;
 
-use crate::machine::{self, Need};
+use crate::machine::{self, Need, User};
 use crate::process::Program;
 use crate::{Verdict, say, source, tools};
 
@@ -81,6 +81,13 @@ fn tests(arguments: &Arguments) -> anyhow::Result<Program> {
         _ => {}
     }
     let slow = if arguments.slow { ["--run-ignored", "all"].as_slice() } else { &[] };
+    let profile = match User::this()? {
+        User::Root => [].as_slice(),
+        User::Ordinary => {
+            say::step("without root: tests that mount, or become another user, are left out");
+            ["--profile", "user"].as_slice()
+        }
+    };
     let run = tools::tool("cargo-nextest").args(["nextest", "run", "--workspace", "--no-fail-fast"]);
-    Ok(run.args(slow).args(arguments.filter.as_slice()).env(LOGS, logs))
+    Ok(run.args(profile).args(slow).args(arguments.filter.as_slice()).env(LOGS, logs))
 }

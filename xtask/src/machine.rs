@@ -29,7 +29,7 @@ pub(crate) enum Need {
 
 /// Who may install, and gets namespaces.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum User {
+pub(crate) enum User {
     Root,
     Ordinary,
 }
@@ -131,7 +131,7 @@ fn apt(arguments: &[&str]) -> anyhow::Result<()> {
 
 impl User {
     /// The owner of this process, which is the owner of what `/proc` says of it.
-    fn this() -> anyhow::Result<Self> {
+    pub(crate) fn this() -> anyhow::Result<Self> {
         let status = fs::metadata("/proc/self").context("ask who this is")?;
         Ok(if status.uid() == 0 { Self::Root } else { Self::Ordinary })
     }

@@ -249,7 +249,7 @@ fn network(address: IpAddr) -> String {
     }
 }
 
-fn quoted_in_conninfo(value: &str) -> String {
+pub(super) fn quoted_in_conninfo(value: &str) -> String {
     format!("'{}'", value.replace('\\', "\\\\").replace('\'', "\\'"))
 }
 
@@ -264,7 +264,7 @@ pub(super) fn identifier(text: &str) -> String {
 }
 
 /// Lines of a configuration file.
-struct Lines(String);
+pub(super) struct Lines(pub(super) String);
 
 // === impl Lines ===
 
@@ -279,7 +279,7 @@ impl Lines {
     }
 
     /// Any value. In the file a backslash is special inside of quotes.
-    fn text(&mut self, name: &str, value: &str) {
+    pub(super) fn text(&mut self, name: &str, value: &str) {
         let _ = writeln!(self.0, "{name} = '{}'", value.replace('\\', "\\\\").replace('\'', "''"));
     }
 }

@@ -1,6 +1,7 @@
 //! The driver on real servers: on loopback addresses, in a folder of their own, under the plain supervisor.
 
 mod guards;
+mod quoting;
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::os::unix::fs::PermissionsExt as _;

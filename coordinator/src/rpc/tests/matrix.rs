@@ -48,6 +48,20 @@ impl Rights {
     }
 }
 
+/// What came of one call of one caller.
+struct Cell {
+    rights: Rights,
+    rule: &'static Rule,
+    let_in: bool,
+    told: String,
+}
+
+impl Cell {
+    fn agrees(&self, rule: &Rule) -> bool {
+        self.let_in == self.rights.may(rule)
+    }
+}
+
 /// Calls with an empty message: a call that gets through is refused for that, or answers.
 async fn call(channel: Channel, rule: &'static Rule, token: Option<&str>) -> Result<(), Status> {
     let mut grpc = Grpc::new(channel);
@@ -138,19 +152,29 @@ async fn everyone(coordinator: &Coordinator) -> Vec<Someone> {
 #[tokio::test(flavor = "multi_thread")]
 async fn every_method_is_open_to_exactly_those_whom_the_table_names() {
     let coordinator = Coordinator::start().await;
-    let mut wrong = Vec::new();
+    let mut cells = Vec::new();
     for someone in everyone(&coordinator).await {
         let agents = coordinator.to_agents(someone.credentials.as_ref());
         let operators = coordinator.to_operators(someone.credentials.as_ref());
         for rule in RULES.iter().filter(|rule| rule.method.contains('/')) {
             let channel = if rule.method.starts_with("holdfast.link") { &agents } else { &operators };
             let answer = call(channel.clone(), rule, someone.token.as_deref()).await;
-            if let_in(&answer) != someone.rights.may(rule) {
-                wrong.push(format!("{} calls {}: {answer:?}", someone.who, rule.method));
-            }
+            let told = format!("{} calls {}: {answer:?}", someone.who, rule.method);
+            cells.push(Cell { rights: someone.rights, rule, let_in: let_in(&answer), told });
         }
     }
+    let wrong: Vec<_> = cells.iter().filter(|cell| !cell.agrees(cell.rule)).map(|cell| &*cell.told).collect();
     assert!(wrong.is_empty(), "{}", wrong.join("\n"));
+
+    // Every mutant of every row would have been found out.
+    const EVERYBODY: [Who; 5] = [Who::Open, Who::Node, Who::Viewer, Who::Operator, Who::Admin];
+    for rule in RULES.iter().filter(|rule| rule.method.contains('/')) {
+        for who in EVERYBODY.into_iter().filter(|who| *who != rule.who) {
+            let mutant = Rule { who, ..*rule };
+            let mut row = cells.iter().filter(|cell| cell.rule.method == rule.method);
+            assert!(row.any(|cell| !cell.agrees(&mutant)), "{} for {who:?} goes unnoticed", rule.method);
+        }
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]
