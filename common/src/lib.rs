@@ -5,6 +5,7 @@
 //! | --- | --- |
 //! | [`id`], [`name`], [`term`], [`generation`], [`position`], [`role`] | newtypes; parsing and ordering |
 //! | [`assignment`], [`command`], [`report`], [`telemetry`] | the two kinds of work, and what nodes say |
+//! | [`protocol`] | leases, promises, seals, lists, elections: who may serve as primary; pure |
 //! | [`link`] | the messages between agents and coordinator, as plain values |
 //! | [`error`] | `Reason`, `Failure`, `Classify`, and the one place that makes a `tonic::Status` |
 //! | [`wire`] | domain types to and from the generated ones |
@@ -26,6 +27,7 @@ pub mod logging;
 pub mod name;
 pub mod pki;
 pub mod position;
+pub mod protocol;
 pub mod report;
 pub mod role;
 pub mod shutdown;
