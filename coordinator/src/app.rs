@@ -338,5 +338,7 @@ async fn look(
         *counts.entry(metrics::state_label(operation.state)).or_default() += 1;
     }
     parts.metrics.set_operations(&counts);
+    let clusters = crate::procedures::Records::new(parts.directory.clone()).all().await;
+    parts.metrics.set_clusters(clusters.map_err(|error| error.to_failure())?);
     Ok(())
 }

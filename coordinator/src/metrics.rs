@@ -1,10 +1,11 @@
-//! What Prometheus sees, in OpenMetrics text: the coordinator itself, its calls, and every node's newest sample.
+//! What Prometheus sees, in OpenMetrics text: the coordinator itself, its calls, every node's newest sample, every cluster.
 //!
 //! Nodes' series are made at each scrape from what the fleet knows then: those of a removed node are gone with it, and there
 //! are no more than a node may report. Names and units are Prometheus's: base units in the name, shares as `_ratio`.
 //!
 //! Not here: history (Prometheus keeps its own; [`crate::history`] keeps ours).
 
+mod clusters;
 mod nodes;
 
 use std::collections::BTreeMap;
@@ -19,6 +20,7 @@ use prometheus_client::metrics::info::Info;
 use prometheus_client::registry::Registry;
 use tonic::Code;
 
+use crate::cluster::Cluster;
 use crate::fleet;
 use crate::operation::State;
 use crate::store::Status;
@@ -33,6 +35,7 @@ pub struct Metrics {
     rpcs: Rpcs,
     operations: Family<StateLabel, Gauge>,
     store: StoreGauges,
+    clusters: clusters::Known,
 }
 
 /// Counts calls. Cheap to clone.
@@ -75,8 +78,10 @@ impl Metrics {
         registry.register("store_records", "Records in the store", store.records.clone());
         registry.register("store_revision", "Newest revision of the store", store.revision.clone());
         registry.register("store_size_bytes", "Size of the store's files", store.bytes.clone());
-        registry.register_collector(Box::new(nodes::Nodes::new(fleet)));
-        Self { registry: Arc::new(registry), rpcs, operations, store }
+        registry.register_collector(Box::new(nodes::Nodes::new(fleet.clone())));
+        let clusters = clusters::Known::default();
+        registry.register_collector(Box::new(clusters::Clusters { fleet, known: clusters.clone() }));
+        Self { registry: Arc::new(registry), rpcs, operations, store, clusters }
     }
 
     pub fn rpcs(&self) -> Rpcs {
@@ -89,6 +94,11 @@ impl Metrics {
         for (state, count) in counts {
             self.operations.get_or_create(&StateLabel { state }).set(*count);
         }
+    }
+
+    /// The clusters' records.
+    pub fn set_clusters(&self, clusters: Vec<Cluster>) {
+        self.clusters.set(clusters);
     }
 
     pub fn set_store(&self, status: Status, bytes: u64) {

@@ -72,6 +72,7 @@ const PARTS: &[Part] = &[
         for_tests_only: true,
         for_root_only: false,
     },
+    Part { package: "strace", present: || on_path("strace"), for_tests_only: true, for_root_only: false },
     Part { package: "python3-venv", present: python_venv, for_tests_only: true, for_root_only: false },
 ];
 

@@ -1,10 +1,10 @@
 //! A cluster as it is seen now: the record, and what the members' own nodes report. Pure.
 
 use holdfast_common::engine::EngineVersion;
-use holdfast_common::id::NodeId;
+use holdfast_common::id::{ClusterId, NodeId};
 use holdfast_common::name::NodeName;
 use holdfast_common::position::Position;
-use holdfast_common::report::{EngineState, MemberReport};
+use holdfast_common::report::{EngineState, MemberReport, NodeReport};
 use holdfast_common::role::{Availability, Role};
 use holdfast_common::term::Term;
 use jiff::Timestamp;
@@ -17,6 +17,21 @@ pub struct NodeState {
     pub availability: Availability,
     /// The newest report about the member, and when it came; `None` where the node never told of it.
     pub report: Option<(MemberReport, Timestamp)>,
+}
+
+impl NodeState {
+    /// From what a node reported last of all its members, and when that came.
+    pub fn new(
+        availability: Availability,
+        report: Option<(&NodeReport, Timestamp)>,
+        cluster: ClusterId,
+    ) -> Self {
+        let report = report.and_then(|(report, at)| {
+            let member = report.members.iter().find(|member| member.cluster_id == cluster)?;
+            Some((member.clone(), at))
+        });
+        Self { availability, report }
+    }
 }
 
 /// A cluster as it is seen now.
@@ -214,6 +229,19 @@ fn health(cluster: &Cluster, members: &[MemberView]) -> (Health, String) {
 /// The newest version that all can run: the least of what each offers.
 pub fn common_version<'a>(offers: impl IntoIterator<Item = &'a EngineVersion>) -> Option<EngineVersion> {
     offers.into_iter().min_by_key(|version| version.number()).cloned()
+}
+
+impl std::fmt::Display for Health {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.pad(match self {
+            Self::Creating => "creating",
+            Self::Healthy => "healthy",
+            Self::Degraded => "degraded",
+            Self::Unavailable => "unavailable",
+            Self::Deleting => "deleting",
+            Self::Unknown => "unknown",
+        })
+    }
 }
 
 impl std::fmt::Display for MemberState {

@@ -107,7 +107,7 @@ fn sample(view: &NodeView) -> Option<&Sample> {
 }
 
 #[expect(clippy::cast_precision_loss, reason = "Prometheus has only floating point")]
-fn number(value: u64) -> f64 {
+pub(super) fn number(value: u64) -> f64 {
     value as f64
 }
 

@@ -40,11 +40,8 @@ pub trait Nodes: fmt::Debug + Send + Sync {
 impl Nodes for fleet::Handle {
     fn state(&self, node: NodeId, cluster: ClusterId) -> Option<NodeState> {
         let view = self.node(node)?;
-        let report = view.report.and_then(|received| {
-            let member = received.report.members.iter().find(|member| member.cluster_id == cluster)?;
-            Some((member.clone(), received.received_at))
-        });
-        Some(NodeState { availability: view.availability, report })
+        let report = view.report.as_ref().map(|received| (&*received.report, received.received_at));
+        Some(NodeState::new(view.availability, report, cluster))
     }
 
     fn changes(&self) -> watch::Receiver<u64> {
