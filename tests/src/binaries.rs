@@ -40,6 +40,15 @@ pub fn testbed() -> anyhow::Result<PathBuf> {
     beside("holdfast-testbed")
 }
 
+/// The source tree's own program, which makes packages.
+///
+/// # Errors
+///
+/// When it is not built.
+pub fn xtask() -> anyhow::Result<PathBuf> {
+    beside("xtask")
+}
+
 /// A pinned program of the interoperability tests, `buf` or `grpcurl`, fetched by `cargo xtask test`.
 ///
 /// # Errors

@@ -5,6 +5,7 @@
 //! | [`run`] | one use of the testbed: its folder, its owner, and that nothing of it stays behind |
 //! | [`network`] | a switch, hosts on it, and its faults: cuts, losses, links that go down |
 //! | [`host`] | one host: addresses, folders, services, programs run in it; power cut and boot |
+//! | [`machine`] | one machine: Debian with systemd, units, packages and cloud-init; reboot and power cut |
 //! | [`fleet`] | a coordinator and joined agents on such hosts, and the command line against them |
 //! | [`cluster`] | the cluster that tests make on such a fleet, and what to look at |
 //! | [`demo`] | the fleet and cluster of `cargo xtask demo` |
@@ -30,6 +31,7 @@ pub mod cluster;
 pub mod demo;
 pub mod fleet;
 pub mod host;
+pub mod machine;
 pub mod network;
 pub mod proc;
 pub mod process;
@@ -40,7 +42,11 @@ use std::process::ExitCode;
 
 use anyhow::{Context as _, bail};
 
-/// What `holdfast-testbed` does: `host-init FILE` is pid 1 of a host, `keep FOLDER` cleans up after an owner, `linger`
+/// What a program of the testbed exits with when what it is asked for is impossible here, as test programs do that skip.
+const IMPOSSIBLE: u8 = 77;
+
+/// What `holdfast-testbed` does: `host-init FILE` is pid 1 of a host, `machine FILE` keeps a machine,
+/// `machine-root` makes what machines begin with, `keep FOLDER` cleans up after an owner, `linger`
 /// is an owner that waits to be killed (the testbed's own tests do that), and `demo …` is for `cargo xtask demo`.
 ///
 /// # Errors
@@ -49,6 +55,8 @@ use anyhow::{Context as _, bail};
 pub fn testbed_main(arguments: &[String]) -> anyhow::Result<()> {
     match arguments {
         [verb, file] if verb == "host-init" => host::init::main(file.as_ref()).context("host-init"),
+        [verb, file] if verb == "machine" => machine::boot::main(file.as_ref()).context("machine"),
+        [verb] if verb == "machine-root" => machine::root::main(),
         [verb, folder] if verb == "keep" => run::keep(folder.as_ref()).context("keep"),
         [verb] if verb == "linger" => run::linger().context("linger"),
         [verb, rest @ ..] if verb == "demo" => demo::main(rest),
@@ -64,6 +72,10 @@ pub fn exit(outcome: anyhow::Result<()>) -> ExitCode {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             // Without anybody to read it there is nobody to miss it.
+            if error.is::<machine::Impossible>() {
+                writeln!(std::io::stderr(), "{error}").ok();
+                return ExitCode::from(IMPOSSIBLE);
+            }
             writeln!(std::io::stderr(), "error: {error:#}").ok();
             ExitCode::FAILURE
         }

@@ -8,6 +8,7 @@ use std::sync::atomic::{AtomicU8, Ordering};
 use anyhow::{Context as _, bail, ensure};
 
 use crate::host::{Addresses, Host, Plug};
+use crate::machine::{Disk, Machine};
 use crate::process::Program;
 use crate::run::{Isolation, Run};
 
@@ -104,9 +105,23 @@ impl Network {
     ///
     /// When the name is too long for an interface, or the host cannot be made or does not come up.
     pub async fn host(&self, name: &str) -> anyhow::Result<Host> {
-        let number = self.next.fetch_add(1, Ordering::Relaxed);
-        ensure!(number < CONTROLLER - 10, "a network has room for {} hosts", CONTROLLER - 11);
-        self.boot(name, number, Plug::default()).await
+        self.boot(name, self.number()?, Plug::default()).await
+    }
+
+    /// Boots a machine with the next free address.
+    ///
+    /// # Errors
+    ///
+    /// When there can be no machines here, the name is too long for an interface, or it does not come up.
+    pub async fn machine(&self, name: &str, disk: Disk) -> anyhow::Result<Machine> {
+        let number = self.number()?;
+        check_name(name)?;
+        self.needs_root()?;
+        let addresses = self.addresses(number);
+        self.wire(name, addresses).await.with_context(|| format!("wire machine {name}"))?;
+        let machine = Machine::new(self.run.clone(), name, addresses, disk).await?;
+        machine.boot().await?;
+        Ok(machine)
     }
 
     /// From now on nothing passes from one host to the other. The way back is open until it is cut too.
@@ -182,12 +197,14 @@ impl Network {
         Ok(())
     }
 
+    fn number(&self) -> anyhow::Result<u8> {
+        let number = self.next.fetch_add(1, Ordering::Relaxed);
+        ensure!(number < CONTROLLER - 10, "a network has room for {} hosts", CONTROLLER - 11);
+        Ok(number)
+    }
+
     async fn boot(&self, name: &str, number: u8, plug: Plug) -> anyhow::Result<Host> {
-        let fits = !name.is_empty() && name.len() <= 12;
-        ensure!(
-            fits && name.bytes().all(|byte| byte.is_ascii_alphanumeric()),
-            "`{name}` is no name of a host"
-        );
+        check_name(name)?;
         let addresses = self.addresses(number);
         if self.isolation() == Isolation::Hosts {
             self.wire(name, addresses).await.with_context(|| format!("wire host {name}"))?;
@@ -258,6 +275,13 @@ impl Network {
     fn switch(&self) -> String {
         self.run.namespace("sw")
     }
+}
+
+/// It names an interface of the switch too.
+fn check_name(name: &str) -> anyhow::Result<()> {
+    let fits = !name.is_empty() && name.len() <= 12;
+    ensure!(fits && name.bytes().all(|byte| byte.is_ascii_alphanumeric()), "`{name}` is no name of a host");
+    Ok(())
 }
 
 /// The second and third number of a run's loopback addresses; the demo's are plain 127.0.0.x.

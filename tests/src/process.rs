@@ -282,9 +282,9 @@ impl Running {
         self.child.wait().ok();
     }
 
-    /// Waits for its end, without a deadline: only for programs that bound themselves.
-    pub fn wait(&mut self) {
-        self.child.wait().ok();
+    /// Waits for its end, without a deadline: only for programs that bound themselves. Says how it ended, if the system does.
+    pub fn wait(&mut self) -> Option<ExitStatus> {
+        self.child.wait().ok()
     }
 }
 

@@ -181,7 +181,7 @@ pub fn linger() -> anyhow::Result<()> {
     })
 }
 
-/// Removes all of a run: its processes, its namespaces, its folder. What is gone already is no failure.
+/// Removes all of a run: its processes, its namespaces, its cgroups, its folder. What is gone already is no failure.
 ///
 /// # Errors
 ///
@@ -199,6 +199,7 @@ pub async fn remove(id: &str, folder: &Path) -> anyhow::Result<()> {
     for namespace in namespaces(&namespace_prefix(id)) {
         Program::new("ip").args(["netns", "delete", &namespace]).run().await?;
     }
+    crate::machine::cgroup::remove(&namespace_prefix(id)).await?;
     save_logs(id, folder);
     match fs::remove_dir_all(folder) {
         Err(error) if error.kind() != std::io::ErrorKind::NotFound => {

@@ -1,6 +1,6 @@
 //! `cargo xtask test`: what CI runs, in the same order, with the test runner's own summary as the last output.
 
-use anyhow::Context as _;
+use anyhow::{Context as _, bail};
 
 use crate::machine::{self, Need, User};
 use crate::process::Program;
@@ -40,8 +40,29 @@ pub(crate) fn run(arguments: &Arguments) -> anyhow::Result<Verdict> {
         say::step("documentation tests");
         Program::cargo(["test", "--workspace", "--doc", "--quiet"]).run()?;
     }
+    let machines = machines()?;
     say::step("tests");
-    Ok(if tests(arguments)?.succeeds()? { Verdict::Good } else { Verdict::Bad })
+    Ok(if tests(arguments, machines)?.succeeds()? { Verdict::Good } else { Verdict::Bad })
+}
+
+/// Whether there can be machines with systemd here.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Machines {
+    Possible,
+    Impossible,
+}
+
+/// Makes their file system, unless there is one already. Where they are impossible, the testbed has said why.
+fn machines() -> anyhow::Result<Machines> {
+    /// What the testbed exits with then.
+    const IMPOSSIBLE: i32 = 77;
+    say::step("file system of the machines with systemd");
+    let testbed = Program::new(source().join("target/debug/holdfast-testbed")).arg("machine-root");
+    match testbed.code()? {
+        Some(0) => Ok(Machines::Possible),
+        Some(IMPOSSIBLE) => Ok(Machines::Impossible),
+        _ => bail!("{testbed} failed"),
+    }
 }
 
 /// All that is checked without running anything.
@@ -72,7 +93,7 @@ fn checks() -> Vec<(&'static str, Program)> {
 }
 
 /// With a process for each test, so that a test that hangs or crashes is only itself.
-fn tests(arguments: &Arguments) -> anyhow::Result<Program> {
+fn tests(arguments: &Arguments, machines: Machines) -> anyhow::Result<Program> {
     let logs = source().join("target/testbed-logs");
     match std::fs::remove_dir_all(&logs) {
         Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
@@ -89,5 +110,10 @@ fn tests(arguments: &Arguments) -> anyhow::Result<Program> {
         }
     };
     let run = tools::tool("cargo-nextest").args(["nextest", "run", "--workspace", "--no-fail-fast"]);
+    // Left out by name, so that the runner counts and shows them as skipped.
+    let run = match machines {
+        Machines::Possible => run,
+        Machines::Impossible => run.args(["-E", "not binary(systemd)"]),
+    };
     Ok(run.args(profile).args(slow).args(arguments.filter.as_slice()).env(LOGS, logs))
 }

@@ -73,6 +73,24 @@ const PARTS: &[Part] = &[
         for_root_only: false,
     },
     Part { package: "strace", present: || on_path("strace"), for_tests_only: true, for_root_only: false },
+    Part {
+        package: "systemd-container",
+        present: || on_path("systemd-nspawn"),
+        for_tests_only: true,
+        for_root_only: true,
+    },
+    Part {
+        package: "mmdebstrap",
+        present: || on_path("mmdebstrap"),
+        for_tests_only: true,
+        for_root_only: true,
+    },
+    Part {
+        package: "apt-utils",
+        present: || on_path("apt-ftparchive"),
+        for_tests_only: true,
+        for_root_only: true,
+    },
     Part { package: "python3-venv", present: python_venv, for_tests_only: true, for_root_only: false },
 ];
 

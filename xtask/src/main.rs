@@ -1,9 +1,10 @@
-//! What people and CI both run: `cargo xtask demo | test | bench`.
+//! What people and CI both run: `cargo xtask demo | test | bench | package`.
 //!
 //! | module | answers for |
 //! | --- | --- |
 //! | [`check`] | formatting, lints, documentation, build, tests: all that CI runs |
 //! | [`machine`] | what must be installed here, and installing it |
+//! | [`package`] | Debian packages of the programs |
 //! | [`tools`] | pinned programs for the interoperability tests |
 //! | [`process`], [`say`] | the door to programs; lines for people |
 //!
@@ -12,6 +13,7 @@
 
 mod check;
 mod machine;
+mod package;
 mod process;
 mod say;
 mod tools;
@@ -53,6 +55,8 @@ enum Verb {
         /// Only this one; `list` lists them.
         name: Option<String>,
     },
+    /// Make Debian packages of the programs, in target/packages.
+    Package(package::Arguments),
 }
 
 /// Whether all went well; what did not has been said already.
@@ -67,6 +71,7 @@ fn main() -> ExitCode {
         Verb::Demo { down, json, nodes } => demo(down, json, nodes),
         Verb::Test(arguments) => check::run(&arguments),
         Verb::Bench { name } => bench(name.as_deref()),
+        Verb::Package(arguments) => package::run(&arguments).map(|()| Verdict::Good),
     };
     match outcome {
         Ok(Verdict::Good) => ExitCode::SUCCESS,

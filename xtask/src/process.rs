@@ -4,7 +4,7 @@ use std::ffi::{OsStr, OsString};
 use std::fmt;
 use std::os::unix::process::CommandExt as _;
 use std::path::{Path, PathBuf};
-use std::process::Command;
+use std::process::{Command, Stdio};
 
 use anyhow::{Context as _, bail};
 
@@ -51,7 +51,7 @@ impl Program {
 
     /// Runs it in the terminal of this process and says whether it succeeded.
     pub(crate) fn succeeds(&self) -> anyhow::Result<bool> {
-        Ok(self.command().status().with_context(|| format!("start {self}"))?.success())
+        Ok(self.code()? == Some(0))
     }
 
     /// Runs it in the terminal of this process; it must succeed.
@@ -67,6 +67,21 @@ impl Program {
         }
         let said = [output.stdout, output.stderr].concat();
         bail!("{self}: {}: {}", output.status, String::from_utf8_lossy(&said).trim_end())
+    }
+
+    /// Runs it and gives what it wrote to its standard output; it must succeed.
+    pub(crate) fn output(&self) -> anyhow::Result<String> {
+        let output = self.command().stderr(Stdio::inherit()).output();
+        let output = output.with_context(|| format!("start {self}"))?;
+        if output.status.success() {
+            return Ok(String::from_utf8_lossy(&output.stdout).into_owned());
+        }
+        bail!("{self}: {}", output.status)
+    }
+
+    /// Runs it in the terminal of this process and gives its exit code; a signal has none.
+    pub(crate) fn code(&self) -> anyhow::Result<Option<i32>> {
+        Ok(self.command().status().with_context(|| format!("start {self}"))?.code())
     }
 
     /// Becomes this program; what comes back is why that failed.
