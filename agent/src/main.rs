@@ -4,6 +4,7 @@ use std::io::{IsTerminal as _, Read as _, Write as _};
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
+use std::time::Duration;
 
 use anyhow::{Context as _, bail};
 use clap::{Args, Parser, Subcommand};
@@ -18,6 +19,7 @@ use holdfast_common::name::NodeName;
 use holdfast_common::pki::JoinToken;
 use holdfast_common::shutdown::Drained;
 use holdfast_common::{logging, tls};
+use jiff::SignedDuration;
 use zeroize::Zeroizing;
 
 const TOKEN_VARIABLE: &str = "HOLDFAST_JOIN_TOKEN";
@@ -67,6 +69,9 @@ struct JoinArguments {
     /// Get a new certificate though the present one has not ended. Needs a token made with `holdfast node token create --rejoin`.
     #[arg(long)]
     again: bool,
+    /// How long to go on trying while no coordinator answers, such as `15m`.
+    #[arg(long, value_name = "TIME", default_value = "60s", value_parser = patience)]
+    wait: Duration,
 }
 
 #[derive(Debug, Args)]
@@ -115,7 +120,8 @@ fn main() -> ExitCode {
 
 async fn run_join(arguments: JoinArguments) -> anyhow::Result<ExitCode> {
     start_logging(&logging::Settings::default())?;
-    let JoinArguments { coordinator, token, token_file, state, name, address, data_dir, again } = arguments;
+    let JoinArguments { coordinator, token, token_file, state, name, address, data_dir, again, wait } =
+        arguments;
     config::absolute("--data-dir", &data_dir)?;
     config::absolute("--state-dir", &state.state_dir)?;
     let token = read_token(token, token_file.as_deref())?;
@@ -126,7 +132,7 @@ async fn run_join(arguments: JoinArguments) -> anyhow::Result<ExitCode> {
     };
     let coordinators = Coordinators::new(coordinator).context("--coordinator")?;
     let again = if again { Again::Always } else { Again::IfEnded };
-    let wanted = Join { token, coordinators, name: name.clone(), address, data_dir, again };
+    let wanted = Join { token, coordinators, name: name.clone(), address, data_dir, again, patience: wait };
     let files = state_files(&state.state_dir);
     let joined = join(&files, &state.state_dir, &Clock::system(), wanted).await?;
     say(&match joined {
@@ -203,6 +209,11 @@ fn read_token(argument: Option<String>, file: Option<&Path>) -> anyhow::Result<Z
             Err(_) => bail!("no join token: give --token-file FILE, or set {TOKEN_VARIABLE}"),
         },
     }
+}
+
+fn patience(text: &str) -> Result<Duration, String> {
+    let parsed = text.parse::<SignedDuration>().ok().and_then(|parsed| Duration::try_from(parsed).ok());
+    parsed.ok_or_else(|| "give a time such as 90s or 15m".to_owned())
 }
 
 fn own_name() -> anyhow::Result<NodeName> {

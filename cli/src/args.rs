@@ -164,6 +164,23 @@ pub(crate) enum Node {
     /// Join tokens: what a new machine needs to become a node
     #[command(subcommand)]
     Token(JoinToken),
+    /// User data for cloud-init that makes a new machine this node; it holds a new join token
+    #[command(
+        after_help = "Examples:\n  holdfast node cloud-init n4 > n4.yaml\n  holdfast node cloud-init n4 --ttl 1h --package-source 'deb [signed-by=/etc/apt/keyrings/own.asc] https://packages.example ./'"
+    )]
+    CloudInit {
+        /// The node's name; nobody else can join with the token
+        name: String,
+        /// How long the token is good: 1 minute to 30 days; the machine has to boot within it
+        #[arg(long, value_parser = duration, default_value = "15m", value_name = "TIME")]
+        ttl: Duration,
+        /// Where the new machine reaches the coordinator; default: what the coordinator advertises
+        #[arg(long, value_delimiter = ',', value_name = "HOST:PORT")]
+        coordinator: Vec<String>,
+        /// Where the package holdfast-agent is to be had, as a line of apt's; default: where the image looks anyway
+        #[arg(long, value_name = "LINE")]
+        package_source: Option<String>,
+    },
 }
 
 #[derive(Debug, Subcommand)]

@@ -1,5 +1,6 @@
 //! What each command does: asks, calls, prints. One module for each noun.
 
+mod cloud_init;
 mod cluster;
 mod context;
 mod event;

@@ -51,7 +51,7 @@ async fn the_units_are_as_shut_as_they_can_be() -> anyhow::Result<()> {
 #[test]
 fn the_cloud_init_template_has_only_keys_that_cloud_init_knows() -> anyhow::Result<()> {
     // cloud-init itself says nothing of a key that it does not know.
-    const KNOWN: [&str; 4] = ["hostname", "write_files", "packages", "runcmd"];
+    const KNOWN: [&str; 5] = ["hostname", "write_files", "package_update", "packages", "runcmd"];
     let text = std::fs::read_to_string(deploy("cloud-init/join.yaml.in"))?;
     ensure!(text.starts_with("#cloud-config\n"), "the first line says what it is");
     let keys = text.lines().filter(|line| line.starts_with(|first: char| first.is_ascii_alphabetic()));

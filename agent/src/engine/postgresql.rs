@@ -140,7 +140,7 @@ impl Postgresql {
     /// # Errors
     /// If the machine's own files cannot be put back.
     pub async fn recover(&self) -> Result<(), Error> {
-        self.inner.packages.restore_policy().await
+        self.inner.packages.recover().await
     }
 }
 

@@ -27,9 +27,6 @@ use crate::terms::Terms;
 
 const JOINING: Kind = Kind { name: "joining", version: 1 };
 const JOINING_NAME: &str = "joining";
-/// How long to try while no coordinator answers.
-const PATIENCE: Duration = Duration::from_secs(60);
-
 /// What joining needs.
 #[derive(Debug)]
 pub struct Join {
@@ -40,6 +37,8 @@ pub struct Join {
     pub address: Option<IpAddr>,
     pub data_dir: PathBuf,
     pub again: Again,
+    /// How long to try while no coordinator answers.
+    pub patience: Duration,
 }
 
 /// What to do if the machine is this node already.
@@ -150,7 +149,7 @@ pub async fn join(files: &Files, state: &Path, clock: &Clock, join: Join) -> Res
         address: joining.address,
         request_id: joining.request_id,
     };
-    let enrolled = match ask(&tls, &join.coordinators, &request).await {
+    let enrolled = match ask(&tls, &join, &request).await {
         // Only a token for another purpose finds the name taken.
         Err(CallError::Refused(failure)) if known.is_some() && failure.reason == Reason::NodeExists => {
             return Err(JoinError::OtherNode { name: join.name });
@@ -212,15 +211,11 @@ async fn prepare(files: &Files, state: &Path, join: &Join, address: IpAddr) -> R
     Ok(joining)
 }
 
-async fn ask(
-    tls: &Arc<ClientTls>,
-    coordinators: &Coordinators,
-    request: &Enroll,
-) -> Result<Enrolled, CallError> {
+async fn ask(tls: &Arc<ClientTls>, join: &Join, request: &Enroll) -> Result<Enrolled, CallError> {
     let mut backoff = Backoff::new(Duration::from_millis(500), Duration::from_secs(5));
-    let deadline = Instant::now() + PATIENCE;
+    let deadline = Instant::now() + join.patience;
     loop {
-        let coordinator = coordinators.next();
+        let coordinator = join.coordinators.next();
         let error = match enroll(tls, coordinator, request).await {
             Ok(enrolled) => return Ok(enrolled),
             Err(error) => error,

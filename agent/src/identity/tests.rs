@@ -189,6 +189,7 @@ impl Coordinator {
             address: None,
             data_dir: "/data".into(),
             again: Again::IfEnded,
+            patience: PATIENCE,
         }
     }
 

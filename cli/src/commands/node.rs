@@ -8,7 +8,7 @@ use holdfast_proto::v1;
 use jiff::Timestamp;
 use serde_json::json;
 
-use super::{Session, identity, interrupted, next_page, wire_duration};
+use super::{Session, cloud_init, identity, interrupted, next_page, wire_duration};
 use crate::args::Node;
 use crate::client::request_id;
 use crate::error::Error;
@@ -62,6 +62,9 @@ pub(super) async fn run(session: &mut Session, command: Node) -> Result<(), Erro
             }
         }
         Node::Token(command) => identity::run_join_token(session, command).await,
+        Node::CloudInit { name, ttl, coordinator, package_source } => {
+            cloud_init::run(session, cloud_init::Wanted { name, ttl, coordinator, package_source }).await
+        }
     }
 }
 

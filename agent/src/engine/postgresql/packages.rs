@@ -1,16 +1,18 @@
 //! Which versions and extensions the node has, or could install from Debian's packages.
 
+mod apt;
+
 use std::path::{Path, PathBuf};
-use std::time::Duration;
 
 use holdfast_common::engine::{Engine as Kind, EngineVersion, ExtensionName};
-use holdfast_common::telemetry::{EngineAvailability, EngineOffer, Privilege};
+use holdfast_common::telemetry::{EngineAvailability, EngineOffer};
 use tokio_util::sync::CancellationToken;
 
+use self::apt::Apt;
 use crate::engine::{Error, Work};
 use crate::host::Host;
 use crate::host::exec::Program;
-use crate::host::files::{Access, Kind as FileKind};
+use crate::host::files::Kind as FileKind;
 
 /// The major versions that this driver knows.
 const VERSIONS: std::ops::RangeInclusive<u32> = 14..=18;
@@ -20,17 +22,6 @@ pub const DEBIAN_PROGRAMS: &str = "/usr/lib/postgresql";
 const DEBIAN_EXTENSIONS: &str = "/usr/share/postgresql";
 /// Folders outside of the agent's own that an installation writes to. A host that installs needs them as roots.
 pub const SYSTEM_FOLDERS: &[&str] = &["/etc/postgresql-common", "/usr/sbin"];
-
-const POLICY: &str = "/usr/sbin/policy-rc.d";
-const POLICY_SAVED: &str = "/usr/sbin/policy-rc.d.holdfast-saved";
-/// Debian's maintainer scripts ask this program before they start a service; 101 forbids it.
-const POLICY_TEXT: &str = "#!/bin/sh\n# holdfast: no service starts while packages are installed\nexit 101\n";
-const CREATE_CLUSTER: &str = "/etc/postgresql-common/createcluster.conf";
-const CREATE_CLUSTER_TEXT: &str =
-    "# Written by Holdfast: it makes its own clusters.\ncreate_main_cluster = false\n";
-const MAX_POLICY_BYTES: u64 = 1024 * 1024;
-const INSTALL_DEADLINE: Duration = Duration::from_secs(20 * 60);
-const UPDATE_DEADLINE: Duration = Duration::from_secs(5 * 60);
 
 /// Extensions that are not part of the server's own package: their package (`{}` is the version), and the library that
 /// must be loaded at start.
@@ -69,6 +60,7 @@ const CONTRIB_PRELOADS: &[(&str, &str)] =
 #[derive(Debug, Clone)]
 pub(super) struct Packages {
     host: Host,
+    apt: Apt,
     programs: PathBuf,
 }
 
@@ -102,7 +94,7 @@ fn package_of(extension: &ExtensionName, version: &EngineVersion) -> Option<Stri
 
 impl Packages {
     pub(super) fn new(host: Host, programs: PathBuf) -> Self {
-        Self { host, programs }
+        Self { apt: Apt::new(host.clone()), host, programs }
     }
 
     /// A program of the engine.
@@ -152,7 +144,7 @@ impl Packages {
     }
 
     pub(super) fn may_install(&self) -> bool {
-        self.host.system().privilege() == Privilege::Root
+        self.apt.may_install()
     }
 
     /// The versions that the package manager offers with the version it would install, the newest first.
@@ -161,7 +153,7 @@ impl Packages {
             return Ok(Vec::new());
         }
         let names: Vec<String> = VERSIONS.rev().map(|version| format!("postgresql-{version}")).collect();
-        let offered = self.candidates(&names).await?;
+        let offered = self.apt.candidates(&names).await?;
         let version_of = |package: &str| package.strip_prefix("postgresql-")?.parse::<EngineVersion>().ok();
         let found = offered.into_iter().filter_map(|(package, candidate)| {
             let candidate = candidate.split(['-', '+', '~']).next().unwrap_or_default().to_owned();
@@ -170,6 +162,7 @@ impl Packages {
         Ok(found.collect())
     }
 
+    /// What the node has or could install. A new machine may never have read its package sources: that is done now.
     pub(super) async fn offers(&self) -> Result<Vec<EngineOffer>, Error> {
         let offer = |version, availability| EngineOffer {
             engine: Kind::Postgresql.to_string(),
@@ -182,7 +175,11 @@ impl Packages {
             found.push(offer(self.full_version(version).await?, EngineAvailability::Installed));
         }
         // A node without a package manager can still run what it has.
-        for (version, candidate) in self.installable().await.unwrap_or_default() {
+        let mut installable = self.installable().await.unwrap_or_default();
+        if installed.is_empty() && installable.is_empty() && self.apt.fetch_missing_lists().await {
+            installable = self.installable().await.unwrap_or_default();
+        }
+        for (version, candidate) in installable {
             if !installed.contains(&version) {
                 found.push(offer(candidate, EngineAvailability::Installable));
             }
@@ -216,12 +213,17 @@ impl Packages {
                 format!("`{name}` needs package {package}, and the agent is not root: install it by hand");
             return Ok(Extension::Missing { why });
         }
-        if self.candidates(std::slice::from_ref(&package)).await?.is_empty() {
+        if self.apt.candidates(std::slice::from_ref(&package)).await?.is_empty() {
             let why =
                 format!("`{name}` needs package {package}, which no package source of the node has; add one");
             return Ok(Extension::Missing { why });
         }
         Ok(Extension::Installable { package })
+    }
+
+    /// Gives the machine back what an installation that was cut has changed of it.
+    pub(super) async fn recover(&self) -> Result<(), Error> {
+        self.apt.restore_policy().await
     }
 
     /// Installs the version and the extensions where they are missing, and returns the minor version.
@@ -245,7 +247,7 @@ impl Packages {
         packages.sort();
         packages.dedup();
         if !packages.is_empty() {
-            self.apt(&packages, work).await?;
+            self.apt.install(&packages, work).await?;
         }
         if !self.is_installed(version).await? {
             let problem = format!("PostgreSQL {version} is still missing after the installation");
@@ -253,102 +255,6 @@ impl Packages {
         }
         self.full_version(version).await
     }
-
-    async fn apt(&self, packages: &[String], work: &Work) -> Result<(), Error> {
-        if !self.may_install() {
-            let message = format!("the agent is not root; install by hand: {}", packages.join(" "));
-            return Err(Error::Unmet { check: "engine_installed", message });
-        }
-        work.say("reading the package lists");
-        let update = Program::new("apt-get").args(["-q", "update"]).deadline(UPDATE_DEADLINE);
-        let updated = self.host.run(apt_environment(update), &work.cancelled).await;
-        if let Err(error) = updated {
-            work.check("install packages")?;
-            // The lists on disk may be good enough; if not, the installation says so.
-            tracing::warn!(%error, "update the package lists");
-        }
-        self.guard_services().await?;
-        let installed = self.apt_install(packages, work).await;
-        let restored = self.restore_policy().await;
-        installed.and(restored)
-    }
-
-    async fn apt_install(&self, packages: &[String], work: &Work) -> Result<(), Error> {
-        let program = Program::new("apt-get")
-            .args(["-q", "-y", "--no-install-recommends"])
-            .args(["-o", "DPkg::Lock::Timeout=120", "-o", "Dpkg::Options::=--force-confold"])
-            .args(["-o", "Dpkg::Options::=--force-confdef", "install"])
-            .args(packages.iter().map(String::as_str))
-            .deadline(INSTALL_DEADLINE);
-        let teller = work.clone();
-        let lines = Box::new(move |_, line: &str| teller.say(line.chars().take(200).collect::<String>()));
-        let ended = self.host.run_with_lines(apt_environment(program), lines, &work.cancelled).await;
-        work.check("install packages")?;
-        ended.map(drop).map_err(|error| Error::failed(format!("install {}", packages.join(" ")), error))
-    }
-
-    /// Keeps the packages from starting servers, or making databases, of their own.
-    async fn guard_services(&self) -> Result<(), Error> {
-        self.restore_policy().await?;
-        let files = self.host.files();
-        let failed = |error| Error::failed("keep packages from starting services", error);
-        files.create_dir("/etc/postgresql-common", Access::PUBLIC_DIR).await.map_err(failed)?;
-        if files.stat(CREATE_CLUSTER).await.map_err(failed)?.is_none() {
-            files.write(CREATE_CLUSTER, CREATE_CLUSTER_TEXT, Access::PUBLIC).await.map_err(failed)?;
-        }
-        if files.stat(POLICY).await.map_err(failed)?.is_some() {
-            files.rename(POLICY, POLICY_SAVED).await.map_err(failed)?;
-        }
-        files.write(POLICY, POLICY_TEXT, Access { mode: 0o755, owner: None }).await.map_err(failed)
-    }
-
-    /// Gives the machine its own policy back, also after an agent that was killed in between.
-    pub(super) async fn restore_policy(&self) -> Result<(), Error> {
-        if !self.may_install() {
-            return Ok(());
-        }
-        let files = self.host.files();
-        let failed = |error| Error::failed("give the machine its policy-rc.d back", error);
-        let saved = files.stat(POLICY_SAVED).await.map_err(failed)?.is_some();
-        let ours = match files.read(POLICY, MAX_POLICY_BYTES).await {
-            Ok(text) => text == POLICY_TEXT.as_bytes(),
-            Err(_) => false,
-        };
-        match (ours, saved) {
-            (_, true) => files.rename(POLICY_SAVED, POLICY).await.map_err(failed),
-            (true, false) => files.remove_file(POLICY).await.map(drop).map_err(failed),
-            (false, false) => Ok(()),
-        }
-    }
-
-    /// What would be installed of each of these packages; those without a candidate are left out.
-    async fn candidates(&self, packages: &[String]) -> Result<Vec<(String, String)>, Error> {
-        let program = Program::new("apt-cache").arg("policy").args(packages.iter().map(String::as_str));
-        let output = self.host.run(program, &CancellationToken::new()).await;
-        let text = output.map_err(|error| Error::failed("ask the package manager", error))?.stdout.text();
-        Ok(parse_policy(&text))
-    }
-}
-
-fn apt_environment(program: Program) -> Program {
-    program.variable("DEBIAN_FRONTEND", "noninteractive").variable("NEEDRESTART_MODE", "l")
-}
-
-/// The candidates in the output of `apt-cache policy`.
-fn parse_policy(text: &str) -> Vec<(String, String)> {
-    let mut found = Vec::new();
-    let mut package = None;
-    for line in text.lines() {
-        if let Some(name) = line.strip_suffix(':').filter(|name| !name.starts_with(' ')) {
-            package = Some(name.to_owned());
-        } else if let Some(candidate) = line.trim().strip_prefix("Candidate: ")
-            && candidate != "(none)"
-            && let Some(name) = package.take()
-        {
-            found.push((name, candidate.to_owned()));
-        }
-    }
-    found
 }
 
 #[cfg(test)]
@@ -357,13 +263,6 @@ mod tests {
 
     fn names(names: &[&str]) -> Vec<ExtensionName> {
         names.iter().map(|name| name.parse().unwrap()).collect()
-    }
-
-    #[test]
-    fn only_packages_with_a_candidate_are_offered() {
-        let text = "postgresql-16:\n  Installed: (none)\n  Candidate: (none)\n  Version table:\npostgresql-15:\n  \
-                    Installed: 15.18-0+deb12u1\n  Candidate: 15.20-0+deb12u1\n  Version table:\n *** 15.20 500\n";
-        assert_eq!(parse_policy(text), [("postgresql-15".to_owned(), "15.20-0+deb12u1".to_owned())]);
     }
 
     #[test]
