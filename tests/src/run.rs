@@ -91,6 +91,11 @@ impl Run {
         fs::write(folder.join("owner"), format!("{}\n", std::process::id())).context("name the owner")?;
         let keeper =
             Program::new(crate::binaries::testbed()?).arg("keep").arg(&folder).clean_env().folder("/");
+        // It is the keeper that saves them.
+        let keeper = match std::env::var_os(LOGS) {
+            Some(logs) => keeper.env(LOGS, logs),
+            None => keeper,
+        };
         let keeper = keeper.start(&base.join("keepers.log"))?;
         Ok(Self {
             id,

@@ -1,7 +1,82 @@
 //! Holdfast as users install it: packages, cloud-init, hardened units and systemd, on machines that had no PostgreSQL.
+//!
+//! These need root and systemd-nspawn. Where that is not to be had, `cargo xtask test` says so and leaves them out, and
+//! here they fail with the reason.
 
-use anyhow::ensure;
+use std::time::Duration;
+
+use anyhow::{Context as _, ensure};
+use futures::future::try_join_all;
+use holdfast_tests::fleet::Uri;
+use holdfast_tests::machine::Machine;
 use holdfast_tests::machine::fleet::{AGENT, COORDINATOR, MachineFleet};
+use holdfast_tests::process::Program;
+use holdfast_tests::wait::wait_until;
+use serde_json::Value;
+
+/// Longer than anything here takes on two busy cores.
+const DEADLINE: Duration = Duration::from_secs(120);
+const NODES: [&str; 3] = ["n1", "n2", "n3"];
+const CREATE: [&str; 9] = [
+    "cluster",
+    "create",
+    "orders",
+    "--engine",
+    "postgresql",
+    "--nodes",
+    "n1,n2,n3",
+    "--durability",
+    "quorum",
+];
+
+/// A database's process on a machine, told apart from a later one.
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct Postmaster {
+    unit: String,
+    pid: String,
+    started: String,
+}
+
+/// Its unit, of which there must be one.
+async fn postmaster(machine: &Machine) -> anyhow::Result<Postmaster> {
+    let list = ["list-units", "--plain", "--no-legend", "--state=running", "holdfast-postgresql-*"];
+    let units = machine.run(Program::new("systemctl").args(list)).await?;
+    let names: Vec<_> = units.lines().filter_map(|line| line.split_whitespace().next()).collect();
+    let [unit] = names.as_slice() else { anyhow::bail!("{} runs {names:?}", machine.name()) };
+    Ok(Postmaster {
+        unit: (*unit).to_owned(),
+        pid: machine.property(unit, "MainPID").await?,
+        started: machine.property(unit, "ExecMainStartTimestampMonotonic").await?,
+    })
+}
+
+async fn postmasters(fleet: &MachineFleet) -> anyhow::Result<Vec<Postmaster>> {
+    try_join_all(fleet.nodes().iter().map(postmaster)).await
+}
+
+/// Waits until the cluster is as it ought to be, as the coordinator sees it.
+async fn whole(fleet: &MachineFleet) -> anyhow::Result<()> {
+    wait_until("a primary and two streaming replicas", DEADLINE, || async {
+        let shown = fleet.json(&["cluster", "show", "orders"]).await?;
+        let members = shown["members"].as_array().with_context(|| format!("no members in {shown}"))?;
+        let text = |member: &Value, key: &str| member[key].as_str().unwrap_or_default().to_owned();
+        let seen: Vec<_> = members.iter().map(|it| (text(it, "role"), text(it, "state"))).collect();
+        let states: Vec<_> = seen.iter().map(|(role, state)| (role.as_str(), state.as_str())).collect();
+        ensure!(
+            states == [("primary", "running"), ("replica", "streaming"), ("replica", "streaming")],
+            "it is {states:?}"
+        );
+        Ok(())
+    })
+    .await
+}
+
+/// SQL as the client that `cluster connection` is for, from a node's machine, where psql came with the server.
+async fn psql(fleet: &MachineFleet, uri: &str, sql: &str) -> anyhow::Result<String> {
+    let psql =
+        Program::new("psql").args(["--no-psqlrc", "-qAt", "-v", "ON_ERROR_STOP=1", "-d", uri, "-c", sql]);
+    Ok(fleet.nodes()[2].run(psql.env("PGCONNECT_TIMEOUT", "5")).await?.trim().to_owned())
+}
 
 #[tokio::test]
 async fn a_new_machine_becomes_a_node_by_its_user_data_alone() -> anyhow::Result<()> {
@@ -9,9 +84,159 @@ async fn a_new_machine_becomes_a_node_by_its_user_data_alone() -> anyhow::Result
     fleet.join(&["n1"]).await?;
     ensure!(fleet.coordinator().property(COORDINATOR, "User").await? == "holdfast", "it has its own user");
     let node = &fleet.nodes()[0];
-    ensure!(node.property(AGENT, "ActiveState").await? == "active", "the agent is a unit");
     ensure!(node.property(AGENT, "UnitFileState").await? == "enabled", "it will be there after a boot");
+    let used = node.output(Program::new("test").args(["-e", "/run/holdfast-join-token"])).await?;
+    ensure!(!used.status.success(), "the token stayed on the machine");
+
+    let sources = node.run(Program::new("sh").args(["-c", "cat /etc/apt/sources.list* || true"])).await?;
+    ensure!(!sources.contains("http"), "joining gave the machine package sources of its own: {sources}");
+
+    // It has no database and no lists of packages but those that its user data had it read.
     let shown = fleet.online("n1").await?;
     ensure!(shown["inventory"]["service_manager"] == "systemd", "it is {}", shown["inventory"]);
+    let engines = &shown["inventory"]["engines"];
+    ensure!(engines[0]["engine"] == "postgresql" && engines[0]["availability"] == "installable", "{engines}");
+
+    // An agent that never read them does so by itself.
+    node.run(Program::new("sh").args(["-c", "rm -rf /var/lib/apt/lists/*"])).await?;
+    node.run(Program::new("systemctl").args(["restart", AGENT])).await?;
+    wait_until("the agent to read the package sources", DEADLINE, || async {
+        let lists = node.run(Program::new("ls").arg("/var/lib/apt/lists")).await?;
+        ensure!(lists.contains("_Packages"), "there are {lists:?}");
+        Ok(())
+    })
+    .await?;
+    let shown = fleet.online("n1").await?;
+    let engines = &shown["inventory"]["engines"];
+    ensure!(engines[0]["availability"] == "installable", "{engines}");
+
+    // A machine whose coordinator is away knows who it is, and comes back by itself.
+    fleet.coordinator().run(Program::new("systemctl").args(["stop", COORDINATOR])).await?;
+    node.reboot().await?;
+    ensure!(node.property(AGENT, "ActiveState").await? == "active", "the agent started at boot");
+    fleet.coordinator().run(Program::new("systemctl").args(["start", COORDINATOR])).await?;
+    fleet.online("n1").await.map(drop)
+}
+
+#[tokio::test]
+async fn databases_that_agents_installed_outlive_all_but_the_machine_and_return_with_it() -> anyhow::Result<()>
+{
+    let mut fleet = MachineFleet::start().await?;
+    fleet.join(&NODES).await?;
+    installed_while_people_watch(&fleet).await?;
+    whole(&fleet).await?;
+    let uri = fleet.cli(&["cluster", "connection", "orders", "--reveal-password", "--uri"], DEADLINE).await?;
+    let uri = uri.trim().to_owned();
+    Uri::parse(&uri)?;
+    psql(&fleet, &uri, "create table t (i int); insert into t values (42)").await?;
+    for node in fleet.nodes() {
+        nothing_but_the_agent_starts_databases(node).await?;
+    }
+    no_restart_restarts_a_database(&fleet).await?;
+    machines_bring_their_databases_back(&fleet).await?;
+    ensure!(psql(&fleet, &uri, "select i from t").await? == "42", "the row is gone");
+    ensure!(psql(&fleet, &uri, "insert into t values (43) returning i").await? == "43", "it takes no writes");
+
+    // Deleting leaves no unit and no data, and the packages.
+    fleet.cli(&["cluster", "delete", "orders", "--confirm", "orders"], DEADLINE).await?;
+    for node in fleet.nodes() {
+        let units = ["list-units", "--all", "--plain", "--no-legend", "holdfast-postgresql-*"];
+        let units = node.run(Program::new("systemctl").args(units)).await?;
+        ensure!(units.is_empty(), "{} keeps {units}", node.name());
+        let data = node.run(Program::new("ls").arg("/var/lib/holdfast/data")).await?;
+        ensure!(data.is_empty(), "{} keeps {data}", node.name());
+    }
     Ok(())
+}
+
+/// The operation says what apt is doing, though nobody is at the machine.
+async fn installed_while_people_watch(fleet: &MachineFleet) -> anyhow::Result<()> {
+    let create = fleet.cli(&[&CREATE[..], &["--detach"]].concat(), DEADLINE).await?;
+    let show = ["operation", "show", create.trim()];
+    wait_until("what apt says to be shown", DEADLINE, || async {
+        let operation = fleet.json(&show).await?;
+        let message = operation["steps"][0]["message"].as_str().unwrap_or_default();
+        ensure!(["postgresql", "package"].iter().any(|word| message.contains(word)), "it is at {operation}");
+        Ok(())
+    })
+    .await?;
+    wait_until("the cluster to be made", DEADLINE, || async {
+        let operation = fleet.json(&show).await?;
+        ensure!(operation["state"] == "succeeded", "it is at {operation}");
+        Ok(())
+    })
+    .await
+}
+
+/// The units are systemd's own and leave nothing that a boot, or anybody else, would start.
+async fn nothing_but_the_agent_starts_databases(node: &Machine) -> anyhow::Result<()> {
+    let Postmaster { unit, .. } = postmaster(node).await?;
+    ensure!(node.property(&unit, "UnitFileState").await? == "transient", "{unit} is a file");
+    let path = node.property(&unit, "FragmentPath").await?;
+    ensure!(path.starts_with("/run/systemd/transient/"), "{unit} is {path}");
+    let group = node.property(&unit, "ControlGroup").await?;
+    ensure!(group == format!("/system.slice/{unit}"), "{unit} is part of {group}");
+    let cluster = node.run(Program::new("ls").arg("/etc/postgresql")).await?;
+    ensure!(cluster.is_empty(), "the packages made a cluster: {cluster}");
+    let policy = node.output(Program::new("test").args(["-e", "/usr/sbin/policy-rc.d"])).await?;
+    ensure!(!policy.status.success(), "the machine was not given its policy back");
+    let audit = node.run(Program::new("dpkg").arg("--audit")).await?;
+    ensure!(audit.is_empty(), "packages are not whole: {audit}");
+
+    // As an ordinary server does in its unit: the engine's own user, and no way to more.
+    let status =
+        node.run(Program::new("cat").arg(format!("/proc/{}/status", postmaster(node).await?.pid))).await?;
+    let has =
+        |line: &str| status.lines().any(|it| it.split_whitespace().collect::<Vec<_>>().join(" ") == line);
+    ensure!(has("NoNewPrivs: 1") && has("CapEff: 0000000000000000"), "the database may too much: {status}");
+    Ok(())
+}
+
+async fn no_restart_restarts_a_database(fleet: &MachineFleet) -> anyhow::Result<()> {
+    let before = postmasters(fleet).await?;
+    let systemctl = |arguments: &[&str]| Program::new("systemctl").args(arguments);
+    for node in fleet.nodes() {
+        let agent = node.property(AGENT, "MainPID").await?;
+        node.run(systemctl(&["kill", "--signal=KILL", AGENT])).await?;
+        wait_until("systemd to start the agent again", DEADLINE, || async {
+            let now = node.property(AGENT, "MainPID").await?;
+            ensure!(now != "0" && now != agent, "it is {now}");
+            Ok(())
+        })
+        .await?;
+        node.run(systemctl(&["restart", AGENT])).await?;
+        node.run(systemctl(&["daemon-reload"])).await?;
+    }
+    // An upgrade of the package is a restart of the agent.
+    let node = &fleet.nodes()[0];
+    let agent = node.property(AGENT, "MainPID").await?;
+    let upgrade = ["-q", "--yes", "install", "--reinstall", "holdfast-agent"];
+    node.run(Program::new("apt-get").args(upgrade).deadline(DEADLINE)).await?;
+    ensure!(node.property(AGENT, "MainPID").await? != agent, "the new agent does not run");
+    fleet.coordinator().run(systemctl(&["restart", COORDINATOR])).await?;
+    whole(fleet).await?;
+    fleet.coordinator().run(systemctl(&["kill", "--signal=KILL", COORDINATOR])).await?;
+    for name in NODES {
+        fleet.online(name).await?;
+    }
+    whole(fleet).await?;
+    let after = postmasters(fleet).await?;
+    ensure!(before == after, "a database was restarted: {before:?}, then {after:?}");
+    Ok(())
+}
+
+/// In order and without, the primary's machine too; the agents need no coordinator for it, and no person.
+async fn machines_bring_their_databases_back(fleet: &MachineFleet) -> anyhow::Result<()> {
+    let [primary, one, other] = fleet.nodes() else { anyhow::bail!("three nodes") };
+    let before = postmaster(primary).await?;
+    fleet.coordinator().run(Program::new("systemctl").args(["stop", COORDINATOR])).await?;
+    one.cut_power().await?;
+    tokio::try_join!(primary.reboot(), one.boot())?;
+    for node in [primary, one, other] {
+        let now =
+            wait_until(format!("the database of {}", node.name()), DEADLINE, || postmaster(node)).await?;
+        ensure!(now.unit == before.unit, "it has another name: {now:?}");
+    }
+    fleet.coordinator().run(Program::new("systemctl").args(["start", COORDINATOR])).await?;
+    whole(fleet).await
 }

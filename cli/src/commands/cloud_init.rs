@@ -104,9 +104,10 @@ impl Words<'_> {
             text.push('\n');
         }
         if let Some(source) = package_source {
-            // A string of JSON is one of YAML.
+            // A string of JSON is one of YAML. Without the first key cloud-init would write the image's own sources anew.
             let source = serde_json::Value::from(*source);
-            text.push_str(&format!("apt:\n  sources:\n    holdfast.list:\n      source: {source}\n"));
+            text.push_str("apt:\n  preserve_sources_list: true\n  sources:\n    holdfast.list:\n");
+            text.push_str(&format!("      source: {source}\n"));
         }
         text
     }

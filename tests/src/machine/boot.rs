@@ -52,7 +52,9 @@ pub fn main(file: &Path) -> anyhow::Result<()> {
     let runtime =
         tokio::runtime::Builder::new_current_thread().enable_all().build().context("make a runtime")?;
     for boot in 1_u32.. {
-        cgroup::enter(&format!("{}-{boot}", spec.namespace)).context("give the machine a cgroup")?;
+        // Never one that was there before, not even by its name: this process is another after each power cut.
+        let cgroup = format!("{}-{}-{boot}", spec.namespace, std::process::id());
+        cgroup::enter(&cgroup).context("give the machine a cgroup")?;
         // A namespace outlives a reboot with all its rules; a machine's network does not.
         let flush = Program::new("nft").args(["flush", "ruleset"]);
         let flush = flush.wrapped(["nsenter", &format!("--net=/run/netns/{}", spec.namespace)]);

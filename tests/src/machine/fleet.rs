@@ -7,7 +7,7 @@ use std::time::Duration;
 use anyhow::{Context as _, ensure};
 use serde_json::Value;
 
-use super::{Disk, Machine};
+use super::{Disk, Machine, boot};
 use crate::binaries;
 use crate::network::Network;
 use crate::process::Program;
@@ -121,28 +121,31 @@ impl MachineFleet {
         let here = format!("{}:{AGENTS_PORT}", self.coordinator.address());
         let steps = format!(
             "set -e
+            echo '{}' > /etc/apt/sources.list.d/holdfast.list
             apt-get -q update
             apt-get -q install --yes holdfast-coordinator holdfast
             holdfast-coordinator init --state-dir /var/lib/holdfast-coordinator \\
                 --operators {OPERATORS} --agents {AGENTS} --advertise {here}
             chown -R holdfast:holdfast /var/lib/holdfast-coordinator
-            systemctl enable --now holdfast-coordinator"
+            systemctl enable --now holdfast-coordinator",
+            source()
         );
         self.coordinator.run(Program::new("sh").args(["-c", &steps])).await?;
         wait_until("the coordinator to answer", SOON, || self.json(&["whoami"])).await.map(drop)
     }
 
     async fn node_by_cloud_init(&self, name: &str) -> anyhow::Result<Machine> {
-        let token = self.json(&["node", "token", "create", "--node", name, "--ttl", "15m"]).await?;
-        let token = token["token"].as_str().context("a token was made")?;
-        let template = Path::new(env!("CARGO_MANIFEST_DIR")).with_file_name("deploy/cloud-init/join.yaml.in");
-        let template = std::fs::read_to_string(template).context("read the template of user data")?;
-        let coordinator = format!("{}:{AGENTS_PORT}", self.coordinator.address());
-        let user_data = template.replace("@COORDINATOR@", &coordinator);
-        let user_data = user_data.replace("@TOKEN@", token).replace("@NAME@", name);
+        let source = source();
+        let user_data = ["node", "cloud-init", name, "--package-source", &source];
+        let user_data = self.cli(&user_data, SOON).await?;
         let disk = Disk { packages: Some(self.packages.clone()), user_data: Some(user_data) };
         self.network.machine(name, disk).await
     }
+}
+
+/// The package source that machines are given, as a line of apt's.
+fn source() -> String {
+    format!("deb [trusted=yes] file:{} ./", boot::PACKAGES)
 }
 
 /// A package source with the programs that are tested, as `cargo xtask package` makes packages of a release.

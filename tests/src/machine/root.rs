@@ -12,7 +12,6 @@ use std::time::Duration;
 
 use anyhow::{Context as _, ensure};
 
-use super::boot;
 use crate::process::Program;
 
 /// What a cloud image has, as far as it matters here.
@@ -112,7 +111,7 @@ fn sources() -> anyhow::Result<Vec<PathBuf>> {
 fn name(sources: &[PathBuf]) -> anyhow::Result<String> {
     let mut all = DefaultHasher::new();
     (PACKAGES, INSTALLABLE, FILES, MASKED, release()?).hash(&mut all);
-    (SOURCE, boot::PACKAGES, include_str!("root.rs")).hash(&mut all);
+    (SOURCE, include_str!("root.rs")).hash(&mut all);
     for source in sources {
         fs::read(source).with_context(|| format!("read {}", source.display()))?.hash(&mut all);
     }
@@ -152,11 +151,7 @@ fn furnish(root: &Path) -> anyhow::Result<()> {
     for entry in fs::read_dir(&lists).context("list the package sources")?.flatten() {
         fs::remove_file(entry.path()).context("remove a package source that cannot be reached")?;
     }
-    let local = [SOURCE, boot::PACKAGES].map(|place| format!("deb [trusted=yes] file:{place} ./\n"));
-    write(&lists.join("local.list"), &local.concat())?;
-    // Without packages that a machine is given its source is there, and empty.
-    let given = root.join(boot::PACKAGES.trim_start_matches('/'));
-    write(&given.join("Packages"), "")?;
+    write(&lists.join("local.list"), &format!("deb [trusted=yes] file:{SOURCE} ./\n"))?;
     for (path, text) in FILES {
         write(&root.join(path), text)?;
     }
