@@ -95,7 +95,7 @@ impl Machine {
     /// What its console said, journal included.
     #[must_use]
     pub fn console(&self) -> String {
-        fs::read_to_string(self.console_log()).unwrap_or_default()
+        String::from_utf8_lossy(&fs::read(self.console_log()).unwrap_or_default()).into_owned()
     }
 
     /// Its systemd, as seen from outside.

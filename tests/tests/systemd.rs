@@ -134,6 +134,7 @@ async fn databases_that_agents_installed_outlive_all_but_the_machine_and_return_
     }
     no_restart_restarts_a_database(&fleet).await?;
     machines_bring_their_databases_back(&fleet).await?;
+    a_server_of_somebody_else_is_seen(&fleet).await?;
     ensure!(psql(&fleet, &uri, "select i from t").await? == "42", "the row is gone");
     ensure!(psql(&fleet, &uri, "insert into t values (43) returning i").await? == "43", "it takes no writes");
 
@@ -239,4 +240,36 @@ async fn machines_bring_their_databases_back(fleet: &MachineFleet) -> anyhow::Re
     }
     fleet.coordinator().run(Program::new("systemctl").args(["start", COORDINATOR])).await?;
     whole(fleet).await
+}
+
+/// Of root's powers the agent keeps the one to see who uses its data, a process of another user and another unit.
+async fn a_server_of_somebody_else_is_seen(fleet: &MachineFleet) -> anyhow::Result<()> {
+    let [_, _, node] = fleet.nodes() else { anyhow::bail!("three nodes") };
+    let Postmaster { unit, pid, .. } = postmaster(node).await?;
+    let command = node.run(Program::new("cat").arg(format!("/proc/{pid}/cmdline"))).await?;
+    let command: Vec<_> = command.split('\0').filter(|word| !word.is_empty()).map(String::from).collect();
+    let systemctl = |verb: &str, unit: &str| Program::new("systemctl").args([verb, unit]);
+    node.run(systemctl("stop", AGENT)).await?;
+    node.run(systemctl("stop", &unit)).await?;
+    let stranger = Program::new("systemd-run").args([
+        "--unit=stranger",
+        "--uid=postgres",
+        "--property=KillSignal=SIGINT",
+        "--",
+    ]);
+    let data = command.iter().skip_while(|word| *word != "-D").nth(1).context("a server names its data")?;
+    let stranger = stranger.args(["sh", "-c", "cd \"$0\" && exec \"$@\"", data.as_str()]).args(&command);
+    node.run(stranger).await?;
+    node.run(systemctl("start", AGENT)).await?;
+    wait_until("the agent to see the stranger", DEADLINE, || async {
+        let said = node.journal(AGENT).await?;
+        ensure!(said.contains("outside of the supervisor"), "it said {said}");
+        Ok(())
+    })
+    .await?;
+    ensure!(node.property("stranger.service", "ActiveState").await? == "active", "it was touched");
+    node.run(systemctl("stop", "stranger.service")).await?;
+    whole(fleet).await?;
+    ensure!(postmaster(node).await?.unit == unit, "the agent started its own again");
+    Ok(())
 }
