@@ -2,9 +2,14 @@
 //!
 //! ```text
 //!  link ──► assignments ──► converge ──► engines ──► host
+//!    │ │       └──► firewall ─────────────▲
 //!    │ └──► dispatch ─────────────────────▲
 //!    └──◄── outbox, newest report, newest sample
 //! ```
+
+mod boot;
+
+pub use boot::load_firewall;
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -24,9 +29,11 @@ use crate::converge;
 use crate::dispatch;
 use crate::engine::postgresql::{Credentials, DEBIAN_PROGRAMS, Postgresql, SYSTEM_FOLDERS, Settings};
 use crate::engine::{self, Engines};
+use crate::firewall::{self, Firewall};
 use crate::host::files::{Disk, Files};
 use crate::host::{self, Host, Limits};
 use crate::identity::{self, Certificates, Identity, Renewal};
+use crate::link::addresses::Addresses;
 use crate::link::{self, Coordinators, Link, Patience, Status};
 use crate::outbox::{Outbox, node_event};
 use crate::report::{Inventories, Machine, Node, Samples};
@@ -42,6 +49,8 @@ pub struct App {
     link: Link<Node>,
     commands: dispatch::Service,
     converge: converge::Service,
+    firewall: firewall::Service,
+    addresses: Addresses,
     renewal: Renewal,
     samples: Samples,
     inventories: Inventories,
@@ -65,6 +74,8 @@ pub enum Error {
     State(#[from] statefile::Error),
     #[error("put back what an installation has left")]
     Engine(#[from] engine::Error),
+    #[error("load the firewall: {0}")]
+    Firewall(String),
     #[error("listen for signals")]
     Signals(#[source] std::io::Error),
 }
@@ -79,11 +90,7 @@ impl Config {
         let files = state_files(state);
         let identity = Arc::new(Identity::open(files.clone(), state).await?);
         let record = identity.record();
-        let coordinators = if self.coordinators.is_empty() {
-            record.coordinators()?
-        } else {
-            Coordinators::new(self.coordinators.clone())?
-        };
+        let coordinators = self.coordinators(&record)?;
         let mut roots = vec![state.to_owned(), record.data_dir.clone()];
         roots.extend(SYSTEM_FOLDERS.iter().map(PathBuf::from));
         let host =
@@ -91,16 +98,7 @@ impl Config {
                 .await?;
         let certificates = identity.certificates();
         let credentials = watch::Sender::new(credentials(&certificates.borrow()));
-        let settings = Settings {
-            node_id: record.node_id,
-            address: record.address,
-            data_dir: record.data_dir.clone(),
-            programs: PathBuf::from(DEBIAN_PROGRAMS),
-            memory_bytes: self.memory_bytes,
-        };
-        let postgresql = Postgresql::new(settings, host.clone(), credentials.subscribe());
-        postgresql.recover().await?;
-        let engines = Engines::new(vec![Arc::new(postgresql)]);
+        let engines = open_engines(&record, self.memory_bytes, &host, credentials.subscribe()).await?;
         let outbox = Outbox::default();
 
         let (terms, mut findings) = Terms::open(files.clone(), state).await?;
@@ -118,17 +116,28 @@ impl Config {
         findings.extend(found);
         tell(findings, &outbox, &clock);
 
-        let events = outbox.clone();
+        let (addresses, coordinator_addresses) = Addresses::new(coordinators.all().to_vec());
+        let means = firewall::service::Means {
+            assignment: assignments.subscribe(),
+            coordinators: coordinator_addresses,
+            has_data: having_data(&engines),
+            clock: clock.clone(),
+            tell: telling(&outbox),
+        };
+        let (firewall, filtering) =
+            firewall::Service::open(Firewall::new(host.clone()), state_files(state), state, means).await?;
         let (converge, members) = converge::Service::new(converge::Means {
             engines: engines.clone(),
             assignment: assignments.subscribe(),
+            firewall: filtering.subscribe(),
             clock: clock.clone(),
-            tell: Arc::new(move |event| events.event(event)),
+            tell: telling(&outbox),
         });
         let samples = Samples::new();
         let inventories = Inventories::new();
         let boot_id = host.system().boot_id()?;
-        let machine = Machine { host, service_manager: self.supervisor.manager(), engines };
+        let machine =
+            Machine { host, service_manager: self.supervisor.manager(), engines, firewall: filtering };
         let node = Node {
             instance: InstanceId::generate(),
             boot_id,
@@ -147,6 +156,8 @@ impl Config {
             link,
             commands,
             converge,
+            firewall,
+            addresses,
             renewal,
             samples,
             inventories,
@@ -155,6 +166,17 @@ impl Config {
             credentials,
             clock,
         })
+    }
+}
+
+impl Config {
+    /// Those of the configuration, else those that the node joined with.
+    fn coordinators(&self, record: &identity::Record) -> Result<Coordinators, link::client::AddressError> {
+        if self.coordinators.is_empty() {
+            record.coordinators()
+        } else {
+            Coordinators::new(self.coordinators.clone())
+        }
     }
 }
 
@@ -170,6 +192,8 @@ impl App {
             link,
             commands,
             converge,
+            mut firewall,
+            addresses,
             renewal,
             samples,
             inventories,
@@ -181,6 +205,10 @@ impl App {
         let tasks = Tasks::new();
         tasks.stop_on_signals().map_err(Error::Signals)?;
         let stop = tasks.token();
+        // Before any engine is started.
+        firewall.prepare().await;
+        tasks.spawn("firewall", firewall.run(stop.clone()));
+        tasks.spawn("addresses", addresses.run(stop.clone()));
         tasks.spawn("notify", notify(link.status(), stop.clone()));
         tasks.spawn("commands", commands.run(stop.clone()));
         tasks.spawn("converge", converge.run(stop.clone()));
@@ -194,6 +222,43 @@ impl App {
         let _unheard = sd_notify::notify(&[NotifyState::Stopping]);
         Ok(tasks.drain(GRACE).await)
     }
+}
+
+/// The drivers, with what an earlier agent has left half done put back.
+async fn open_engines(
+    record: &identity::Record,
+    memory_bytes: Option<u64>,
+    host: &Host,
+    credentials: watch::Receiver<Arc<Credentials>>,
+) -> Result<Engines, engine::Error> {
+    let settings = Settings {
+        node_id: record.node_id,
+        address: record.address,
+        data_dir: record.data_dir.clone(),
+        programs: PathBuf::from(DEBIAN_PROGRAMS),
+        memory_bytes,
+    };
+    let postgresql = Postgresql::new(settings, host.clone(), credentials);
+    postgresql.recover().await?;
+    Ok(Engines::new(vec![Arc::new(postgresql)]))
+}
+
+/// Whether a cluster's data are on this node; what cannot be listed may be.
+fn having_data(engines: &Engines) -> firewall::service::HasData {
+    let engines = engines.clone();
+    Arc::new(move |cluster| {
+        let engines = engines.clone();
+        Box::pin(async move {
+            let found = engines.members().await;
+            found.map_or(true, |found| found.iter().any(|(_, member)| member.cluster_id == cluster))
+        })
+    })
+}
+
+/// Events go to the coordinator.
+fn telling(outbox: &Outbox) -> converge::Tell {
+    let outbox = outbox.clone();
+    Arc::new(move |event| outbox.event(event))
 }
 
 /// The engines serve with the node's own certificate: each renewal is handed on to them.

@@ -19,7 +19,7 @@ use std::fmt;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use holdfast_common::assignment::{Assignment, MemberAssignment, Power};
+use holdfast_common::assignment::{Assignment, Exposure, MemberAssignment, Power};
 use holdfast_common::backoff::Backoff;
 use holdfast_common::clock::Clock;
 use holdfast_common::error::Chain;
@@ -32,8 +32,9 @@ use tokio::task::JoinSet;
 use tokio::time::{Instant, MissedTickBehavior, interval};
 use tokio_util::sync::CancellationToken;
 
-use self::plan::{Plan, Step};
+use self::plan::{Cover, Plan, Step};
 use crate::engine::{Drift, Engine, Engines, Error, Held, Observation};
+use crate::firewall;
 
 /// How often members are observed.
 const OBSERVE_PERIOD: Duration = Duration::from_secs(1);
@@ -57,6 +58,8 @@ pub type Tell = Arc<dyn Fn(NodeEvent) + Send + Sync>;
 pub struct Means {
     pub engines: Engines,
     pub assignment: watch::Receiver<Arc<Assignment>>,
+    /// Whether access rules stand.
+    pub firewall: watch::Receiver<Arc<firewall::service::Status>>,
     pub clock: Clock,
     pub tell: Tell,
 }
@@ -201,6 +204,7 @@ impl Member {
     /// Round after round, until the agent ends or there is nothing left to look after.
     async fn keep(mut self, mut wake: watch::Receiver<u64>, shutdown: CancellationToken) -> ClusterId {
         let mut assignment = self.means.assignment.clone();
+        let mut firewall = self.means.firewall.clone();
         let mut tick = interval(OBSERVE_PERIOD);
         tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let mut work: JoinSet<Done> = JoinSet::new();
@@ -212,6 +216,7 @@ impl Member {
                 _now = tick.tick() => {}
                 changed = assignment.changed() => if changed.is_err() { break } else { self.memory.compared_at = None },
                 changed = wake.changed() => if changed.is_err() { break } else { self.memory.compared_at = None },
+                Ok(()) = firewall.changed() => {}
                 Some(done) = work.join_next() => self.note(done),
             }
             let current = assignment.borrow_and_update().clone();
@@ -281,9 +286,12 @@ impl Member {
         let mut problem = None;
         if let (Some(wanted), None) = (wanted, building) {
             self.compare(engine.as_ref(), wanted, generation, &observed).await;
-            let Plan { steps, problem: found } = plan::plan(wanted, &observed, self.memory.drift);
+            let cover = self.cover(wanted);
+            let Plan { steps, problem: found } = plan::plan(wanted, &observed, self.memory.drift, cover);
             problem = found.map(|problem| problem.to_string());
-            if self.memory.drift.is_some_and(|drift| plan::is_converged(wanted, &observed, drift)) {
+            if self.is_enforced(wanted, generation)
+                && self.memory.drift.is_some_and(|drift| plan::is_converged(wanted, &observed, drift, cover))
+            {
                 converged = generation;
             }
             let due = self.memory.not_before.is_none_or(|at| Instant::now() >= at);
@@ -297,6 +305,20 @@ impl Member {
             }
         }
         self.publish(engine.as_ref(), wanted, observed, building, converged, problem);
+    }
+
+    fn cover(&self, wanted: &MemberAssignment) -> Cover {
+        let covers = self.means.firewall.borrow().covers(wanted.cluster_id);
+        if covers { Cover::Stands } else { Cover::Missing }
+    }
+
+    /// Whether the access rules of this assignment are in the kernel, or need not be.
+    fn is_enforced(&self, wanted: &MemberAssignment, generation: Generation) -> bool {
+        let status = self.means.firewall.borrow();
+        match status.clusters.get(&wanted.cluster_id) {
+            Some(access) => access.generation >= generation,
+            None => wanted.exposure == Exposure::AlsoUnfiltered,
+        }
     }
 
     async fn compare(
@@ -432,6 +454,7 @@ impl Member {
             reasons.into_iter().flatten().filter(|reason| !reason.is_empty()).collect();
         report.message = reasons.join("; ").chars().take(MAX_MESSAGE_CHARS).collect();
         report.converged_generation = converged;
+        report.access = self.means.firewall.borrow().clusters.get(&self.cluster).cloned();
         self.shared.put(report);
         publish(&self.means, &self.shared);
     }
@@ -559,6 +582,7 @@ fn report(
         converged_generation: Generation::NONE,
         pending_restart,
         data_bytes,
+        access: None,
     }
 }
 

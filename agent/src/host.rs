@@ -4,6 +4,7 @@
 //! | --- | --- |
 //! | [`exec`] | programs that run and end, with deadline and bounded output |
 //! | [`files`] | atomic writes, bounded reads, changes only below the agent's own folders |
+//! | [`netlink`] | the kernel's firewall, without a process |
 //! | [`units`] | services that outlive the agent: systemd, or a plain supervisor |
 //! | [`system`] | users, privilege, boot id |
 //! | [`fake`] | all of it in memory, which keeps state and can be told to fail |
@@ -13,6 +14,7 @@
 pub mod exec;
 pub mod fake;
 pub mod files;
+pub mod netlink;
 pub mod system;
 pub mod units;
 
@@ -23,6 +25,7 @@ use tokio_util::sync::CancellationToken;
 
 use self::exec::{Exec, LineSink, Output, Processes, Program};
 use self::files::{Disk, Files};
+use self::netlink::Netlink;
 use self::system::{Machine, System};
 use self::units::{Supervisor, Units};
 
@@ -33,6 +36,7 @@ pub struct Host {
     files: Files,
     units: Arc<dyn Units>,
     system: Arc<dyn System>,
+    netlink: Arc<dyn Netlink>,
 }
 
 /// What of the real machine the agent may use.
@@ -56,7 +60,13 @@ impl Host {
         let Limits { roots, unit_records, supervisor } = limits;
         let units = supervisor.open(&unit_records).await?;
         let files = Files::new(Arc::new(Disk::new(roots)));
-        Ok(Self { exec: Arc::new(Processes), files, units, system: Arc::new(Machine) })
+        Ok(Self {
+            exec: Arc::new(Processes),
+            files,
+            units,
+            system: Arc::new(Machine),
+            netlink: netlink::open(),
+        })
     }
 
     /// Puts a host together from parts.
@@ -65,8 +75,9 @@ impl Host {
         files: Files,
         units: Arc<dyn Units>,
         system: Arc<dyn System>,
+        netlink: Arc<dyn Netlink>,
     ) -> Self {
-        Self { exec, files, units, system }
+        Self { exec, files, units, system, netlink }
     }
 
     pub fn exec(&self) -> &dyn Exec {
@@ -83,6 +94,10 @@ impl Host {
 
     pub fn system(&self) -> &dyn System {
         self.system.as_ref()
+    }
+
+    pub fn netlink(&self) -> Arc<dyn Netlink> {
+        Arc::clone(&self.netlink)
     }
 
     /// Runs a short program whose lines nobody watches.

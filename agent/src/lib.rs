@@ -11,6 +11,7 @@
 //! | [`terms`], [`statefile`] | what was accepted and is never gone back behind; files that damage cannot fool |
 //! | [`outbox`] | what waits to be told to the coordinator |
 //! | [`engine`] | the drivers of the database engines |
+//! | [`firewall`] | the one nftables table: who reaches the engines, and the gate |
 //! | [`telemetry`], [`report`], [`progress`] | what the node says of itself |
 //! | [`host`] | the one door to programs, files and units of the machine |
 
@@ -20,6 +21,7 @@ pub mod config;
 pub mod converge;
 pub mod dispatch;
 pub mod engine;
+pub mod firewall;
 pub mod host;
 pub mod identity;
 pub mod link;

@@ -10,6 +10,7 @@
 //! two calls that get and renew certificates. Losing the coordinator changes nothing on the node. Not here: what a
 //! message means ([`session`], dispatch, assignment), certificates on disk (identity).
 
+pub mod addresses;
 pub mod client;
 pub mod session;
 

@@ -40,6 +40,8 @@ enum Command {
     Join(JoinArguments),
     /// Runs the agent.
     Run(RunArguments),
+    /// Loads the firewall for what this node is assigned, with the databases' ports shut, and ends. For boot, before the network.
+    Firewall(StateArguments),
     /// Says which node this machine is.
     Status(StateArguments),
 }
@@ -110,6 +112,7 @@ fn main() -> ExitCode {
         match arguments.command {
             Command::Join(arguments) => Box::pin(run_join(arguments)).await,
             Command::Run(arguments) => Box::pin(run_agent(arguments)).await,
+            Command::Firewall(arguments) => Box::pin(run_firewall(&arguments.state_dir)).await,
             Command::Status(arguments) => run_status(&arguments.state_dir).await,
         }
     });
@@ -163,6 +166,13 @@ async fn run_agent(arguments: RunArguments) -> anyhow::Result<ExitCode> {
     } else {
         bail!("ended because of a defect in: {}", panicked.join(", "))
     }
+}
+
+async fn run_firewall(state: &Path) -> anyhow::Result<ExitCode> {
+    start_logging(&logging::Settings::default())?;
+    config::absolute("--state-dir", state)?;
+    app::load_firewall(state).await?;
+    Ok(ExitCode::SUCCESS)
 }
 
 async fn run_status(state: &Path) -> anyhow::Result<ExitCode> {

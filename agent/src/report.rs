@@ -22,6 +22,7 @@ use crate::assignment::{self, Assignments};
 use crate::converge;
 use crate::dispatch::{self, Order};
 use crate::engine::Engines;
+use crate::firewall;
 use crate::host::Host;
 use crate::link::Below;
 use crate::outbox::Outbox;
@@ -56,6 +57,7 @@ pub struct Machine {
     pub host: Host,
     pub service_manager: ServiceManager,
     pub engines: Engines,
+    pub firewall: firewall::Handle,
 }
 
 /// What the machine is, looked at now and then. Cheap to clone.
@@ -117,7 +119,7 @@ impl Default for Inventories {
 
 impl Machine {
     async fn look(&self) -> Inventory {
-        let Self { host, service_manager, engines } = self;
+        let Self { host, service_manager, engines, firewall } = self;
         let mut offers = Vec::new();
         for engine in engines.all() {
             match tokio::time::timeout(OFFERS_DEADLINE, engine.offers()).await {
@@ -131,7 +133,8 @@ impl Machine {
             }
         }
         let (privilege, service_manager) = (host.system().privilege(), *service_manager);
-        let known = Known { privilege, service_manager, engines: offers };
+        let filtering = firewall.status().filtering.clone();
+        let known = Known { privilege, service_manager, engines: offers, filtering };
         match tokio::task::spawn_blocking(move || take_inventory(&Roots::default(), known)).await {
             Ok(inventory) => inventory,
             Err(error) => std::panic::resume_unwind(error.into_panic()),

@@ -20,8 +20,8 @@ use serde::de::DeserializeOwned;
 
 use crate::host::files::{self, Access, Files};
 
-/// The largest file of the agent's own.
-pub const MAX_BYTES: u64 = 4 * 1024 * 1024;
+/// The largest file of the agent's own: an assignment with all the access rules that a node may have.
+pub const MAX_BYTES: u64 = 16 * 1024 * 1024;
 
 /// What a file holds, and in which version.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -100,6 +100,13 @@ calls! {
         get_connection(GetConnectionRequest) -> GetConnectionResponse;
         reset_password(ResetPasswordRequest) -> ResetPasswordResponse;
     }
+    access_service_client::AccessServiceClient {
+        get_access(GetAccessRequest) -> GetAccessResponse;
+        set_access(SetAccessRequest) -> SetAccessResponse;
+        add_access_entries(AddAccessEntriesRequest) -> AddAccessEntriesResponse;
+        remove_access_entries(RemoveAccessEntriesRequest) -> RemoveAccessEntriesResponse;
+        confirm_access(ConfirmAccessRequest) -> ConfirmAccessResponse;
+    }
     operation_service_client::OperationServiceClient {
         list_operations(ListOperationsRequest) -> ListOperationsResponse;
         get_operation(GetOperationRequest) -> GetOperationResponse;

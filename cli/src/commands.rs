@@ -1,5 +1,6 @@
 //! What each command does: asks, calls, prints. One module for each noun.
 
+mod access;
 mod cloud_init;
 mod cluster;
 mod context;
@@ -39,6 +40,7 @@ pub(crate) async fn run(session: &mut Session, command: Command) -> Result<(), E
     match command {
         Command::Node(command) => node::run(session, command).await,
         Command::Cluster(command) => cluster::run(session, command).await,
+        Command::Access(command) => access::run(session, command).await,
         Command::Operation(command) => operation::run(session, command).await,
         Command::Event(command) => event::run(session, command).await,
         Command::Operator(command) => identity::run_operator(session, command).await,

@@ -4,6 +4,7 @@ use std::net::IpAddr;
 
 use serde::{Deserialize, Serialize};
 
+use crate::access::Access;
 use crate::engine::{Engine, EngineVersion, ExtensionName, Parameters};
 use crate::generation::Generation;
 use crate::id::{ClusterId, NodeId};
@@ -48,6 +49,22 @@ pub struct MemberAssignment {
     /// The engine's identity of the data; `None` before they exist.
     pub system_identifier: Option<String>,
     pub power: Power,
+    /// Who may reach the engine, besides members and coordinators.
+    #[serde(default)]
+    pub access: Access,
+    /// Whether the engine may run where nobody can be kept away from it.
+    #[serde(default)]
+    pub exposure: Exposure,
+}
+
+/// Whether a member may run on a node that cannot filter.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Exposure {
+    #[default]
+    OnlyFiltered,
+    /// The operator said so.
+    AlsoUnfiltered,
 }
 
 /// What a member must be.

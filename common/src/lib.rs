@@ -4,6 +4,7 @@
 //! | modules | what they hold |
 //! | --- | --- |
 //! | [`id`], [`name`], [`term`], [`generation`], [`position`], [`role`] | newtypes; parsing and ordering |
+//! | [`access`] | who may reach a cluster: addresses, lists, what follows from them |
 //! | [`assignment`], [`command`], [`report`], [`telemetry`] | the two kinds of work, and what nodes say |
 //! | [`protocol`] | leases, promises, seals, lists, elections: who may serve as primary; pure |
 //! | [`link`] | the messages between agents and coordinator, as plain values |
@@ -12,6 +13,7 @@
 //! | [`pki`], [`tls`] | certificates, tokens, peer identity; TLS configurations that reload |
 //! | [`clock`], [`backoff`], [`shutdown`], [`config`], [`logging`] | small services |
 
+pub mod access;
 pub mod assignment;
 pub mod backoff;
 pub mod clock;

@@ -20,8 +20,10 @@ use crate::telemetry::{Inventory, Sample};
 
 /// The versions of the session's protocol that this build speaks.
 pub const VERSIONS: Versions = Versions { oldest: 1, newest: 1 };
-/// The largest message that either end accepts.
+/// The largest message that a coordinator accepts.
 pub const MAX_MESSAGE_BYTES: usize = 1024 * 1024;
+/// The largest message that an agent accepts: an assignment with all the access rules of its members.
+pub const MAX_ASSIGNMENT_BYTES: usize = 4 * 1024 * 1024;
 /// The most unfinished commands that a hello names.
 pub const MAX_UNFINISHED: usize = 256;
 /// The longest agent version, boot id and the like.

@@ -1,5 +1,7 @@
 //! What a node says of its members: its whole state each time, the newest wins.
 
+use std::time::Duration;
+
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
@@ -65,6 +67,27 @@ pub struct MemberReport {
     /// Parameters that wait for a restart of the engine.
     pub pending_restart: Vec<String>,
     pub data_bytes: Option<u64>,
+    /// Who may reach it, as the kernel enforces it; `None`: nothing is enforced, or not known.
+    pub access: Option<AccessReport>,
+}
+
+/// How the access rules of a member stand.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct AccessReport {
+    /// Of the assignment whose rules are in the kernel.
+    pub generation: Generation,
+    /// What is left of a trial; `None`: the kept rules hold.
+    pub trial_left: Option<Duration>,
+    /// What has come in since the rules were loaded.
+    pub accepted: Traffic,
+    pub refused: Traffic,
+}
+
+/// What went through a counter.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Traffic {
+    pub packets: u64,
+    pub bytes: u64,
 }
 
 /// What the engine's process is doing.

@@ -247,6 +247,27 @@ pub struct Inventory {
     pub privilege: Privilege,
     /// The engines that this node can run.
     pub engines: Bounded<EngineOffer>,
+    /// Whether access rules can be enforced here.
+    #[serde(default)]
+    pub filtering: Filtering,
+}
+
+/// Whether a node can filter who reaches its engines.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Filtering {
+    /// Not tried yet, or not told.
+    #[default]
+    Unknown,
+    Available,
+    /// nftables cannot be used on this machine.
+    Unavailable {
+        reason: String,
+    },
+    /// It can be, and does not work at this moment.
+    Failed {
+        reason: String,
+    },
 }
 
 /// The distribution, from os-release.

@@ -15,6 +15,7 @@
 //!
 //! Not here: operators' requests (the coordinator's `rpc/convert`), and what a refused message means for a session.
 
+mod access;
 mod assignment;
 mod command;
 mod failure;

@@ -10,6 +10,7 @@
 //! A [`Joining`](MemberPhase::Joining) member is known to the others (they let it replicate) and gets no assignment of its
 //! own until its data are there.
 
+pub mod access;
 pub mod assignment;
 mod change;
 pub mod invariants;
@@ -19,7 +20,7 @@ mod tests;
 
 use std::net::IpAddr;
 
-use holdfast_common::assignment::{Peer, Synchronous};
+use holdfast_common::assignment::{Exposure, Peer, Synchronous};
 use holdfast_common::command::{DatabaseName, Verifier};
 use holdfast_common::engine::{Engine, EngineVersion, ExtensionName, Parameters};
 use holdfast_common::id::{ClusterId, NodeId};
@@ -59,6 +60,9 @@ pub struct Cluster {
     /// The engine's identity of the data.
     pub system_identifier: Option<String>,
     pub access: Access,
+    /// Whether it may run on nodes that cannot filter.
+    #[serde(default)]
+    pub exposure: Exposure,
     pub created_at: Timestamp,
 }
 

@@ -12,6 +12,7 @@
 //! | `delete_cluster` | [`delete`] | none: goes on |
 //! | `clean_node` | [`clean`]: removes what a forced removal left on a node that was away | none: goes on |
 
+pub mod access;
 pub mod add_member;
 pub mod clean;
 pub mod create;

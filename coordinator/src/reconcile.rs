@@ -4,19 +4,22 @@
 //! | loop | keeps true |
 //! | --- | --- |
 //! | [`assignments`] | every node's assignment is what the clusters' records ask for, stored before it is sent |
+//! | [`trials`] | access rules that were not confirmed in time are told to nobody any more |
 //! | [`leftovers`] | a node that returns is cleaned of what a forced removal left there |
 
 pub mod assignments;
 pub mod leftovers;
+pub mod trials;
 
 use std::time::Duration;
 
 use holdfast_common::error::Chain;
 use tokio_util::sync::CancellationToken;
 
-use crate::procedures::records::CLUSTERS;
 use crate::store::{Shared, Watch};
 
+/// What begins so is about clusters: their records, ports, access rules.
+const ABOUT_CLUSTERS: &str = "cluster";
 /// A round at least this often, whatever wakes us otherwise.
 const INTERVAL: Duration = Duration::from_secs(5);
 /// Rounds are at least this far apart: what comes in between is looked at together.
@@ -59,7 +62,7 @@ pub(crate) async fn run<L: Loop>(mut body: L, store: Shared, shutdown: Cancellat
 
 async fn follow(store: &Shared) -> Option<Watch> {
     let from = store.status().await.ok()?.revision.next();
-    store.watch(CLUSTERS, from).await.ok()
+    store.watch(ABOUT_CLUSTERS, from).await.ok()
 }
 
 /// Waits for the next change; true: the watch ended.

@@ -17,6 +17,7 @@
 //!
 //! To serve another service: a row per method in `rules`, and one line in [`Operators::routes`].
 
+pub mod access;
 pub mod body;
 pub mod clusters;
 pub mod convert;
@@ -59,6 +60,9 @@ use crate::operation::Procedure;
 
 /// A second line behind `body`: what the codec itself refuses.
 pub(crate) const MAX_DECODED: usize = 1024 * 1024 + 1;
+
+/// The same for access rules, which may be long.
+pub(crate) const MAX_DECODED_ACCESS: usize = 16 * 1024 * 1024 + 1;
 
 /// What the operators' listener serves.
 #[derive(Debug)]

@@ -1,6 +1,8 @@
 //! The benchmarks that `cargo xtask bench` runs. Each is a module here and a line in [`ALL`]; it measures in a release
 //! build and answers with a [`Report`], which xtask writes to `docs/BENCHMARKS.md`.
 
+mod firewall;
+
 use std::io::Write as _;
 use std::path::Path;
 use std::pin::Pin;
@@ -48,7 +50,12 @@ pub struct Table {
 }
 
 /// All benchmarks, in the order in which they are run.
-pub const ALL: &[Bench] = &[];
+pub const ALL: &[Bench] = &[Bench {
+    name: "firewall",
+    about: "access rules by netlink against nft -f, up to 100,000 networks",
+    patience: Duration::from_secs(900),
+    run: || Box::pin(firewall::measure()),
+}];
 
 // === impl Report ===
 

@@ -154,6 +154,9 @@ async fn make(folder: &Path, nodes: usize) -> anyhow::Result<Record> {
     show(&config, &["node", "list"])?;
 
     step("creating the cluster");
+    if fleet.unfiltered().is_some() {
+        note("without root nothing can be filtered: every user of this machine reaches the databases' ports");
+    }
     let port = cluster_port(&fleet)?.to_string();
     let list = names.join(",");
     show(
@@ -170,7 +173,10 @@ async fn make(folder: &Path, nodes: usize) -> anyhow::Result<Record> {
             "quorum",
             "--port",
             &port,
-        ],
+        ]
+        .into_iter()
+        .chain(fleet.unfiltered())
+        .collect::<Vec<_>>(),
     )?;
     let uri = fleet.cli(["cluster", "connection", DEMO, "--reveal-password", "--uri"])?.run().await?;
     let uri = uri.trim().to_owned();

@@ -21,6 +21,7 @@ use crate::binaries;
 use crate::host::{Host, Plug, Service};
 use crate::network::Network;
 use crate::process::Program;
+use crate::run::Isolation;
 use crate::wait::wait_until;
 
 /// The coordinator's service on the controller.
@@ -209,6 +210,15 @@ impl Fleet {
     pub async fn token(&self) -> anyhow::Result<String> {
         let said = self.json(["node", "token", "create"]).await?;
         said["token"].as_str().map(String::from).with_context(|| format!("no token in {said}"))
+    }
+
+    /// What `cluster create` needs where hosts are plain processes, which cannot filter who reaches them.
+    #[must_use]
+    pub fn unfiltered(&self) -> Option<&'static str> {
+        match self.network.isolation() {
+            Isolation::Hosts => None,
+            Isolation::Processes => Some("--allow-unfiltered"),
+        }
     }
 
     /// Runs SQL on the controller, as any client would, against the hosts of a libpq URI. The password in it is handed

@@ -12,8 +12,18 @@ use holdfast_tests::network::Network;
 
 /// All that an agent starts on a node whose engine is installed, and what these start in turn: PostgreSQL's programs ask for
 /// each other's version, and `initdb` for the locales, through the shell; `apt-cache` asks `dpkg` for the architecture.
-const ALLOWED: [&str; 9] =
-    ["apt-cache", "dpkg", "holdfast-agent", "initdb", "locale", "pg_basebackup", "postgres", "setsid", "sh"];
+const ALLOWED: [&str; 10] = [
+    "apt-cache",
+    "dpkg",
+    "holdfast-agent",
+    "initdb",
+    "locale",
+    "nft",
+    "pg_basebackup",
+    "postgres",
+    "setsid",
+    "sh",
+];
 
 /// Restarts the node's agent under a tracer that writes every program that it, or what it starts, becomes.
 async fn trace(host: &Host, log: &Path) -> anyhow::Result<()> {

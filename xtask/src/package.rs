@@ -42,6 +42,7 @@ const PACKAGES: [Package; 3] = [
         name: "holdfast-agent",
         files: &[
             ("systemd/holdfast-agent.service", "usr/lib/systemd/system/holdfast-agent.service"),
+            ("systemd/holdfast-firewall.service", "usr/lib/systemd/system/holdfast-firewall.service"),
             ("config/agent.example.toml", "usr/share/doc/holdfast-agent/examples/agent.toml"),
         ],
     },

@@ -1,6 +1,7 @@
 //! What is accepted, refused, and survives: restarts between any two writes, damage, deletion, old files put back.
 
-use holdfast_common::assignment::{MemberAssignment, Peer, Power, RoleAssignment, Synchronous};
+use holdfast_common::access::Access;
+use holdfast_common::assignment::{Exposure, MemberAssignment, Peer, Power, RoleAssignment, Synchronous};
 use holdfast_common::engine::{Engine, Parameters};
 use holdfast_common::id::{ClusterId, NodeId};
 use holdfast_common::term::Term;
@@ -63,6 +64,8 @@ fn assignment(order: (u64, u64), cluster_id: ClusterId, term: u64) -> Assignment
         extensions: vec![],
         system_identifier: None,
         power: Power::Running,
+        access: Access::default(),
+        exposure: Exposure::default(),
     };
     Assignment {
         coordinator_generation: Generation::new(order.0),

@@ -5,7 +5,7 @@
 
 use std::fmt;
 
-use holdfast_common::assignment::{MemberAssignment, Power};
+use holdfast_common::assignment::{Exposure, MemberAssignment, Power};
 use holdfast_common::report::EngineState;
 use holdfast_common::role::Role;
 
@@ -36,15 +36,25 @@ pub enum Problem {
     NoData,
     /// The data are those of another database.
     OtherSystem { expected: String, found: String },
+    /// Nothing keeps anybody away from its port: it is not started.
+    Unfiltered,
     /// The data (or the running engine) have another role, and a round never changes one.
     OtherRole { expected: Role, found: Role },
 }
 
+/// Whether the member's access rules are in the kernel.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Cover {
+    Stands,
+    Missing,
+}
+
 /// Plans for `wanted`; `drift` is `None` where it was not looked at.
-pub fn plan(wanted: &MemberAssignment, observed: &Observation, drift: Option<Drift>) -> Plan {
+pub fn plan(wanted: &MemberAssignment, observed: &Observation, drift: Option<Drift>, cover: Cover) -> Plan {
     if let Some(problem) = problem(wanted, observed) {
         return Plan { steps: Vec::new(), problem: Some(problem) };
     }
+    let exposed = cover == Cover::Missing && wanted.exposure == Exposure::OnlyFiltered;
     let differs = drift.is_some_and(|drift| drift.configuration);
     let admits = drift.is_some_and(|drift| drift.admission);
     let mut steps = Vec::new();
@@ -56,6 +66,9 @@ pub fn plan(wanted: &MemberAssignment, observed: &Observation, drift: Option<Dri
         // Not before its configuration has been looked at: it must not start with an old one.
         (EngineState::Stopped | EngineState::Failed, Power::Running) if drift.is_some() => {
             steps.extend(differs.then_some(Step::Configure));
+            if exposed {
+                return Plan { steps, problem: Some(Problem::Unfiltered) };
+            }
             steps.push(Step::Start);
         }
         (EngineState::Running | EngineState::Starting, Power::Stopped) => steps.push(Step::Stop),
@@ -69,12 +82,12 @@ pub fn plan(wanted: &MemberAssignment, observed: &Observation, drift: Option<Dri
 }
 
 /// Whether the assignment is fully true of what was observed.
-pub fn is_converged(wanted: &MemberAssignment, observed: &Observation, drift: Drift) -> bool {
+pub fn is_converged(wanted: &MemberAssignment, observed: &Observation, drift: Drift, cover: Cover) -> bool {
     let power = match wanted.power {
         Power::Running => observed.state == EngineState::Running && observed.role == Some(wanted.role.role()),
         Power::Stopped => matches!(observed.state, EngineState::Stopped | EngineState::Failed),
     };
-    power && drift == Drift::NONE && plan(wanted, observed, Some(drift)) == Plan::default()
+    power && drift == Drift::NONE && plan(wanted, observed, Some(drift), cover) == Plan::default()
 }
 
 fn problem(wanted: &MemberAssignment, observed: &Observation) -> Option<Problem> {
@@ -105,6 +118,9 @@ impl fmt::Display for Problem {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Unknown => f.write_str("its state could not be observed"),
+            Self::Unfiltered => f.write_str(
+                "its access rules are not in the kernel, so it is not started; `node show` says why",
+            ),
             Self::NoData => f.write_str("it has no data here; a command makes them"),
             Self::OtherSystem { expected, found } => {
                 write!(
@@ -123,7 +139,8 @@ impl fmt::Display for Problem {
 mod tests {
     use std::net::{IpAddr, Ipv4Addr};
 
-    use holdfast_common::assignment::{Peer, RoleAssignment, Synchronous};
+    use holdfast_common::access::Access;
+    use holdfast_common::assignment::{Exposure, Peer, RoleAssignment, Synchronous};
     use holdfast_common::engine::{Engine, Parameters};
     use holdfast_common::id::{ClusterId, NodeId};
     use holdfast_common::term::Term;
@@ -156,6 +173,8 @@ mod tests {
             extensions: Vec::new(),
             system_identifier: Some("7".to_owned()),
             power,
+            access: Access::default(),
+            exposure: Exposure::default(),
         }
     }
 
@@ -192,7 +211,8 @@ mod tests {
             (Absent, Power::Running, Some(BOTH), vec![]),
             (Building, Power::Running, Some(BOTH), vec![]),
         ] {
-            let made = plan(&member(Role::Primary, power), &observed(state, Role::Primary), drift);
+            let made =
+                plan(&member(Role::Primary, power), &observed(state, Role::Primary), drift, Cover::Stands);
             assert_eq!(made.steps, steps, "{state:?} {power:?} {drift:?}");
         }
     }
@@ -201,7 +221,12 @@ mod tests {
     fn a_role_is_never_changed() {
         for state in [EngineState::Stopped, EngineState::Running, EngineState::Failed] {
             for (expected, found) in [(Role::Primary, Role::Replica), (Role::Replica, Role::Primary)] {
-                let made = plan(&member(expected, Power::Running), &observed(state, found), Some(BOTH));
+                let made = plan(
+                    &member(expected, Power::Running),
+                    &observed(state, found),
+                    Some(BOTH),
+                    Cover::Stands,
+                );
                 assert_eq!(
                     made,
                     Plan { steps: vec![], problem: Some(Problem::OtherRole { expected, found }) }
@@ -216,7 +241,7 @@ mod tests {
             system_identifier: Some("8".to_owned()),
             ..observed(EngineState::Stopped, Role::Primary)
         };
-        let made = plan(&member(Role::Primary, Power::Running), &foreign, Some(BOTH));
+        let made = plan(&member(Role::Primary, Power::Running), &foreign, Some(BOTH), Cover::Stands);
         assert!(
             made.steps.is_empty() && matches!(made.problem, Some(Problem::OtherSystem { .. })),
             "{made:?}"
@@ -224,9 +249,22 @@ mod tests {
     }
 
     #[test]
+    fn an_engine_that_nobody_is_kept_away_from_is_not_started_and_not_stopped() {
+        let guarded = member(Role::Primary, Power::Running);
+        let none = Some(Drift::NONE);
+        let made = plan(&guarded, &observed(EngineState::Stopped, Role::Primary), none, Cover::Missing);
+        assert_eq!(made, Plan { steps: vec![], problem: Some(Problem::Unfiltered) });
+        let made = plan(&guarded, &observed(EngineState::Running, Role::Primary), none, Cover::Missing);
+        assert_eq!(made, Plan::default());
+        let exposed = MemberAssignment { exposure: Exposure::AlsoUnfiltered, ..guarded };
+        let made = plan(&exposed, &observed(EngineState::Stopped, Role::Primary), none, Cover::Missing);
+        assert_eq!(made.steps, [Step::Start]);
+    }
+
+    #[test]
     fn data_of_unknown_role_are_not_started() {
         let unread = Observation { data_role: None, ..observed(EngineState::Stopped, Role::Primary) };
-        let made = plan(&member(Role::Primary, Power::Running), &unread, Some(Drift::NONE));
+        let made = plan(&member(Role::Primary, Power::Running), &unread, Some(Drift::NONE), Cover::Stands);
         assert_eq!(made, Plan { steps: vec![], problem: Some(Problem::Unknown) });
     }
 
@@ -267,19 +305,19 @@ mod tests {
             // Only a running primary is asked whom it admits.
             let mut drift =
                 Drift { configuration, admission: admission && observed.role == Some(Role::Primary) };
-            let first = plan(&wanted, &observed, Some(drift));
+            let first = plan(&wanted, &observed, Some(drift), Cover::Stands);
             apply(&first.steps, &mut observed, &mut drift);
             prop_assert_eq!(observed.data_role, Some(found_role));
             if first.steps == [Step::Stop] {
                 // A stopped server admits nobody, and may be configured once more.
                 drift.admission = false;
-                let after_stop = plan(&wanted, &observed, Some(drift));
+                let after_stop = plan(&wanted, &observed, Some(drift), Cover::Stands);
                 apply(&after_stop.steps, &mut observed, &mut drift);
             }
-            let again = plan(&wanted, &observed, Some(drift));
+            let again = plan(&wanted, &observed, Some(drift), Cover::Stands);
             prop_assert!(again.steps.is_empty(), "{:?} then {:?}", first, again);
             if again.problem.is_none() && observed.state != EngineState::Starting {
-                prop_assert!(is_converged(&wanted, &observed, drift));
+                prop_assert!(is_converged(&wanted, &observed, drift, Cover::Stands));
             }
         }
     }

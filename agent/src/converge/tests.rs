@@ -3,7 +3,8 @@
 use std::net::{IpAddr, Ipv4Addr};
 use std::time::Duration;
 
-use holdfast_common::assignment::{Peer, RoleAssignment, Synchronous};
+use holdfast_common::access::Access;
+use holdfast_common::assignment::{Exposure, Peer, RoleAssignment, Synchronous};
 use holdfast_common::command::{
     CloneMember, DatabaseName, DestroyMember, InitialiseMember, Payload, Success, Verifier,
 };
@@ -42,7 +43,9 @@ impl Node {
         let events = Arc::new(Mutex::new(Vec::new()));
         let told = Arc::clone(&events);
         let tell: Tell = Arc::new(move |event| told.lock().unwrap().push(event));
-        let means = Means { engines: engines.clone(), assignment, clock: Clock::system(), tell };
+        // Whoever owns the sender may be gone: what it said last stands.
+        let (_, firewall) = watch::channel(Arc::default());
+        let means = Means { engines: engines.clone(), assignment, firewall, clock: Clock::system(), tell };
         let (service, handle) = Service::new(means);
         let shutdown = CancellationToken::new();
         let mut rounds = JoinSet::new();
@@ -117,6 +120,8 @@ fn member(node: &Node, all: &[&Node], role: RoleAssignment, system: Option<&str>
         extensions: Vec::new(),
         system_identifier: system.map(str::to_owned),
         power: Power::Running,
+        access: Access::default(),
+        exposure: Exposure::AlsoUnfiltered,
     }
 }
 

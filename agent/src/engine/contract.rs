@@ -3,7 +3,8 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use holdfast_common::assignment::{MemberAssignment, Peer, Power, RoleAssignment, Synchronous};
+use holdfast_common::access::Access;
+use holdfast_common::assignment::{Exposure, MemberAssignment, Peer, Power, RoleAssignment, Synchronous};
 use holdfast_common::command::{
     CloneMember, DatabaseName, DestroyMember, InitialiseMember, SetPassword, Verifier,
 };
@@ -69,6 +70,8 @@ impl Cluster {
             extensions: Vec::new(),
             system_identifier: self.system.clone(),
             power: Power::Running,
+            access: Access::default(),
+            exposure: Exposure::default(),
         }
     }
 

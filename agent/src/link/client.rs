@@ -10,7 +10,9 @@ use futures::StreamExt as _;
 use futures::stream::{self, BoxStream};
 use holdfast_common::error::{Classify, Failure, Reason, Retry, status};
 use holdfast_common::id::CommandId;
-use holdfast_common::link::{Enroll, Enrolled, FromAgent, FromCoordinator, MAX_MESSAGE_BYTES, Renewed};
+use holdfast_common::link::{
+    Enroll, Enrolled, FromAgent, FromCoordinator, MAX_ASSIGNMENT_BYTES, MAX_MESSAGE_BYTES, Renewed,
+};
 use holdfast_common::tls::{ClientTls, ConnectError, Connector, DialError};
 use holdfast_common::wire;
 use holdfast_proto::link::v1 as proto;
@@ -93,7 +95,7 @@ pub struct Trouble(Arc<Mutex<Option<Failure>>>);
 /// [`CallError::Connect`]; whatever comes later ends the stream and is the [`Trouble`].
 pub async fn attach(tls: &Arc<ClientTls>, coordinator: &Address) -> Result<Attached, CallError> {
     let mut client = AgentServiceClient::new(connect(tls, coordinator).await?)
-        .max_decoding_message_size(MAX_MESSAGE_BYTES)
+        .max_decoding_message_size(MAX_ASSIGNMENT_BYTES)
         .max_encoding_message_size(MAX_MESSAGE_BYTES);
     let (to_coordinator, outgoing) = mpsc::channel::<FromAgent>(OUTBOUND);
     let outgoing = ReceiverStream::new(outgoing).map(|message| proto::SessionRequest::from(&message));

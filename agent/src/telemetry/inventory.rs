@@ -4,7 +4,7 @@ use std::net::IpAddr;
 use std::path::Path;
 
 use holdfast_common::telemetry::{
-    Address, AddressScope, Bounded, DiskFacts, DiskMedium, EngineOffer, Inventory, MAX_ADDRESSES,
+    Address, AddressScope, Bounded, DiskFacts, DiskMedium, EngineOffer, Filtering, Inventory, MAX_ADDRESSES,
     MAX_ENGINES, MAX_FILE_SYSTEMS, MAX_TEXT_BYTES, OperatingSystem, Privilege, ServiceManager,
 };
 use sysinfo::{
@@ -21,11 +21,12 @@ pub struct Known {
     pub service_manager: ServiceManager,
     /// From the engine drivers.
     pub engines: Vec<EngineOffer>,
+    pub filtering: Filtering,
 }
 
 /// Looks at this machine. What sysinfo cannot find out is empty or zero where the field has no `None`.
 pub fn take_inventory(roots: &Roots, known: Known) -> Inventory {
-    let Known { privilege, service_manager, engines } = known;
+    let Known { privilege, service_manager, engines, filtering } = known;
     let facts = RefreshKind::nothing()
         .with_cpu(CpuRefreshKind::nothing())
         .with_memory(MemoryRefreshKind::everything());
@@ -51,6 +52,7 @@ pub fn take_inventory(roots: &Roots, known: Known) -> Inventory {
         service_manager,
         privilege,
         engines: Bounded::first(engines, MAX_ENGINES),
+        filtering,
     }
 }
 
@@ -167,9 +169,11 @@ mod tests {
             privilege: Privilege::Unprivileged,
             service_manager: ServiceManager::Plain,
             engines: Vec::new(),
+            filtering: Filtering::Available,
         };
         let found = take_inventory(&Roots::default(), known);
         let read = |path: &str| std::fs::read_to_string(path).unwrap().trim().to_owned();
+        assert_eq!(found.filtering, Filtering::Available);
         assert_eq!(found.hostname, read("/proc/sys/kernel/hostname"));
         assert_eq!(found.kernel, read("/proc/sys/kernel/osrelease"));
         let release = read("/etc/os-release");

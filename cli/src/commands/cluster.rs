@@ -157,6 +157,7 @@ async fn create(session: &mut Session, command: Cluster) -> Result<(), Error> {
         port,
         param,
         extension,
+        allow_unfiltered,
         run,
     } = command
     else {
@@ -180,6 +181,7 @@ async fn create(session: &mut Session, command: Cluster) -> Result<(), Error> {
         extensions: extension,
         request_id: request_id(),
         validate_only: run.plan.plan,
+        allow_unfiltered,
     };
     let outcome =
         session.client().await?.create_cluster(request).await?.outcome.ok_or(Error::Incomplete("outcome"))?;

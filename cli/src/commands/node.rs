@@ -164,6 +164,7 @@ async fn show(session: &mut Session, name: String) -> Result<(), Error> {
             ),
             ("processors", format!("{} × {}", inventory.logical_cores, or_dash(inventory.cpu_model.clone()))),
             ("memory", bytes(inventory.memory_bytes)),
+            ("access rules", filtering(inventory)),
             ("engines", or_dash(Some(engines.collect::<Vec<_>>().join(", ")))),
         ])?;
     }
@@ -188,6 +189,14 @@ async fn show(session: &mut Session, name: String) -> Result<(), Error> {
     });
     let rows = rows.collect();
     Ok(session.out.table(&["MOUNT POINT", "DEVICE", "KIND", "SIZE", "USED", "FREE", "USE"], rows)?)
+}
+
+/// Whether the node can keep anybody away from its engines.
+fn filtering(inventory: &nouns::Inventory) -> String {
+    let state = output::word(inventory.filtering().as_str_name(), "FILTERING_STATE_");
+    let state = state.unwrap_or_else(|| "unknown".to_owned());
+    let why = output::plain(&inventory.filtering_message);
+    if why.is_empty() { state } else { format!("{state}: {why}") }
 }
 
 fn availability(node: &v1::Node) -> String {

@@ -65,9 +65,40 @@ fn inventory(inventory: &nouns::Inventory) -> Value {
         "virtualisation": inventory.virtualisation,
         "service_manager": word(inventory.service_manager().as_str_name(), "SERVICE_MANAGER_"),
         "privilege": word(inventory.privilege().as_str_name(), "PRIVILEGE_"),
+        "filtering": word(inventory.filtering().as_str_name(), "FILTERING_STATE_"),
+        "filtering_message": text_or_null(&inventory.filtering_message),
         "disks": disks.collect::<Vec<_>>(),
         "addresses": addresses.collect::<Vec<_>>(),
         "engines": engines.collect::<Vec<_>>(),
+    })
+}
+
+/// The rules of a cluster, without their entries.
+pub(crate) fn access(access: &v1::Access) -> Value {
+    let traffic = |traffic: &nouns::Traffic| json!({"packets": traffic.packets, "bytes": traffic.bytes});
+    let members = access.members.iter().map(|member| {
+        json!({
+            "node": member.node,
+            "state": word(member.state().as_str_name(), "ACCESS_STATE_"),
+            "message": text_or_null(&member.message),
+            "trial_left_seconds": member.trial_left.as_ref().map(|left| left.seconds),
+            "accepted": member.accepted.as_ref().map(traffic),
+            "refused": member.refused.as_ref().map(traffic),
+        })
+    });
+    json!({
+        "cluster": access.cluster,
+        "mode": word(access.mode().as_str_name(), "ACCESS_MODE_"),
+        "entry_count": access.entry_count,
+        "log_refused": access.log_refused,
+        "trial": access.trial.as_ref().map(|trial| json!({
+            "id": trial.trial_id,
+            "mode": word(trial.mode().as_str_name(), "ACCESS_MODE_"),
+            "entry_count": trial.entry_count,
+            "log_refused": trial.log_refused,
+            "end_time": time(trial.end_time.as_ref()),
+        })),
+        "members": members.collect::<Vec<_>>(),
     })
 }
 

@@ -6,8 +6,9 @@ use holdfast_proto::link::v1 as proto;
 
 use super::field::wire_enum;
 use super::{Error, Field, Problem, WireEnum as _, nouns};
+use crate::access::MAX_NETWORKS_PER_NODE;
 use crate::assignment::{
-    Assignment, MAX_MEMBERS, MAX_PEERS, MAX_SYSTEM_IDENTIFIER_BYTES, MemberAssignment, Peer, Power,
+    Assignment, Exposure, MAX_MEMBERS, MAX_PEERS, MAX_SYSTEM_IDENTIFIER_BYTES, MemberAssignment, Peer, Power,
     RoleAssignment, Synchronous,
 };
 use crate::engine::{MAX_EXTENSIONS, MAX_PARAMETERS, Parameters};
@@ -35,6 +36,11 @@ impl TryFrom<proto::Assignment> for Assignment {
         let members: Vec<MemberAssignment> = Field("members").list(members, MAX_MEMBERS)?;
         Field("members").distinct(&members, |member| member.cluster_id)?;
         Field("members").distinct(&members, |member| member.port)?;
+        let networks: usize = members.iter().map(|member| member.access.networks()).sum();
+        if networks > MAX_NETWORKS_PER_NODE {
+            let problem = Problem::TooMany { count: networks, most: MAX_NETWORKS_PER_NODE };
+            return Err(Field("members").refuse(problem));
+        }
         Ok(Self {
             coordinator_generation: Generation::new(
                 Field("coordinator_generation").positive(coordinator_generation)?,
@@ -61,6 +67,8 @@ impl From<&MemberAssignment> for proto::MemberAssignment {
             extensions,
             system_identifier,
             power,
+            access,
+            exposure,
         } = member;
         Self {
             cluster_id: cluster_id.to_string(),
@@ -76,6 +84,11 @@ impl From<&MemberAssignment> for proto::MemberAssignment {
             extensions: extensions.iter().map(ToString::to_string).collect(),
             system_identifier: system_identifier.clone().unwrap_or_default(),
             power: power.to_wire(),
+            access: Some(access.into()),
+            allow_unfiltered: match exposure {
+                Exposure::OnlyFiltered => false,
+                Exposure::AlsoUnfiltered => true,
+            },
         }
     }
 }
@@ -98,6 +111,8 @@ impl TryFrom<proto::MemberAssignment> for MemberAssignment {
             extensions,
             system_identifier,
             power,
+            access,
+            allow_unfiltered,
         } = member;
         if parameters.len() > MAX_PARAMETERS {
             let problem = Problem::TooMany { count: parameters.len(), most: MAX_PARAMETERS };
@@ -128,6 +143,8 @@ impl TryFrom<proto::MemberAssignment> for MemberAssignment {
             system_identifier: Field("system_identifier")
                 .optional_label(system_identifier, MAX_SYSTEM_IDENTIFIER_BYTES)?,
             power: Field("power").enumerated(power)?,
+            access: Field("access").optional_message(access)?.unwrap_or_default(),
+            exposure: if allow_unfiltered { Exposure::AlsoUnfiltered } else { Exposure::OnlyFiltered },
         })
     }
 }

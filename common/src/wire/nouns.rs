@@ -4,13 +4,13 @@ use holdfast_proto::link::v1 as link;
 use holdfast_proto::r#type::v1 as proto;
 
 use super::field::wire_enum;
-use super::{Error, Field, Problem, WireEnum, cut, time_to_wire};
+use super::{Error, Field, Problem, WireEnum, cut, duration_to_wire, time_to_wire};
 use crate::assignment::{MAX_PEERS, Synchronous};
 use crate::engine::Engine;
 use crate::generation::Generation;
 use crate::id::NodeId;
 use crate::position::Position;
-use crate::report::{self, EngineState, Follower, MemberReport, Severity};
+use crate::report::{self, AccessReport, EngineState, Follower, MemberReport, Severity, Traffic};
 use crate::role::{Durability, Role};
 use crate::term::Term;
 
@@ -119,6 +119,7 @@ impl From<&MemberReport> for proto::MemberReport {
             converged_generation,
             pending_restart,
             data_bytes,
+            access,
         } = report;
         Self {
             cluster_id: cluster_id.to_string(),
@@ -147,6 +148,7 @@ impl From<&MemberReport> for proto::MemberReport {
                 .map(|name| cut(name, report::MAX_LABEL_BYTES))
                 .collect(),
             data_bytes: *data_bytes,
+            access: access.as_ref().map(Into::into),
         }
     }
 }
@@ -175,6 +177,7 @@ impl TryFrom<proto::MemberReport> for MemberReport {
             converged_generation,
             pending_restart,
             data_bytes,
+            access,
         } = report;
         let followers: Vec<Follower> = Field("followers").list(followers, report::MAX_FOLLOWERS)?;
         Field("followers").distinct(&followers, |follower| follower.node_id)?;
@@ -204,6 +207,36 @@ impl TryFrom<proto::MemberReport> for MemberReport {
                 |name| Field("").text(name, report::MAX_LABEL_BYTES),
             )?,
             data_bytes,
+            access: Field("access").optional_message(access)?,
+        })
+    }
+}
+
+impl From<&AccessReport> for proto::MemberAccess {
+    fn from(report: &AccessReport) -> Self {
+        let AccessReport { generation, trial_left, accepted, refused } = report;
+        let traffic =
+            |Traffic { packets, bytes }: &Traffic| proto::Traffic { packets: *packets, bytes: *bytes };
+        Self {
+            generation: generation.get(),
+            trial_left: trial_left.map(duration_to_wire),
+            accepted: Some(traffic(accepted)),
+            refused: Some(traffic(refused)),
+        }
+    }
+}
+
+impl TryFrom<proto::MemberAccess> for AccessReport {
+    type Error = Error;
+
+    fn try_from(report: proto::MemberAccess) -> Result<Self, Error> {
+        let proto::MemberAccess { generation, trial_left, accepted, refused } = report;
+        let traffic = |proto::Traffic { packets, bytes }| Traffic { packets, bytes };
+        Ok(Self {
+            generation: Generation::new(Field("generation").number(generation)?),
+            trial_left: trial_left.map(|left| Field("trial_left").duration(Some(left))).transpose()?,
+            accepted: traffic(Field("accepted").required(accepted)?),
+            refused: traffic(Field("refused").required(refused)?),
         })
     }
 }

@@ -6,9 +6,10 @@ use super::field::wire_enum;
 use super::{Error, Field, Problem, WireEnum, cut, time_to_wire};
 use crate::telemetry::{
     Address, AddressScope, AgentCost, Bounded, Cpu, CpuUsage, Disk, DiskFacts, DiskMedium, DiskRates,
-    EngineAvailability, EngineOffer, FileSystem, FileSystemAccess, Inodes, Interface, InterfaceRates,
-    Inventory, Load, MAX_ADDRESSES, MAX_DISKS, MAX_ENGINES, MAX_FILE_SYSTEMS, MAX_INTERFACES, MAX_TEXT_BYTES,
-    Memory, OperatingSystem, Pressure, Privilege, Sample, ServiceManager, Stall, Stalls, Swap,
+    EngineAvailability, EngineOffer, FileSystem, FileSystemAccess, Filtering, Inodes, Interface,
+    InterfaceRates, Inventory, Load, MAX_ADDRESSES, MAX_DISKS, MAX_ENGINES, MAX_FILE_SYSTEMS, MAX_INTERFACES,
+    MAX_TEXT_BYTES, Memory, OperatingSystem, Pressure, Privilege, Sample, ServiceManager, Stall, Stalls,
+    Swap,
 };
 
 wire_enum!(AddressScope, proto::AddressScope, Loopback, LinkLocal, Routable);
@@ -383,7 +384,9 @@ impl From<&Inventory> for proto::Inventory {
             service_manager,
             privilege,
             engines,
+            filtering,
         } = inventory;
+        let (state, reason) = filtering_to_wire(filtering);
         let (disks, disks_omitted) = to_list(disks, MAX_DISKS);
         let (addresses, addresses_omitted) = to_list(addresses, MAX_ADDRESSES);
         let (engines, engines_omitted) = to_list(engines, MAX_ENGINES);
@@ -408,8 +411,32 @@ impl From<&Inventory> for proto::Inventory {
             privilege: privilege.to_wire(),
             engines,
             engines_omitted,
+            filtering: state.into(),
+            filtering_message: cut(reason, MAX_TEXT_BYTES),
         }
     }
+}
+
+fn filtering_to_wire(filtering: &Filtering) -> (proto::FilteringState, &str) {
+    use proto::FilteringState as State;
+    match filtering {
+        Filtering::Unknown => (State::Unspecified, ""),
+        Filtering::Available => (State::Available, ""),
+        Filtering::Unavailable { reason } => (State::Unavailable, reason),
+        Filtering::Failed { reason } => (State::Failed, reason),
+    }
+}
+
+fn filtering_of(state: i32, reason: String) -> Result<Filtering, Error> {
+    use proto::FilteringState as State;
+    let reason = Field("filtering_message").text_or_empty(reason, MAX_TEXT_BYTES)?;
+    Ok(match State::try_from(state) {
+        Ok(State::Unspecified) => Filtering::Unknown,
+        Ok(State::Available) => Filtering::Available,
+        Ok(State::Unavailable) => Filtering::Unavailable { reason },
+        Ok(State::Failed) => Filtering::Failed { reason },
+        Err(_) => return Err(Field("filtering").refuse(Problem::UnknownValue { value: state })),
+    })
 }
 
 impl TryFrom<proto::Inventory> for Inventory {
@@ -437,6 +464,8 @@ impl TryFrom<proto::Inventory> for Inventory {
             privilege,
             engines,
             engines_omitted,
+            filtering,
+            filtering_message,
         } = inventory;
         let optional = |field: &'static str, text: Option<String>| {
             text.map(|text| Field(field).text_or_empty(text, MAX_TEXT_BYTES)).transpose()
@@ -467,6 +496,7 @@ impl TryFrom<proto::Inventory> for Inventory {
                 items: Field("engines").list(engines, MAX_ENGINES)?,
                 omitted: engines_omitted,
             },
+            filtering: filtering_of(filtering, filtering_message)?,
         })
     }
 }

@@ -8,6 +8,7 @@ use proptest::prelude::*;
 use prost::Message as _;
 
 use super::*;
+use crate::access::{Access, Cidr, Trial};
 use crate::assignment::*;
 use crate::command::{
     Check, CheckMember, CheckedMember, CloneMember, Command, DatabaseName, DestroyMember, InitialiseMember,
@@ -53,6 +54,22 @@ fn member(role: RoleAssignment) -> MemberAssignment {
         extensions: vec!["pg_stat_statements".parse().unwrap()],
         system_identifier: Some("7301234567890123456".into()),
         power: Power::Running,
+        access: access(),
+        exposure: Exposure::AlsoUnfiltered,
+    }
+}
+
+fn access() -> Access {
+    let reach = |texts: &[&str]| texts.iter().map(|text| text.parse::<Cidr>().unwrap()).collect();
+    Access {
+        kept: reach(&["10.0.0.0/8", "192.0.2.7", "2001:db8::/32"]),
+        trial: Some(Trial {
+            id: uuid::Uuid::new_v4(),
+            reach: reach(&["0.0.0.0/0", "::/0"]),
+            lasts: Duration::from_secs(60),
+            ends_at: at(90),
+        }),
+        log_refused: true,
     }
 }
 
@@ -64,6 +81,8 @@ fn assignment() -> Assignment {
     replica.port = 6000;
     replica.system_identifier = None;
     replica.power = Power::Stopped;
+    replica.access = Access::default();
+    replica.exposure = Exposure::OnlyFiltered;
     Assignment {
         coordinator_generation: Generation::new(1),
         generation: Generation::new(9),
@@ -159,6 +178,12 @@ fn report() -> NodeReport {
         converged_generation: Generation::new(4),
         pending_restart: vec!["shared_buffers".into()],
         data_bytes: Some(0),
+        access: Some(AccessReport {
+            generation: Generation::new(4),
+            trial_left: Some(Duration::from_secs(9)),
+            accepted: Traffic { packets: 1, bytes: 60 },
+            refused: Traffic::default(),
+        }),
     };
     let unknown = MemberReport {
         cluster_id: ClusterId::generate(),
@@ -179,6 +204,7 @@ fn report() -> NodeReport {
         converged_generation: Generation::NONE,
         pending_restart: vec![],
         data_bytes: None,
+        access: None,
     };
     NodeReport { members: vec![full, unknown], assignment_generation: Generation::NONE, node_time: at(-5) }
 }
@@ -338,6 +364,7 @@ fn inventory() -> Inventory {
             }],
             omitted: 0,
         },
+        filtering: Filtering::Unavailable { reason: "no leave".into() },
     }
 }
 
@@ -530,6 +557,7 @@ macro_rules! bad_fields {
 }
 
 #[test]
+#[expect(clippy::too_many_lines, reason = "a table")]
 fn each_bad_field_of_an_assignment_is_refused_by_name() {
     use proto::member_assignment::Role as WireRole;
     use proto::session_response::Message::Assignment;
@@ -574,6 +602,31 @@ fn each_bad_field_of_an_assignment_is_refused_by_name() {
         "assignment.members[0].system_identifier" => a.members[0].system_identifier = "7".repeat(129),
         "assignment.members[0].power" => a.members[0].power = 0,
         "assignment.members[0].power" => a.members[0].power = -1,
+        "assignment.members[0].access.kept" => a.members[0].access.as_mut().unwrap().kept = None,
+        "assignment.members[0].access.kept.v4" => {
+            a.members[0].access.as_mut().unwrap().kept.as_mut().unwrap().v4.push(1);
+        },
+        "assignment.members[0].access.kept.v4" => {
+            a.members[0].access.as_mut().unwrap().kept.as_mut().unwrap().v4 = vec![10, 0, 0, 1, 8];
+        },
+        "assignment.members[0].access.kept.v4" => {
+            a.members[0].access.as_mut().unwrap().kept.as_mut().unwrap().v4 = vec![10, 0, 0, 0, 33];
+        },
+        "assignment.members[0].access.kept.v4" => {
+            a.members[0].access.as_mut().unwrap().kept.as_mut().unwrap().v4 = [10, 0, 0, 0, 8].repeat(2);
+        },
+        "assignment.members[0].access.kept.v6" => {
+            a.members[0].access.as_mut().unwrap().kept.as_mut().unwrap().v6 = vec![129; 17];
+        },
+        "assignment.members[0].access.trial.trial_id" => {
+            a.members[0].access.as_mut().unwrap().trial.as_mut().unwrap().trial_id.clear();
+        },
+        "assignment.members[0].access.trial.duration" => {
+            a.members[0].access.as_mut().unwrap().trial.as_mut().unwrap().duration.as_mut().unwrap().seconds = 0;
+        },
+        "assignment.members[0].access.trial.end_time" => {
+            a.members[0].access.as_mut().unwrap().trial.as_mut().unwrap().end_time = None;
+        },
         "assignment.members[0].primary.synchronous_count" => match &mut a.members[0].role {
             Some(WireRole::Primary(primary)) => primary.synchronous_count = 3,
             _ => panic!("no primary"),
@@ -697,6 +750,7 @@ fn each_bad_field_of_what_an_agent_says_is_refused_by_name() {
         "hello.inventory" => h.inventory = None,
         "hello.inventory.hostname" => h.inventory.as_mut().unwrap().hostname.clear(),
         "hello.inventory.privilege" => h.inventory.as_mut().unwrap().privilege = 0,
+        "hello.inventory.filtering" => h.inventory.as_mut().unwrap().filtering = 9,
         "hello.inventory.service_manager" => h.inventory.as_mut().unwrap().service_manager = 5,
         "hello.inventory.disks[0].medium" => h.inventory.as_mut().unwrap().disks[0].medium = 5,
         "hello.inventory.addresses[0].prefix_length" => h.inventory.as_mut().unwrap().addresses[0].prefix_length = 129,

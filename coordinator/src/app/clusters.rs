@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use holdfast_common::clock::Clock;
 use holdfast_common::shutdown::Tasks;
+use holdfast_proto::v1::access_service_server::AccessServiceServer;
 use holdfast_proto::v1::cluster_service_server::ClusterServiceServer;
 use tonic::service::Routes;
 
@@ -12,8 +13,9 @@ use crate::operation;
 use crate::procedures::requests::Desk;
 use crate::procedures::{Means, Nodes, Procedures, Records};
 use crate::reconcile;
-use crate::rpc::MAX_DECODED;
+use crate::rpc::access::AccessRules;
 use crate::rpc::clusters::Clusters;
+use crate::rpc::{MAX_DECODED, MAX_DECODED_ACCESS};
 
 /// The engine of all procedures.
 pub(super) fn operations(parts: &Parts) -> (operation::Service<Procedures>, Desk) {
@@ -31,8 +33,11 @@ pub(super) fn operations(parts: &Parts) -> (operation::Service<Procedures>, Desk
 
 /// What operators call.
 pub(super) fn routes(parts: &Parts, desk: Desk) -> Routes {
-    let clusters = Clusters { desk, identity: parts.identity.clone() };
+    let identity = || parts.identity.clone();
+    let access = AccessRules { desk: desk.clone(), identity: identity(), fleet: parts.fleet.clone() };
+    let clusters = Clusters { desk, identity: identity() };
     Routes::new(ClusterServiceServer::new(clusters).max_decoding_message_size(MAX_DECODED))
+        .add_service(AccessServiceServer::new(access).max_decoding_message_size(MAX_DECODED_ACCESS))
 }
 
 /// Starts the loops.
@@ -40,8 +45,14 @@ pub(super) fn reconcile(parts: &Parts, operations: operation::Handle<Procedures>
     let records = Records::new(parts.directory.clone());
     let assignments = reconcile::assignments::Assignments::new(records.clone(), parts.fleet.clone());
     let nodes: Arc<dyn Nodes> = Arc::new(parts.fleet.clone());
+    let trials = reconcile::trials::Trials {
+        records: records.clone(),
+        events: parts.events.clone(),
+        clock: Clock::system(),
+    };
     let leftovers = reconcile::leftovers::Leftovers { records, nodes, operations };
     let store = || Arc::clone(&parts.store);
     tasks.spawn("reconcile assignments", reconcile::run(assignments, store(), tasks.token()));
+    tasks.spawn("reconcile trials", reconcile::run(trials, store(), tasks.token()));
     tasks.spawn("reconcile leftovers", reconcile::run(leftovers, store(), tasks.token()));
 }

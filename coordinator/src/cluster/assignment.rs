@@ -1,8 +1,12 @@
 //! What each node must keep true, from the clusters' records. Pure.
 
-use holdfast_common::assignment::{MemberAssignment, Peer, Power, RoleAssignment};
-use holdfast_common::id::NodeId;
+use std::collections::BTreeMap;
 
+use holdfast_common::access::Access;
+use holdfast_common::assignment::{MemberAssignment, Peer, Power, RoleAssignment};
+use holdfast_common::id::{ClusterId, NodeId};
+
+use super::access::Declared;
 use super::{Cluster, Member, MemberPhase, Phase};
 
 /// The members that `node` must keep, in the order of the clusters' ids.
@@ -10,16 +14,23 @@ use super::{Cluster, Member, MemberPhase, Phase};
 /// A member without data gets none; nor does one that is being removed, so that nothing starts it again.
 pub fn members_of<'a>(
     clusters: impl IntoIterator<Item = &'a Cluster>,
+    access: &BTreeMap<ClusterId, Declared>,
     node: NodeId,
 ) -> Vec<MemberAssignment> {
-    let mut members: Vec<MemberAssignment> =
-        clusters.into_iter().filter_map(|cluster| member_assignment(cluster, node)).collect();
+    let mut members: Vec<MemberAssignment> = clusters
+        .into_iter()
+        .filter_map(|cluster| member_assignment(cluster, access.get(&cluster.id), node))
+        .collect();
     members.sort_by_key(|member| member.cluster_id);
     members
 }
 
-/// What `node` must keep of `cluster`.
-pub fn member_assignment(cluster: &Cluster, node: NodeId) -> Option<MemberAssignment> {
+/// What `node` must keep of `cluster`, which is closed where no access was declared.
+pub fn member_assignment(
+    cluster: &Cluster,
+    access: Option<&Declared>,
+    node: NodeId,
+) -> Option<MemberAssignment> {
     let member = cluster.member(node)?;
     if member.phase != MemberPhase::Active || cluster.phase == Phase::Deleting {
         return None;
@@ -29,7 +40,8 @@ pub fn member_assignment(cluster: &Cluster, node: NodeId) -> Option<MemberAssign
     } else {
         RoleAssignment::Replica { upstream: cluster.peer(cluster.primary_member()?) }
     };
-    Some(build(cluster, member, role))
+    let access = access.map(Declared::for_nodes).unwrap_or_default();
+    Some(MemberAssignment { access, ..build(cluster, member, role) })
 }
 
 /// What the node of a member whose data are still to be made must know to make them: as primary if it is to be the first.
@@ -65,5 +77,7 @@ fn build(cluster: &Cluster, member: &Member, role: RoleAssignment) -> MemberAssi
         extensions: cluster.extensions.clone(),
         system_identifier: cluster.system_identifier.clone(),
         power: Power::Running,
+        access: Access::default(),
+        exposure: cluster.exposure,
     }
 }

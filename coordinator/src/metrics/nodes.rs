@@ -2,6 +2,7 @@
 
 use std::fmt::Error;
 
+use holdfast_common::report::Traffic;
 use holdfast_common::role::Availability;
 use holdfast_common::telemetry::{FileSystemAccess, Sample};
 use jiff::Timestamp;
@@ -179,6 +180,16 @@ const GAUGES: &[Gauge] = &[
         [("device", &*interface.name)], interface.rates.map(|rates| rates.receive_drops_per_second)),
     listed!("node_network_transmit_drops_per_second", "Packets dropped before sending", interfaces, interface =>
         [("device", &*interface.name)], interface.rates.map(|rates| rates.send_drops_per_second)),
+    Gauge {
+        name: "access_packets",
+        help: "Packets that reached a member's port since its rules were loaded, by what became of them",
+        read: |view, emit| access(view, emit, |traffic| traffic.packets),
+    },
+    Gauge {
+        name: "access_bytes",
+        help: "Bytes that reached a member's port since its rules were loaded, by what became of them",
+        read: |view, emit| access(view, emit, |traffic| traffic.bytes),
+    },
     single!("agent_resident_memory_bytes", "Memory of the agent", view =>
         Some(number(sample(view)?.agent?.resident_bytes))),
     single!("agent_cpu_usage_ratio", "Share of one processor that the agent uses", view =>
@@ -187,6 +198,17 @@ const GAUGES: &[Gauge] = &[
         Some(f64::from(sample(view)?.agent?.open_files))),
     single!("agent_threads", "Threads of the agent", view => Some(f64::from(sample(view)?.agent?.threads))),
 ];
+
+fn access<'v>(view: &'v NodeView, emit: Emit<'_, 'v>, read: fn(&Traffic) -> u64) -> Result<(), Error> {
+    let (Some(received), Some(told)) = (&view.report, &view.assignment) else { return Ok(()) };
+    for report in &received.report.members {
+        let (Some(access), Some(member)) = (&report.access, told.member(report.cluster_id)) else { continue };
+        let cluster = member.cluster_name.as_str();
+        emit(&[("cluster", cluster), ("verdict", "accepted")], number(read(&access.accepted)))?;
+        emit(&[("cluster", cluster), ("verdict", "refused")], number(read(&access.refused)))?;
+    }
+    Ok(())
+}
 
 fn fs_labels(fs: &holdfast_common::telemetry::FileSystem) -> [(&'static str, &str); 3] {
     [("mountpoint", &fs.mount_point), ("device", &fs.device), ("fstype", &fs.kind)]

@@ -6,6 +6,7 @@ use futures::future::BoxFuture;
 use holdfast_common::command::{Command, Progress, Success};
 use holdfast_common::error::{Classify as _, Failure};
 use holdfast_common::id::{ClusterId, CommandId, NodeId};
+use holdfast_common::telemetry::Filtering;
 use tokio::sync::watch;
 
 use crate::cluster::observed::NodeState;
@@ -18,6 +19,9 @@ pub use crate::fleet::CallError;
 pub trait Nodes: fmt::Debug + Send + Sync {
     /// What is known of a node and its member of the cluster; `None`: the node is not in the fleet.
     fn state(&self, node: NodeId, cluster: ClusterId) -> Option<NodeState>;
+
+    /// Whether the node can keep anybody away from its engines, as it last told.
+    fn filtering(&self, node: NodeId) -> Filtering;
 
     /// Changes whenever something may have become known.
     fn changes(&self) -> watch::Receiver<u64>;
@@ -42,6 +46,11 @@ impl Nodes for fleet::Handle {
         let view = self.node(node)?;
         let report = view.report.as_ref().map(|received| (&*received.report, received.received_at));
         Some(NodeState::new(view.availability, report, cluster))
+    }
+
+    fn filtering(&self, node: NodeId) -> Filtering {
+        let facts = self.node(node).and_then(|view| view.facts);
+        facts.map(|facts| facts.inventory.filtering.clone()).unwrap_or_default()
     }
 
     fn changes(&self) -> watch::Receiver<u64> {

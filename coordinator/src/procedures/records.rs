@@ -2,11 +2,13 @@
 //!
 //! ```text
 //! clusters/<name>                    Cluster
+//! cluster-access/…                  who may reach it ([`super::access`])
 //! cluster-ports/<node>/<port>        ClusterName: makes a port of a node belong to one cluster
 //! cluster-leftovers/<node>/<id>      Leftover: data to be removed when the node returns
 //! ```
 //! With every member `node-members/…` and `nodes/…` are written too ([`crate::directory`]).
 
+use holdfast_common::access::RulesError;
 use holdfast_common::error::{Classify, Failure, Metadata, Reason, Retry};
 use holdfast_common::id::{ClusterId, NodeId};
 use holdfast_common::name::ClusterName;
@@ -51,6 +53,8 @@ pub enum Error {
     NoNode(NodeId),
     #[error("cluster `{0}` was changed by somebody else at the same time, again and again")]
     Contended(ClusterName),
+    #[error("the stored access rules make no sense")]
+    Access(#[source] RulesError),
     #[error(transparent)]
     Change(#[from] ChangeError),
     #[error(transparent)]
@@ -203,6 +207,9 @@ impl Records {
                     txn = txn.then(op);
                 }
             }
+            for op in self.writes_of_no_access(cluster.id).await? {
+                txn = txn.then(op);
+            }
             if self.directory.store().txn(txn).await?.succeeded {
                 return Ok(());
             }
@@ -242,6 +249,7 @@ impl Classify for Error {
             Self::NoCluster(_) => Reason::ClusterNotFound,
             Self::NoNode(_) => Reason::NodeNotFound,
             Self::Contended(_) => Reason::VersionConflict,
+            Self::Access(_) => Reason::StateDamaged,
             Self::Change(error) => error.reason(),
             Self::Directory(error) => error.reason(),
             Self::Store(error) => error.reason(),
@@ -251,7 +259,7 @@ impl Classify for Error {
     fn retry(&self) -> Retry {
         match self {
             Self::Contended(_) => Retry::Later(None),
-            Self::NoCluster(_) | Self::NoNode(_) => Retry::Never,
+            Self::NoCluster(_) | Self::NoNode(_) | Self::Access(_) => Retry::Never,
             Self::Change(error) => error.retry(),
             Self::Directory(error) => error.retry(),
             Self::Store(error) => error.retry(),
@@ -264,6 +272,7 @@ impl Classify for Error {
                 Failure::new(self.reason(), "").with("cluster", name).metadata
             }
             Self::NoNode(node) => Failure::new(self.reason(), "").with("node", node).metadata,
+            Self::Access(_) => Metadata::new(),
             Self::Change(error) => error.metadata(),
             Self::Directory(error) => error.metadata(),
             Self::Store(error) => error.metadata(),

@@ -1,5 +1,6 @@
 //! Every procedure through the harness: each step twice, a failure at each step, the coordinator stopped around every write.
 
+mod access;
 mod password;
 mod world;
 

@@ -3,11 +3,15 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use holdfast_common::assignment::Assignment;
+use holdfast_common::access::Access;
+use holdfast_common::assignment::{Assignment, MemberAssignment};
 use holdfast_common::generation::Generation;
-use holdfast_common::id::NodeId;
+use holdfast_common::id::{ClusterId, NodeId};
+use holdfast_common::pki::Fingerprint;
+use serde::{Deserialize, Serialize};
 
 use super::Loop;
+use crate::cluster::access::Declared;
 use crate::cluster::{Cluster, assignment};
 use crate::directory::{self, NODES, Node};
 use crate::fleet;
@@ -22,7 +26,26 @@ pub struct Assignments {
     records: Records,
     fleet: fleet::Handle,
     /// As stored, to read them only once.
-    stored: Option<BTreeMap<NodeId, Assignment>>,
+    stored: Option<BTreeMap<NodeId, Known>>,
+}
+
+/// What a node must keep true, as it is stored: without the access rules, which have records of their own and may be larger
+/// than a record may be. What they add up to tells whether they have changed.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+struct Kept {
+    #[serde(flatten)]
+    assignment: Assignment,
+    #[serde(default)]
+    access: Option<Fingerprint>,
+}
+
+/// What a node was told last.
+#[derive(Debug)]
+enum Known {
+    /// In full.
+    Told(Assignment),
+    /// As it was stored by an earlier run.
+    Kept(Kept),
 }
 
 /// Why a round ended early.
@@ -48,13 +71,13 @@ impl Assignments {
     }
 
     /// What is stored; from the store only the first time, since nobody else writes it.
-    async fn stored(&mut self) -> Result<&mut BTreeMap<NodeId, Assignment>, Error> {
+    async fn stored(&mut self) -> Result<&mut BTreeMap<NodeId, Known>, Error> {
         if self.stored.is_none() {
             let mut stored = BTreeMap::new();
-            for record in self.records.directory().list::<Assignment>(ASSIGNMENTS).await? {
+            for record in self.records.directory().list::<Kept>(ASSIGNMENTS).await? {
                 let node = record.key.as_str().trim_start_matches(ASSIGNMENTS).parse();
                 if let Ok(node) = node {
-                    stored.insert(node, record.value);
+                    stored.insert(node, Known::Kept(record.value));
                 }
             }
             self.stored = Some(stored);
@@ -62,26 +85,23 @@ impl Assignments {
         Ok(self.stored.get_or_insert_with(BTreeMap::new))
     }
 
-    async fn bring_up_to_date(&mut self, clusters: &[Cluster], node: NodeId) -> Result<(), Error> {
+    async fn bring_up_to_date(&mut self, all: &All, node: NodeId) -> Result<(), Error> {
         let directory = self.records.directory().clone();
         let coordinator_generation = self.fleet.coordinator_generation();
-        let members = assignment::members_of(clusters, node);
+        let members = assignment::members_of(&all.clusters, &all.access, node);
         let stored = self.stored().await?;
-        let current = match stored.get(&node) {
-            Some(known)
-                if known.members == members && known.coordinator_generation == coordinator_generation =>
-            {
-                known.clone()
-            }
-            None if members.is_empty() => return Ok(()),
-            other => {
-                let generation = other.map_or(Generation::NONE, |known| known.generation).next();
-                let assignment = Assignment { coordinator_generation, generation, members };
-                directory.put(&key(node), &assignment).await?;
-                stored.insert(node, assignment.clone());
-                assignment
-            }
-        };
+        let known = stored.get(&node);
+        if known.is_none() && members.is_empty() {
+            return Ok(());
+        }
+        let generation = known.map_or(Generation::NONE, Known::generation);
+        let same = known.is_some_and(|known| known.is(coordinator_generation, &members));
+        let generation = if same { generation } else { generation.next() };
+        let current = Assignment { coordinator_generation, generation, members };
+        if !same {
+            directory.put(&key(node), &Kept::of(&current)).await?;
+        }
+        stored.insert(node, Known::Told(current.clone()));
         self.fleet.assign(node, current);
         Ok(())
     }
@@ -98,12 +118,58 @@ impl Assignments {
     }
 }
 
+/// What assignments follow from.
+struct All {
+    clusters: Vec<Cluster>,
+    access: BTreeMap<ClusterId, Declared>,
+}
+
+// === impl Kept ===
+
+impl Kept {
+    fn of(assignment: &Assignment) -> Self {
+        let members = without_access(&assignment.members);
+        Self { assignment: Assignment { members, ..*assignment }, access: Some(sum(&assignment.members)) }
+    }
+}
+
+// === impl Known ===
+
+impl Known {
+    fn generation(&self) -> Generation {
+        match self {
+            Self::Told(assignment) | Self::Kept(Kept { assignment, .. }) => assignment.generation,
+        }
+    }
+
+    fn is(&self, coordinator: Generation, members: &[MemberAssignment]) -> bool {
+        match self {
+            Self::Told(told) => told.coordinator_generation == coordinator && told.members == members,
+            Self::Kept(Kept { assignment, access }) => {
+                assignment.coordinator_generation == coordinator
+                    && assignment.members == without_access(members)
+                    && *access == Some(sum(members))
+            }
+        }
+    }
+}
+
+fn without_access(members: &[MemberAssignment]) -> Vec<MemberAssignment> {
+    members.iter().map(|member| MemberAssignment { access: Access::default(), ..member.clone() }).collect()
+}
+
+/// What the members' access rules add up to.
+fn sum(members: &[MemberAssignment]) -> Fingerprint {
+    let rules: Vec<&Access> = members.iter().map(|member| &member.access).collect();
+    Fingerprint::of(&serde_json::to_vec(&rules).expect("rules are plain lists and texts"))
+}
+
 impl Loop for Assignments {
     type Error = Error;
     const NAME: &'static str = "assignments";
 
     async fn round(&mut self) -> Result<(), Error> {
-        let clusters = self.records.all().await?;
+        let all = All { clusters: self.records.all().await?, access: self.records.all_access().await? };
         let nodes: BTreeSet<NodeId> = self
             .records
             .directory()
@@ -114,7 +180,7 @@ impl Loop for Assignments {
             .collect();
         self.forget(&nodes).await?;
         for node in nodes {
-            self.bring_up_to_date(&clusters, node).await?;
+            self.bring_up_to_date(&all, node).await?;
         }
         Ok(())
     }

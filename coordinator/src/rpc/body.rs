@@ -17,6 +17,13 @@ use super::oversize::{Fields, Found, Search};
 
 /// The largest message that a call may send.
 pub const MAX_MESSAGE_BYTES: u32 = 1024 * 1024;
+/// The same for calls with access rules: a hundred thousand entries, each with a comment.
+pub const MAX_ACCESS_BYTES: u32 = 16 * 1024 * 1024;
+
+/// The largest message that a call to `method` may send.
+pub(super) fn limit_of(method: &str) -> u32 {
+    if method.starts_with("holdfast.v1.AccessService/") { MAX_ACCESS_BYTES } else { MAX_MESSAGE_BYTES }
+}
 
 /// A request's body that refuses a message by its length prefix, before any of it is held.
 struct Measured<B> {
@@ -30,6 +37,8 @@ struct Measured<B> {
     prefix_len: usize,
     /// Bytes of the message that are still to come.
     left: u32,
+    /// The most that a message may have.
+    limit: u32,
 }
 
 /// How an answer's stream may be ended from outside.
@@ -48,13 +57,13 @@ pub(super) trait Recorder: Send + Unpin + 'static {
 }
 
 /// The request with its body measured; `fields` are those of its messages, for the refusal.
-pub(super) fn measured<B>(request: Request<B>, fields: Option<&'static Fields>) -> Request<Body>
+pub(super) fn measured<B>(request: Request<B>, fields: Option<&'static Fields>, limit: u32) -> Request<Body>
 where
     B: HttpBody<Data = Bytes> + Send + Unpin + 'static,
     B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
 {
     request.map(|inner| {
-        Body::new(Measured { inner, fields, search: None, prefix: [0; 5], prefix_len: 0, left: 0 })
+        Body::new(Measured { inner, fields, search: None, prefix: [0; 5], prefix_len: 0, left: 0, limit })
     })
 }
 
@@ -87,7 +96,7 @@ impl<B> Measured<B> {
             if let Some((bytes, search)) = &mut self.search {
                 return match search.look(rest) {
                     Found::NotYet => Ok(()),
-                    found => Err(too_large(*bytes, &found)),
+                    found => Err(too_large(*bytes, self.limit, &found)),
                 };
             }
             if self.left > 0 {
@@ -104,11 +113,11 @@ impl<B> Measured<B> {
                 self.prefix_len = 0;
                 let [compressed, a, b, c, d] = self.prefix;
                 self.left = u32::from_be_bytes([a, b, c, d]);
-                if self.left > MAX_MESSAGE_BYTES {
+                if self.left > self.limit {
                     if compressed != 0 || self.fields.is_none() {
-                        return Err(too_large(self.left, &Found::Nothing));
+                        return Err(too_large(self.left, self.limit, &Found::Nothing));
                     }
-                    self.search = Some((self.left, Search::new(self.fields, MAX_MESSAGE_BYTES)));
+                    self.search = Some((self.left, Search::new(self.fields, self.limit)));
                 }
             }
         }
@@ -116,11 +125,11 @@ impl<B> Measured<B> {
     }
 }
 
-fn too_large(bytes: u32, culprit: &Found) -> Status {
-    let mut message = format!("the message has {bytes} bytes; at most {MAX_MESSAGE_BYTES} are allowed");
+fn too_large(bytes: u32, limit: u32, culprit: &Found) -> Status {
+    let mut message = format!("the message has {bytes} bytes; at most {limit} are allowed");
     let mut violations = Vec::new();
     if let Found::Field { name, bytes } = culprit {
-        let problem = if *bytes > u64::from(MAX_MESSAGE_BYTES) {
+        let problem = if *bytes > u64::from(limit) {
             format!("has {bytes} bytes, more than a whole message may have; shorten it")
         } else {
             "does not fit in it any more; send less".to_owned()
@@ -129,7 +138,7 @@ fn too_large(bytes: u32, culprit: &Found) -> Status {
         violations.push(Violation { name: name.clone(), subject: String::new(), message: problem });
     }
     let failure = Failure { violations, ..Failure::new(Reason::MessageTooLarge, message) };
-    status::from_failure(&failure.with("bytes", bytes).with("limit", MAX_MESSAGE_BYTES))
+    status::from_failure(&failure.with("bytes", bytes).with("limit", limit))
 }
 
 impl<B> HttpBody for Measured<B>
@@ -249,7 +258,7 @@ mod tests {
 
     fn body(chunks: Vec<Bytes>) -> Request<Body> {
         let frames = chunks.into_iter().map(|chunk| Ok::<_, Infallible>(Frame::data(chunk)));
-        measured(Request::new(StreamBody::new(stream::iter(frames))), None)
+        measured(Request::new(StreamBody::new(stream::iter(frames))), None, MAX_MESSAGE_BYTES)
     }
 
     fn message(len: u32) -> Vec<u8> {

@@ -311,8 +311,8 @@ where
         let Self { guard, peer, routes } = self.clone();
         let request = match Dialect::of(&request) {
             Dialect::Grpc => {
-                let fields = rules::rule(request.uri().path()).and_then(|rule| oversize::fields(rule.method));
-                body::measured(request, fields)
+                let method = rules::rule(request.uri().path()).map_or("", |rule| rule.method);
+                body::measured(request, oversize::fields(method), body::limit_of(method))
             }
             // A scrape has no body.
             Dialect::Http => request.map(|_| Body::empty()),

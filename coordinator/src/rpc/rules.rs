@@ -79,6 +79,11 @@ pub const RULES: &[Rule] = &[
     // Shows the password, once: so it also changes something.
     changes("holdfast.v1.ClusterService/GetConnection", Who::Operator),
     changes("holdfast.v1.ClusterService/ResetPassword", Who::Operator),
+    reads("holdfast.v1.AccessService/GetAccess", Who::Viewer),
+    changes("holdfast.v1.AccessService/SetAccess", Who::Operator),
+    changes("holdfast.v1.AccessService/AddAccessEntries", Who::Operator),
+    changes("holdfast.v1.AccessService/RemoveAccessEntries", Who::Operator),
+    changes("holdfast.v1.AccessService/ConfirmAccess", Who::Operator),
     reads("holdfast.v1.OperationService/ListOperations", Who::Viewer),
     reads("holdfast.v1.OperationService/GetOperation", Who::Viewer),
     stream("holdfast.v1.OperationService/WatchOperation", Who::Viewer),

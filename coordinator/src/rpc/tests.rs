@@ -302,6 +302,7 @@ pub(crate) fn inventory() -> Inventory {
         service_manager: ServiceManager::Plain,
         privilege: Privilege::Unprivileged,
         engines: Bounded::default(),
+        filtering: holdfast_common::telemetry::Filtering::Unknown,
     }
 }
 

@@ -181,6 +181,7 @@ fn inventory() -> Inventory {
         service_manager: ServiceManager::Plain,
         privilege: Privilege::Unprivileged,
         engines: Bounded::default(),
+        filtering: holdfast_common::telemetry::Filtering::Unknown,
     }
 }
 

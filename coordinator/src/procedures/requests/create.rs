@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 
-use holdfast_common::assignment::Synchronous;
+use holdfast_common::assignment::{Exposure, Synchronous};
 use holdfast_common::command::{CheckMember, DatabaseName, Verifier};
 use holdfast_common::engine::{Engine, EngineVersion, ExtensionName, Parameters};
 use holdfast_common::error::{Classify as _, Failure, Reason};
@@ -12,7 +12,7 @@ use holdfast_common::pki;
 use holdfast_common::role::Durability;
 use holdfast_common::term::Term;
 
-use super::preconditions::{Precondition, about_node, check_nodes, online, port_not_taken};
+use super::preconditions::{Precondition, about_node, check_nodes, filters, online, port_not_taken};
 use super::{Asker, Desk, Prepare, Prepared, store_failure};
 use crate::cluster::observed::common_version;
 use crate::cluster::{Access, Cluster, Member, MemberPhase, Password, Phase};
@@ -37,6 +37,7 @@ pub struct CreateCluster {
     pub port: u16,
     pub parameters: Parameters,
     pub extensions: Vec<ExtensionName>,
+    pub exposure: Exposure,
 }
 
 impl Prepare for CreateCluster {
@@ -85,6 +86,7 @@ impl CreateCluster {
             .filter(|(_, condition)| condition.met)
             .map(|(node, _)| node)
             .collect();
+        conditions.extend(filters(desk, self.exposure, &reachable));
         conditions.extend(port_not_taken(&clusters, id, &nodes.iter().collect::<Vec<_>>(), self.port));
         let mut check = CheckMember {
             cluster_id: id,
@@ -146,6 +148,10 @@ impl CreateCluster {
             }
             Durability::Async => {}
         }
+        notes.push(
+            "access is closed to all but the members and the coordinator; `holdfast access` lets others in"
+                .to_owned(),
+        );
         if members == 1 {
             notes.push("one member only: nothing takes over when its node fails".to_owned());
         }
@@ -185,6 +191,7 @@ impl CreateCluster {
             strengthening: None,
             system_identifier: None,
             access: access(desk, id)?,
+            exposure: self.exposure,
             created_at: desk.means.clock.now(),
         })
     }

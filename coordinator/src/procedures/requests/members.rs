@@ -4,7 +4,7 @@ use holdfast_common::command::CheckMember;
 use holdfast_common::error::{Classify as _, Failure, Reason};
 use holdfast_common::name::{ClusterName, NodeName};
 
-use super::preconditions::{Precondition, check_nodes, online, port_not_taken};
+use super::preconditions::{Precondition, check_nodes, filters, online, port_not_taken};
 use super::{Asker, Desk, Prepare, Prepared, store_failure};
 use crate::cluster::{Cluster, Member, MemberPhase, Phase};
 use crate::directory::put;
@@ -35,6 +35,7 @@ impl Prepare for AddMember {
             named.push((primary.node_id, primary.node_name.clone()));
         }
         preconditions.extend(online(desk, cluster.id, &named));
+        preconditions.extend(filters(desk, cluster.exposure, &[&node]));
         let clusters = desk.means.records.all().await.map_err(|error| store_failure(&error))?;
         preconditions.extend(port_not_taken(&clusters, cluster.id, &[&node], cluster.port));
         if preconditions.iter().all(|condition| condition.met) {

@@ -3,10 +3,12 @@
 use std::time::Duration;
 
 use futures::future::join_all;
+use holdfast_common::assignment::Exposure;
 use holdfast_common::command::{CheckMember, CheckedMember, Command, Payload, Success};
 use holdfast_common::id::{ClusterId, CommandId, NodeId};
 use holdfast_common::name::NodeName;
 use holdfast_common::role::Availability;
+use holdfast_common::telemetry::Filtering;
 use holdfast_common::term::Term;
 
 use super::Desk;
@@ -63,6 +65,27 @@ pub(super) fn online(desk: &Desk, cluster: ClusterId, nodes: &[(NodeId, NodeName
             Precondition::new("node_online", about_node(name), met, message + remedy)
         })
         .collect()
+}
+
+/// Whether each node can keep people away from the port, or need not.
+pub(super) fn filters(desk: &Desk, exposure: Exposure, nodes: &[&Node]) -> Vec<Precondition> {
+    let remedy =
+        "; --allow-unfiltered makes the cluster there nevertheless, open to everybody who reaches the port";
+    let look = |node: &&Node| {
+        let (can, message) = match desk.means.nodes.filtering(node.id) {
+            Filtering::Available => (true, "the node filters who reaches the port".to_owned()),
+            // It may work by then; without it nothing is started there.
+            Filtering::Failed { reason } => {
+                (true, format!("the node filters, once this is mended: {reason}"))
+            }
+            Filtering::Unavailable { reason } => (false, format!("the node cannot filter: {reason}")),
+            Filtering::Unknown => (false, "the node has not told whether it can filter".to_owned()),
+        };
+        let met = can || exposure == Exposure::AlsoUnfiltered;
+        let message = if met { message } else { message + remedy };
+        Precondition::new("port_filtered", about_node(&node.name), met, message)
+    };
+    nodes.iter().map(look).collect()
 }
 
 /// Asks each node whether it could have a member, and gives what it found where it answered.

@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex, MutexGuard};
 
 use futures::FutureExt as _;
 use futures::future::BoxFuture;
-use holdfast_common::assignment::{RoleAssignment, Synchronous};
+use holdfast_common::assignment::{Exposure, RoleAssignment, Synchronous};
 use holdfast_common::clock::Clock;
 use holdfast_common::command::{Command, DatabaseName, Outcome, Payload, Progress, Success, Verifier};
 use holdfast_common::engine::{Engine, Parameters};
@@ -16,6 +16,7 @@ use holdfast_common::id::{ClusterId, CommandId, NodeId};
 use holdfast_common::pki::{Keyring, MasterKey};
 use holdfast_common::report::{EngineState, MemberReport};
 use holdfast_common::role::{Availability, Durability};
+use holdfast_common::telemetry::Filtering;
 use holdfast_common::term::Term;
 use jiff::Timestamp;
 use tokio::sync::watch;
@@ -103,6 +104,7 @@ impl World {
                 shown: false,
                 pending: None,
             },
+            exposure: Exposure::OnlyFiltered,
             created_at: Timestamp::UNIX_EPOCH,
         };
         Self { template, nodes, state: Mutex::default(), changes: watch::Sender::new(0) }
@@ -243,7 +245,7 @@ fn act(data: &mut BTreeMap<NodeId, String>, node: NodeId, command: &Command) -> 
 impl Nodes for Seen {
     fn state(&self, node: NodeId, cluster: ClusterId) -> Option<NodeState> {
         let record = self.world.cluster(&self.store).filter(|record| record.id == cluster);
-        let assigned = record.as_ref().and_then(|record| assignment::member_assignment(record, node));
+        let assigned = record.as_ref().and_then(|record| assignment::member_assignment(record, None, node));
         let system_identifier = self.world.lock().data.get(&node).cloned();
         let state = match (&system_identifier, &assigned) {
             (None, _) => EngineState::Absent,
@@ -273,8 +275,13 @@ impl Nodes for Seen {
             converged_generation: Generation::NONE,
             pending_restart: Vec::new(),
             data_bytes: None,
+            access: None,
         };
         Some(NodeState { availability: Availability::Online, report: Some((report, Timestamp::UNIX_EPOCH)) })
+    }
+
+    fn filtering(&self, _: NodeId) -> Filtering {
+        Filtering::Available
     }
 
     fn changes(&self) -> watch::Receiver<u64> {

@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 
-use holdfast_common::assignment::MAX_PEERS;
+use holdfast_common::assignment::{Exposure, MAX_PEERS};
 use holdfast_common::engine::{Engine, EngineVersion, ExtensionName, MAX_EXTENSIONS, Parameters};
 use holdfast_common::error::{Failure, Violations};
 use holdfast_common::name::{ClusterName, NodeName};
@@ -23,6 +23,10 @@ pub(super) fn cluster_name(field: &str, text: &str) -> Result<ClusterName, Failu
 
 pub(super) fn absent(force: bool) -> Absent {
     if force { Absent::LeaveBehind } else { Absent::Wait }
+}
+
+fn exposure(allow_unfiltered: bool) -> Exposure {
+    if allow_unfiltered { Exposure::AlsoUnfiltered } else { Exposure::OnlyFiltered }
 }
 
 pub(super) fn member(cluster: &str, node: &str) -> Result<(ClusterName, NodeName), Failure> {
@@ -45,6 +49,7 @@ pub(super) fn create(request: proto::CreateClusterRequest) -> Result<CreateClust
         extensions,
         request_id: _,
         validate_only: _,
+        allow_unfiltered,
     } = request;
     let mut violations = Violations::default();
     let name = violations.take("name", name.parse::<ClusterName>());
@@ -68,6 +73,7 @@ pub(super) fn create(request: proto::CreateClusterRequest) -> Result<CreateClust
                 port,
                 parameters,
                 extensions,
+                exposure: exposure(allow_unfiltered),
             })
         }
         _ => None,

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 
+use holdfast_common::assignment::Exposure;
 use holdfast_common::id::{NodeId, OperationId};
 use holdfast_common::role::{Durability, Role};
 use holdfast_common::term::Term;
@@ -52,6 +53,7 @@ pub(super) fn cluster(
         members: view.members.into_iter().map(member).collect(),
         create_time: Some(time_to_wire(cluster.created_at)),
         operation_id: operation.map(|id| id.to_string()).unwrap_or_default(),
+        allow_unfiltered: cluster.exposure == Exposure::AlsoUnfiltered,
     }
 }
 

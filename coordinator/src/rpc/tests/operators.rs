@@ -272,7 +272,14 @@ async fn both_reflections_list_every_service() {
         panic!("not a list");
     };
     let names: Vec<_> = list.service.iter().map(|service| &*service.name).collect();
-    for service in ["NodeService", "IdentityService", "EventService", "OperationService", "ClusterService"] {
+    for service in [
+        "NodeService",
+        "IdentityService",
+        "EventService",
+        "OperationService",
+        "ClusterService",
+        "AccessService",
+    ] {
         assert!(names.contains(&&*format!("holdfast.v1.{service}")), "{service} in {names:?}");
     }
     let request = v1alpha::ServerReflectionRequest {

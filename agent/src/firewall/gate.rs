@@ -1,0 +1,140 @@
+//! The gate of a port, for those who hold a lease: each deed is one transaction in the kernel and starts no process.
+//!
+//! ```text
+//! a packet of a client passes while  port ∈ armed_i and port ∈ granted_i  for the same i, or port ∈ readers
+//! ```
+//! Only `armed_i` has a time: it is set *before* a renewal is sent, so an agent that stalls between the answer and the
+//! kernel cannot open late. Which slot is armed when is not decided here (`common::protocol`); that the old agent is gone
+//! is the caller's care too. All of it may be called from a thread without a runtime; a refused deed has changed nothing.
+
+use std::collections::BTreeSet;
+use std::time::Duration;
+
+use super::kernel::Kernel;
+use super::plan::{Change, remove, renew};
+use super::sets::{PortElement, SetId, Slot};
+use crate::host::netlink::Error;
+
+/// Opens and shuts ports. Cheap to clone.
+#[derive(Debug, Clone)]
+pub struct Gate {
+    kernel: Kernel,
+}
+
+/// How a port's gate stands in the kernel.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Standing {
+    /// By slot: armed, and for how long yet; `Some(None)`: for ever.
+    pub armed: [Option<Option<Duration>>; 2],
+    pub granted: [bool; 2],
+    /// Open to readers, and for how long yet.
+    pub readers: Option<Option<Duration>>,
+}
+
+// === impl Gate ===
+
+impl Gate {
+    /// With a connection of its own to the kernel, so that it waits for nobody else's.
+    ///
+    /// # Errors
+    /// Where none can be opened.
+    pub fn open(kernel: &Kernel) -> Result<Self, Error> {
+        Ok(Self { kernel: kernel.apart()? })
+    }
+
+    /// Before a renewal is sent: takes the port out of `granted` and puts it anew into `armed`, for so long.
+    ///
+    /// # Errors
+    /// Then the renewal must not be sent.
+    pub fn arm(&self, port: u16, slot: Slot, lasts: Duration) -> Result<(), Error> {
+        let mut changes: Vec<Change> = remove(SetId::Granted(slot), port).into();
+        changes.extend(renew(SetId::Armed(slot), PortElement::lasting_for(port, lasts)));
+        self.kernel.change(&changes)
+    }
+
+    /// After the answer to the renewal for which this slot was last armed.
+    ///
+    /// # Errors
+    /// Then it is no renewal.
+    pub fn grant(&self, port: u16, slot: Slot) -> Result<(), Error> {
+        self.kernel.change(&renew(SetId::Granted(slot), PortElement::lasting(port)))
+    }
+
+    /// Shuts the port for clients and readers, whatever was armed or granted.
+    ///
+    /// # Errors
+    /// Then it may still be open.
+    pub fn shut(&self, port: u16) -> Result<(), Error> {
+        let changes: Vec<Change> = SetId::GATE.into_iter().flat_map(|set| remove(set, port)).collect();
+        self.kernel.change(&changes)
+    }
+
+    /// Opens the port without an end: for a primary without promotable members.
+    ///
+    /// # Errors
+    /// Then it is as it was.
+    pub fn open_for_ever(&self, port: u16) -> Result<(), Error> {
+        let element = PortElement::lasting(port);
+        let changes: Vec<Change> = [SetId::Armed(Slot::Zero), SetId::Granted(Slot::Zero)]
+            .into_iter()
+            .flat_map(|set| renew(set, element))
+            .collect();
+        self.kernel.change(&changes)
+    }
+
+    /// Opens the port to readers of a replica, for so long.
+    ///
+    /// # Errors
+    /// Then it is as it was.
+    pub fn open_to_readers(&self, port: u16, lasts: Duration) -> Result<(), Error> {
+        self.kernel.change(&renew(SetId::Readers, PortElement::lasting_for(port, lasts)))
+    }
+
+    /// # Errors
+    /// Where the kernel does not tell it, or there is no table.
+    pub fn observe(&self, port: u16) -> Result<Standing, Error> {
+        let left = |set| {
+            let ports = self.kernel.ports(set)?;
+            Ok::<_, Error>(
+                ports.into_iter().find(|element| element.port == port).map(|element| element.lasts),
+            )
+        };
+        Ok(Standing {
+            armed: [left(SetId::Armed(Slot::Zero))?, left(SetId::Armed(Slot::One))?],
+            granted: [
+                left(SetId::Granted(Slot::Zero))?.is_some(),
+                left(SetId::Granted(Slot::One))?.is_some(),
+            ],
+            readers: left(SetId::Readers)?,
+        })
+    }
+
+    /// The ports that are open to clients for ever.
+    ///
+    /// # Errors
+    /// As [`Self::observe`].
+    pub fn lasting(&self) -> Result<BTreeSet<u16>, Error> {
+        let lasting = |set| {
+            let ports = self.kernel.ports(set)?;
+            Ok::<BTreeSet<u16>, Error>(
+                ports
+                    .into_iter()
+                    .filter(|element| element.lasts.is_none())
+                    .map(|element| element.port)
+                    .collect(),
+            )
+        };
+        let (armed, granted) = (lasting(SetId::Armed(Slot::Zero))?, lasting(SetId::Granted(Slot::Zero))?);
+        Ok(armed.intersection(&granted).copied().collect())
+    }
+}
+
+// === impl Standing ===
+
+impl Standing {
+    /// Whether clients that may come in do come in.
+    pub fn is_open(&self) -> bool {
+        self.readers.is_some()
+            || self.armed.iter().zip(self.granted).any(|(armed, granted)| armed.is_some() && granted)
+    }
+}

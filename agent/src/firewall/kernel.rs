@@ -1,0 +1,140 @@
+//! Elements, counters and the ruleset's number, in the kernel: [`Change`] in, [`Observed`] out.
+//!
+//! Every transaction of anybody raises the kernel's number of its rules by one. All transactions of the agent are
+//! counted here, whichever part made them: so one question tells whether anybody else has changed anything.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
+
+use super::netlink::{self, Counter};
+use super::plan::{Addresses, Change, Observed, PortSets};
+use super::sets::{Family, PortElement, SetId};
+use crate::host::netlink::{Error, Netlink};
+
+/// Changes and lists elements of the table. Cheap to clone; needs no runtime.
+#[derive(Debug, Clone)]
+pub struct Kernel {
+    netlink: Arc<dyn Netlink>,
+    /// Transactions of the agent, of all clones.
+    ours: Arc<AtomicU32>,
+}
+
+/// A moment: the kernel's number, and how many of its transactions were ours until then.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Mark {
+    generation: u32,
+    ours: u32,
+}
+
+// === impl Kernel ===
+
+impl Kernel {
+    pub fn new(netlink: Arc<dyn Netlink>) -> Self {
+        Self { netlink, ours: Arc::default() }
+    }
+
+    /// The same, by a connection of its own: one that does not wait for what others have under way.
+    ///
+    /// # Errors
+    /// Where none can be opened.
+    pub fn apart(&self) -> Result<Self, Error> {
+        Ok(Self { netlink: self.netlink.another()?, ours: Arc::clone(&self.ours) })
+    }
+
+    /// One transaction.
+    ///
+    /// # Errors
+    /// Where the kernel refuses: nothing has changed then.
+    pub fn change(&self, changes: &[Change]) -> Result<(), Error> {
+        let messages: Vec<_> = changes.iter().flat_map(netlink::encode).collect();
+        if messages.is_empty() {
+            return Ok(());
+        }
+        self.netlink.transact(&messages)?;
+        self.ours.fetch_add(1, Ordering::SeqCst);
+        Ok(())
+    }
+
+    /// The same on a thread for work that blocks: a hundred thousand elements take the kernel a while.
+    ///
+    /// # Errors
+    /// As above.
+    pub async fn change_beside(&self, changes: Vec<Change>) -> Result<(), super::Error> {
+        let kernel = self.clone();
+        let done = tokio::task::spawn_blocking(move || kernel.change(&changes)).await;
+        Ok(done.map_err(|_| super::Error::Lost)??)
+    }
+
+    /// The kernel's number of its rules.
+    ///
+    /// # Errors
+    /// Also where there is no leave to use nftables.
+    pub fn generation(&self) -> Result<u32, Error> {
+        netlink::generation(&self.netlink.ask(&netlink::get_generation())?)
+    }
+
+    /// # Errors
+    /// As [`Self::generation`].
+    pub fn mark(&self) -> Result<Mark, Error> {
+        // Ours first: one that comes in between then looks like somebody else's, and only costs another look.
+        let ours = self.ours.load(Ordering::SeqCst);
+        Ok(Mark { generation: self.generation()?, ours })
+    }
+
+    /// # Errors
+    /// Also where there is no such set.
+    pub fn ports(&self, set: SetId) -> Result<Vec<PortElement>, Error> {
+        netlink::ports(&self.netlink.ask(&netlink::list_elements(set))?)
+    }
+
+    /// # Errors
+    /// Where the kernel does not tell them.
+    pub fn counters(&self) -> Result<Vec<(String, Counter)>, Error> {
+        netlink::counters(&self.netlink.ask(&netlink::list_counters())?)
+    }
+
+    /// Which ports are in the gate's sets and on trial, by now.
+    pub(super) fn read_gate(&self, observed: &mut Observed) -> Result<(), Error> {
+        let ports = |set| Ok(self.ports(set)?.into_iter().map(|element| element.port).collect());
+        observed.trials = ports(SetId::Trial)?;
+        for set in SetId::GATE {
+            observed.gated.insert(set, ports(set)?);
+        }
+        Ok(())
+    }
+
+    /// The addresses of these ports; on a thread for work that blocks.
+    pub(super) async fn read_ports(&self, ports: Vec<u16>) -> Result<BTreeMap<u16, PortSets>, super::Error> {
+        let kernel = self.clone();
+        let read = move || {
+            ports.into_iter().map(|port| Ok((port, kernel.port(port)?))).collect::<Result<_, Error>>()
+        };
+        Ok(tokio::task::spawn_blocking(read).await.map_err(|_| super::Error::Lost)??)
+    }
+
+    fn port(&self, port: u16) -> Result<PortSets, Error> {
+        Ok(PortSets {
+            members: self.addresses(|family| SetId::Members(port, family))?,
+            kept: self.addresses(|family| SetId::Kept(port, family))?,
+            tried: self.addresses(|family| SetId::Tried(port, family))?,
+        })
+    }
+
+    fn addresses(&self, set: impl Fn(Family) -> SetId) -> Result<Addresses, Error> {
+        let list = |family| self.netlink.ask(&netlink::list_elements(set(family)));
+        Ok(Addresses {
+            v4: netlink::intervals(&list(Family::V4)?)?,
+            v6: netlink::intervals(&list(Family::V6)?)?,
+        })
+    }
+}
+
+// === impl Mark ===
+
+impl Mark {
+    /// Whether all that has happened since were transactions of ours.
+    pub fn is_before_only_ours(&self, later: &Self) -> bool {
+        later.generation.wrapping_sub(self.generation) == later.ours.wrapping_sub(self.ours)
+    }
+}

@@ -1,0 +1,428 @@
+//! What must change in the table's sets to make them as declared. Pure.
+//!
+//! ```text
+//! Declared (from the assignment) × Observed (from the kernel) ─► Plan { load the structure?, changes of elements }
+//! ```
+//! The structure (chains, rules, sets) depends on the managed ports alone and is loaded seldom; who gets in is elements,
+//! changed by difference and in one transaction. The gate is not planned here: it belongs to the lease, and is only
+//! taken away from ports that are managed no more.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
+use std::time::Duration;
+
+use holdfast_common::access::Reach;
+
+use super::sets::{Elements, Family, Interval, PortElement, SetId, Slot};
+
+/// What must hold for every managed port.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Declared {
+    pub ports: BTreeMap<u16, Port>,
+}
+
+/// What must hold for one port.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Port {
+    pub members: Addresses,
+    pub kept: Addresses,
+    pub trial: Option<Trial>,
+    /// The cluster's name, where refused packets are to be logged.
+    pub log_refused: Option<String>,
+}
+
+/// Other addresses that hold for a while.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Trial {
+    pub tried: Addresses,
+    pub phase: TrialPhase,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum TrialPhase {
+    /// Begins now, for so long.
+    Begin(Duration),
+    /// Was begun before: it holds for as long as the kernel still says so, and is never begun again.
+    Begun,
+}
+
+/// Addresses of both families: disjoint intervals in order.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Addresses {
+    pub v4: Vec<Interval<u32>>,
+    pub v6: Vec<Interval<u128>>,
+}
+
+/// What the kernel has.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Observed {
+    pub structure: Structure,
+    pub ports: BTreeMap<u16, PortSets>,
+    pub trials: BTreeSet<u16>,
+    /// Ports in any set of the gate.
+    pub gated: BTreeMap<SetId, BTreeSet<u16>>,
+}
+
+/// Whether chains, rules and sets are those that the declared ports need.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum Structure {
+    /// There is no table: everything passes.
+    #[default]
+    Absent,
+    AsDeclared,
+    Differs,
+}
+
+/// The sets of one port.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct PortSets {
+    pub members: Addresses,
+    pub kept: Addresses,
+    pub tried: Addresses,
+}
+
+/// What is to be done.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Plan {
+    /// Load the structure, look again, and plan anew: `changes` is empty then.
+    pub load: bool,
+    pub changes: Vec<Change>,
+}
+
+/// A change of one set; the changes of a plan are one transaction, in their order.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Change {
+    pub set: SetId,
+    pub deed: Deed,
+    pub elements: Elements,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Deed {
+    Add,
+    Delete,
+}
+
+/// Plans for what is declared.
+pub fn plan(declared: &Declared, observed: &Observed) -> Plan {
+    if observed.structure != Structure::AsDeclared {
+        return Plan { load: true, changes: Vec::new() };
+    }
+    let mut changes = Vec::new();
+    let nothing = PortSets::default();
+    for (&port, wanted) in &declared.ports {
+        let found = observed.ports.get(&port).unwrap_or(&nothing);
+        plan_port(port, wanted, found, observed.trials.contains(&port), &mut changes);
+    }
+    let unmanaged = |port: &&u16| !declared.ports.contains_key(*port);
+    let gates = observed.gated.iter().map(|(set, ports)| (*set, ports));
+    for (set, ports) in gates.chain([(SetId::Trial, &observed.trials)]) {
+        let left: Vec<PortElement> =
+            ports.iter().filter(unmanaged).map(|port| PortElement::lasting(*port)).collect();
+        push(&mut changes, set, Deed::Delete, Elements::Ports(left));
+    }
+    Plan { load: false, changes }
+}
+
+fn plan_port(port: u16, wanted: &Port, found: &PortSets, on_trial: bool, changes: &mut Vec<Change>) {
+    let Port { members, kept, trial, log_refused: _ } = wanted;
+    let nobody = Addresses::default();
+    // A trial that is over in the kernel is over, also while the coordinator does not know that yet.
+    let (tried, begins) = match trial {
+        Some(Trial { tried, phase: TrialPhase::Begin(lasts) }) => (tried, Some(*lasts)),
+        Some(Trial { tried, phase: TrialPhase::Begun }) if on_trial => (tried, None),
+        Some(Trial { phase: TrialPhase::Begun, .. }) | None => (&nobody, None),
+    };
+    if trial.is_none() && on_trial {
+        push(changes, SetId::Trial, Deed::Delete, Elements::Ports(vec![PortElement::lasting(port)]));
+    }
+    differences(&found.members, members, |family| SetId::Members(port, family), changes);
+    differences(&found.kept, kept, |family| SetId::Kept(port, family), changes);
+    differences(&found.tried, tried, |family| SetId::Tried(port, family), changes);
+    if let Some(lasts) = begins {
+        changes.extend(renew(SetId::Trial, PortElement::lasting_for(port, lasts)));
+    }
+}
+
+/// Puts an element in anew, whether it is there or not. Adding one that is there would leave it and its time as they are,
+/// and one that is not there cannot be removed: so it is added, removed, and added.
+pub(super) fn renew(set: SetId, element: PortElement) -> [Change; 3] {
+    let change = |deed, element| Change { set, deed, elements: Elements::Ports(vec![element]) };
+    let plain = PortElement::lasting(element.port);
+    [change(Deed::Add, plain), change(Deed::Delete, plain), change(Deed::Add, element)]
+}
+
+/// Takes an element out, whether it is there or not.
+pub(super) fn remove(set: SetId, port: u16) -> [Change; 2] {
+    let change = |deed| Change { set, deed, elements: Elements::Ports(vec![PortElement::lasting(port)]) };
+    [change(Deed::Add), change(Deed::Delete)]
+}
+
+fn differences(
+    found: &Addresses,
+    wanted: &Addresses,
+    set: impl Fn(Family) -> SetId,
+    changes: &mut Vec<Change>,
+) {
+    let (gone, new) = difference(&found.v4, &wanted.v4);
+    push(changes, set(Family::V4), Deed::Delete, Elements::V4(gone));
+    push(changes, set(Family::V4), Deed::Add, Elements::V4(new));
+    let (gone, new) = difference(&found.v6, &wanted.v6);
+    push(changes, set(Family::V6), Deed::Delete, Elements::V6(gone));
+    push(changes, set(Family::V6), Deed::Add, Elements::V6(new));
+}
+
+fn push(changes: &mut Vec<Change>, set: SetId, deed: Deed, elements: Elements) {
+    if !elements.is_empty() {
+        changes.push(Change { set, deed, elements });
+    }
+}
+
+/// What of `found` must go and what of `wanted` must come; both are in order.
+fn difference<T: Copy + Ord>(
+    found: &[Interval<T>],
+    wanted: &[Interval<T>],
+) -> (Vec<Interval<T>>, Vec<Interval<T>>) {
+    let (mut gone, mut new) = (Vec::new(), Vec::new());
+    let (mut found, mut wanted) = (found.iter().copied().peekable(), wanted.iter().copied().peekable());
+    loop {
+        match (found.peek(), wanted.peek()) {
+            (None, None) => return (gone, new),
+            (Some(have), Some(want)) if have == want => {
+                found.next();
+                wanted.next();
+            }
+            (Some(have), Some(want)) if have < want => gone.extend(found.next()),
+            (Some(_), None) => gone.extend(found.next()),
+            (_, Some(_)) => new.extend(wanted.next()),
+        }
+    }
+}
+
+// === impl Addresses ===
+
+impl From<&Reach> for Addresses {
+    fn from(reach: &Reach) -> Self {
+        let v4 = reach
+            .v4()
+            .iter()
+            .map(|net| Interval { first: net.network().into(), last: net.broadcast().into() });
+        let v6 = reach
+            .v6()
+            .iter()
+            .map(|net| Interval { first: net.network().into(), last: net.broadcast().into() });
+        Self { v4: v4.collect(), v6: v6.collect() }
+    }
+}
+
+impl FromIterator<IpAddr> for Addresses {
+    fn from_iter<I: IntoIterator<Item = IpAddr>>(addresses: I) -> Self {
+        let reach: Reach = addresses.into_iter().map(holdfast_common::access::Cidr::from).collect();
+        Self::from(&reach)
+    }
+}
+
+// === impl Observed ===
+
+impl Observed {
+    /// The sets that a structure for these ports has, all of them empty.
+    pub fn empty(ports: impl IntoIterator<Item = u16>) -> Self {
+        let ports = ports.into_iter().map(|port| (port, PortSets::default())).collect();
+        Self { structure: Structure::AsDeclared, ports, trials: BTreeSet::new(), gated: BTreeMap::new() }
+    }
+
+    /// As it is after these changes were made.
+    pub fn apply(&mut self, changes: &[Change]) {
+        for Change { set, deed, elements } in changes {
+            match elements {
+                Elements::Ports(elements) => {
+                    let ports = match set {
+                        SetId::Trial => &mut self.trials,
+                        set => self.gated.entry(*set).or_default(),
+                    };
+                    for element in elements {
+                        match deed {
+                            Deed::Add => drop(ports.insert(element.port)),
+                            Deed::Delete => drop(ports.remove(&element.port)),
+                        }
+                    }
+                }
+                Elements::V4(intervals) => {
+                    if let Some(addresses) = self.addresses(*set) {
+                        merge(&mut addresses.v4, *deed, intervals);
+                    }
+                }
+                Elements::V6(intervals) => {
+                    if let Some(addresses) = self.addresses(*set) {
+                        merge(&mut addresses.v6, *deed, intervals);
+                    }
+                }
+            }
+        }
+    }
+
+    fn addresses(&mut self, set: SetId) -> Option<&mut Addresses> {
+        let (SetId::Members(port, _) | SetId::Kept(port, _) | SetId::Tried(port, _)) = set else {
+            return None;
+        };
+        let sets = self.ports.entry(port).or_default();
+        Some(match set {
+            SetId::Members(..) => &mut sets.members,
+            SetId::Kept(..) => &mut sets.kept,
+            SetId::Tried(..) => &mut sets.tried,
+            SetId::Armed(_) | SetId::Granted(_) | SetId::Readers | SetId::Trial => return None,
+        })
+    }
+}
+
+impl SetId {
+    /// The sets that open the gate.
+    pub const GATE: [Self; 5] = [
+        Self::Armed(Slot::Zero),
+        Self::Armed(Slot::One),
+        Self::Granted(Slot::Zero),
+        Self::Granted(Slot::One),
+        Self::Readers,
+    ];
+}
+
+/// Both in order; so is the result.
+fn merge<T: Copy + Ord>(intervals: &mut Vec<Interval<T>>, deed: Deed, changed: &[Interval<T>]) {
+    match deed {
+        Deed::Delete => intervals.retain(|it| changed.binary_search(it).is_err()),
+        Deed::Add => {
+            intervals.extend_from_slice(changed);
+            intervals.sort_unstable();
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn addresses() -> impl Strategy<Value = Addresses> {
+        let v4 = proptest::collection::btree_set(0_u32..12, 0..8);
+        let v6 = proptest::collection::btree_set(0_u128..12, 0..8);
+        // Up to the very last address, whose interval has no end in the kernel.
+        (v4, v6)
+            .prop_map(|(v4, v6)| Addresses { v4: pairs(v4, u32::MAX - 11), v6: pairs(v6, u128::MAX - 11) })
+    }
+
+    fn pairs<T: Copy + std::ops::Add<Output = T>>(ends: BTreeSet<T>, base: T) -> Vec<Interval<T>> {
+        let ends: Vec<T> = ends.into_iter().collect();
+        ends.chunks_exact(2).map(|two| Interval { first: base + two[0], last: base + two[1] }).collect()
+    }
+
+    fn trial() -> impl Strategy<Value = Option<Trial>> {
+        let phase = prop_oneof![Just(TrialPhase::Begun), Just(TrialPhase::Begin(Duration::from_secs(5)))];
+        proptest::option::of((addresses(), phase).prop_map(|(tried, phase)| Trial { tried, phase }))
+    }
+
+    fn declared() -> impl Strategy<Value = Declared> {
+        let port = (addresses(), addresses(), trial()).prop_map(|(members, kept, trial)| Port {
+            members,
+            kept,
+            trial,
+            log_refused: None,
+        });
+        proptest::collection::btree_map(5432_u16..5435, port, 0..3).prop_map(|ports| Declared { ports })
+    }
+
+    fn observed() -> impl Strategy<Value = Observed> {
+        let sets = (addresses(), addresses(), addresses()).prop_map(|(members, kept, tried)| PortSets {
+            members,
+            kept,
+            tried,
+        });
+        let ports = || proptest::collection::btree_set(5432_u16..5435, 0..3);
+        (proptest::collection::btree_map(5432_u16..5435, sets, 0..3), ports(), ports()).prop_map(
+            |(ports, trials, open)| Observed {
+                structure: Structure::AsDeclared,
+                ports,
+                trials,
+                gated: BTreeMap::from([(SetId::Armed(Slot::Zero), open)]),
+            },
+        )
+    }
+
+    proptest! {
+        #[test]
+        fn applying_the_plan_makes_what_was_declared(wanted in declared(), before in observed()) {
+            let mut after = before.clone();
+            after.apply(&plan(&wanted, &before).changes);
+            for (port, declared) in &wanted.ports {
+                let sets = after.ports.get(port).cloned().unwrap_or_default();
+                prop_assert_eq!(&sets.members, &declared.members);
+                prop_assert_eq!(&sets.kept, &declared.kept);
+                match &declared.trial {
+                    None => {
+                        prop_assert!(!after.trials.contains(port));
+                        prop_assert_eq!(sets.tried, Addresses::default());
+                    }
+                    Some(Trial { tried, phase: TrialPhase::Begin(_) }) => {
+                        prop_assert!(after.trials.contains(port));
+                        prop_assert_eq!(&sets.tried, tried);
+                    }
+                    // What the kernel has ended stays ended.
+                    Some(Trial { phase: TrialPhase::Begun, .. }) => {
+                        prop_assert_eq!(after.trials.contains(port), before.trials.contains(port));
+                    }
+                }
+            }
+            for ports in after.gated.values().chain([&after.trials]) {
+                prop_assert!(ports.iter().all(|port| wanted.ports.contains_key(port)));
+            }
+        }
+
+        #[test]
+        fn there_is_nothing_to_do_the_second_time(wanted in declared(), before in observed()) {
+            let mut wanted = wanted;
+            let mut after = before.clone();
+            after.apply(&plan(&wanted, &before).changes);
+            for port in wanted.ports.values_mut() {
+                if let Some(trial) = &mut port.trial {
+                    trial.phase = TrialPhase::Begun;
+                }
+            }
+            prop_assert_eq!(plan(&wanted, &after), Plan::default());
+        }
+
+        #[test]
+        fn an_open_gate_of_a_managed_port_is_left_alone(wanted in declared(), before in observed()) {
+            let mut after = before.clone();
+            after.apply(&plan(&wanted, &before).changes);
+            for (set, ports) in &before.gated {
+                for port in ports.iter().filter(|port| wanted.ports.contains_key(port)) {
+                    prop_assert!(after.gated[set].contains(port));
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn a_table_that_is_gone_or_changed_is_loaded_before_anything_else() {
+        for structure in [Structure::Absent, Structure::Differs] {
+            let observed = Observed { structure, ..Observed::default() };
+            assert_eq!(plan(&Declared::default(), &observed), Plan { load: true, changes: vec![] });
+        }
+    }
+
+    #[test]
+    fn ten_of_many_are_changed_by_ten() {
+        let intervals =
+            |from: u32, to: u32| (from..to).map(|n| Interval { first: n * 4, last: n * 4 + 1 }).collect();
+        let port = |v4| Port { kept: Addresses { v4, v6: vec![] }, ..Port::default() };
+        let wanted = Declared { ports: BTreeMap::from([(5432, port(intervals(10, 100_010)))]) };
+        let mut before = Observed::empty([5432]);
+        before.apply(
+            &plan(&Declared { ports: BTreeMap::from([(5432, port(intervals(0, 100_000)))]) }, &before)
+                .changes,
+        );
+        let changes = plan(&wanted, &before).changes;
+        let sizes: Vec<_> = changes.iter().map(|change| (change.deed, change.elements.len())).collect();
+        assert_eq!(sizes, [(Deed::Delete, 10), (Deed::Add, 10)]);
+    }
+}

@@ -1,0 +1,291 @@
+//! The structure of the table as one document for `nft -j -f -`. Pure.
+//!
+//! ```text
+//! prerouting ─ port, not loopback, to this machine ─► pN_in      output ─ port, not loopback ─► pN_out
+//!   pN_in:   members pass · gate open? ─► pN_in_list · else refuse
+//!   pN_in_list:  on trial? ─► tried addresses pass · else kept addresses pass · else refuse
+//!   pN_out:  resets pass · then the same, by destination
+//!   pN_refuse:   count, log some if asked to, answer with a TCP reset
+//! ```
+//! Both base chains stand before every accept of established connections, so each packet of each connection is looked at:
+//! an address that is taken off, or a gate that shuts, cuts what is open. Packets to other ports meet no rule at all. What
+//! the reset itself needs on its way out is let through: a reset carries no acknowledgement of data.
+
+use serde_json::{Value, json};
+
+use super::TABLE;
+use super::parse::{Listing, Rule};
+use super::plan::Declared;
+use super::sets::{Family, SetId, Slot};
+
+/// Before connection tracking and everything else that could accept.
+const PRIORITY: i32 = -310;
+/// How many refused packets are logged in a minute, for each port.
+const LOGGED_PER_MINUTE: u32 = 6;
+
+/// Which way a packet goes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Way {
+    In,
+    Out,
+}
+
+/// The structure for the declared ports, as nft lists it.
+pub(super) fn structure(declared: &Declared) -> Listing {
+    let mut listing = Listing::default();
+    for set in SetId::GATE.into_iter().chain([SetId::Trial]) {
+        listing.sets.insert(set.to_string(), json!({"type": "inet_service", "flags": ["timeout"]}));
+    }
+    let base = |hook: &str| json!({"type": "filter", "hook": hook, "prio": PRIORITY, "policy": "accept"});
+    listing.chains.insert("prerouting".to_owned(), base("prerouting"));
+    listing.chains.insert("output".to_owned(), base("output"));
+    for (&port, declared) in &declared.ports {
+        for set in SetId::of_port(port) {
+            let (SetId::Members(_, family) | SetId::Kept(_, family) | SetId::Tried(_, family)) = set else {
+                continue;
+            };
+            let kind = match family {
+                Family::V4 => "ipv4_addr",
+                Family::V6 => "ipv6_addr",
+            };
+            listing.sets.insert(set.to_string(), json!({"type": kind, "flags": ["interval"]}));
+        }
+        listing.counters.insert(accepted(port));
+        listing.counters.insert(refused(port));
+        for way in [Way::In, Way::Out] {
+            port_chains(&mut listing, port, way);
+        }
+        refuse_chains(&mut listing, port, declared.log_refused.as_deref());
+    }
+    listing
+}
+
+/// The document that makes the table like `wanted`, whatever `found` there is; elements of sets that stay are left alone.
+pub(super) fn document(wanted: &Listing, found: &Listing) -> Value {
+    let table = || json!({"name": TABLE});
+    let mut deeds = vec![json!({"metainfo": {"json_schema_version": 1}}), add("table", table())];
+    let nothing = Listing::default();
+    // What we never make cannot be taken out piece by piece: then all of it goes, in this very transaction.
+    let found = if found.foreign.is_empty() {
+        found
+    } else {
+        deeds.extend([deed("delete", "table", table()), add("table", table())]);
+        &nothing
+    };
+    // Every rule goes before anything that it names.
+    for chain in found.chains.keys() {
+        deeds.push(deed("flush", "chain", named(chain, None)));
+    }
+    let changed = |name: &String, is: &Value| wanted.chains.get(name) != Some(is);
+    for (name, _) in found.chains.iter().filter(|(name, is)| changed(name, is)) {
+        deeds.push(deed("delete", "chain", named(name, None)));
+    }
+    let changed = |name: &String, is: &Value| wanted.sets.get(name) != Some(is);
+    for (name, _) in found.sets.iter().filter(|(name, is)| changed(name, is)) {
+        deeds.push(deed("delete", "set", named(name, None)));
+    }
+    for name in found.counters.difference(&wanted.counters) {
+        deeds.push(deed("delete", "counter", named(name, None)));
+    }
+    for (name, about) in &wanted.sets {
+        deeds.push(add("set", named(name, Some(about))));
+    }
+    for name in &wanted.counters {
+        deeds.push(add("counter", named(name, None)));
+    }
+    for (name, about) in &wanted.chains {
+        deeds.push(add("chain", named(name, Some(about))));
+    }
+    for Rule { chain, expression } in &wanted.rules {
+        deeds.push(add("rule", json!({"chain": chain, "expr": expression})));
+    }
+    json!({ "nftables": deeds })
+}
+
+/// The name of a port's counter of packets that were let in.
+pub(super) fn accepted(port: u16) -> String {
+    format!("p{port}_accepted")
+}
+
+/// The name of a port's counter of packets that were refused.
+pub(super) fn refused(port: u16) -> String {
+    format!("p{port}_refused")
+}
+
+fn port_chains(listing: &mut Listing, port: u16, way: Way) {
+    let (chain, list, tried) = (way.chain(port, ""), way.chain(port, "_list"), way.chain(port, "_tried"));
+    let refuse = way.refuse(port);
+    for name in [&chain, &list, &tried] {
+        listing.chains.insert(name.clone(), json!({}));
+    }
+    let mut entry = vec![way.port_is(&json!(port)), way.not_loopback()];
+    if way == Way::In {
+        // What is only forwarded to another machine is none of ours.
+        entry.push(equals(&json!({"fib": {"result": "type", "flags": ["daddr"]}}), &json!("local")));
+    }
+    entry.push(goto(&chain));
+    listing.rule(way.base(), entry);
+
+    if way == Way::Out {
+        let reset = json!({"match": {"op": "in", "left": {"payload": {"protocol": "tcp", "field": "flags"}}, "right": "rst"}});
+        listing.rule(&chain, vec![reset, json!({"accept": null})]);
+    }
+    way.let_in(listing, &chain, port, SetId::Members);
+    for slot in [Slot::Zero, Slot::One] {
+        let both = [SetId::Armed(slot), SetId::Granted(slot)].map(|set| way.port_in(set));
+        listing.rule(&chain, both.into_iter().chain([goto(&list)]).collect());
+    }
+    listing.rule(&chain, vec![way.port_in(SetId::Readers), goto(&list)]);
+    listing.rule(&chain, vec![goto(&refuse)]);
+
+    listing.rule(&list, vec![way.port_in(SetId::Trial), goto(&tried)]);
+    way.let_in(listing, &list, port, SetId::Kept);
+    listing.rule(&list, vec![goto(&refuse)]);
+    way.let_in(listing, &tried, port, SetId::Tried);
+    listing.rule(&tried, vec![goto(&refuse)]);
+}
+
+/// Only what comes in is counted, and logged: what goes out is the answer to it.
+fn refuse_chains(listing: &mut Listing, port: u16, log: Option<&str>) {
+    let tcp = equals(&json!({"meta": {"key": "l4proto"}}), &json!("tcp"));
+    let reset = json!({"reject": {"type": "tcp reset"}});
+    let chain = Way::In.refuse(port);
+    listing.chains.insert(chain.clone(), json!({}));
+    if let Some(cluster) = log {
+        let limit = json!({"limit": {"rate": LOGGED_PER_MINUTE, "burst": 5, "per": "minute"}});
+        let prefix = format!("holdfast: refused {cluster}: ");
+        listing.rule(&chain, vec![limit, json!({"log": {"prefix": prefix, "level": "info"}})]);
+    }
+    listing.rule(&chain, vec![tcp.clone(), json!({"counter": refused(port)}), reset.clone()]);
+    let chain = Way::Out.refuse(port);
+    listing.chains.insert(chain.clone(), json!({}));
+    listing.rule(&chain, vec![tcp, reset]);
+}
+
+fn equals(left: &Value, right: &Value) -> Value {
+    json!({"match": {"op": "==", "left": left, "right": right}})
+}
+
+fn goto(chain: &str) -> Value {
+    json!({"goto": {"target": chain}})
+}
+
+fn add(kind: &str, about: Value) -> Value {
+    deed("add", kind, about)
+}
+
+/// A deed on a thing of our table, or on the table itself.
+fn deed(verb: &str, kind: &str, mut about: Value) -> Value {
+    about["family"] = json!("inet");
+    if kind != "table" {
+        about["table"] = json!(TABLE);
+    }
+    json!({ verb: { kind: about } })
+}
+
+fn named(name: &str, about: Option<&Value>) -> Value {
+    let mut named = about.cloned().unwrap_or_else(|| json!({}));
+    named["name"] = json!(name);
+    named
+}
+
+// === impl Way ===
+
+impl Way {
+    fn base(self) -> &'static str {
+        match self {
+            Self::In => "prerouting",
+            Self::Out => "output",
+        }
+    }
+
+    fn word(self) -> &'static str {
+        match self {
+            Self::In => "in",
+            Self::Out => "out",
+        }
+    }
+
+    fn chain(self, port: u16, part: &str) -> String {
+        format!("p{port}_{}{part}", self.word())
+    }
+
+    fn refuse(self, port: u16) -> String {
+        self.chain(port, "_refuse")
+    }
+
+    /// The engine's port, which is this machine's end of the connection.
+    fn port_is(self, right: &Value) -> Value {
+        let field = match self {
+            Self::In => "dport",
+            Self::Out => "sport",
+        };
+        equals(&json!({"payload": {"protocol": "tcp", "field": field}}), right)
+    }
+
+    fn port_in(self, set: SetId) -> Value {
+        self.port_is(&json!(format!("@{set}")))
+    }
+
+    fn not_loopback(self) -> Value {
+        let key = match self {
+            Self::In => "iifname",
+            Self::Out => "oifname",
+        };
+        json!({"match": {"op": "!=", "left": {"meta": {"key": key}}, "right": "lo"}})
+    }
+
+    /// Accepts the addresses of a set, at the other end of the connection.
+    fn let_in(self, listing: &mut Listing, chain: &str, port: u16, set: impl Fn(u16, Family) -> SetId) {
+        let field = match self {
+            Self::In => "saddr",
+            Self::Out => "daddr",
+        };
+        for (family, protocol) in [(Family::V4, "ip"), (Family::V6, "ip6")] {
+            let set = format!("@{}", set(port, family));
+            let payload = json!({"payload": {"protocol": protocol, "field": field}});
+            let mut expression = vec![equals(&payload, &json!(set))];
+            if self == Self::In {
+                expression.push(json!({"counter": accepted(port)}));
+            }
+            expression.push(json!({"accept": null}));
+            listing.rule(chain, expression);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+
+    use super::super::plan::Port;
+    use super::*;
+
+    fn declared(ports: &[u16]) -> Declared {
+        let port = |port: &u16| {
+            (*port, Port { log_refused: (*port == 5433).then(|| "shop".to_owned()), ..Port::default() })
+        };
+        Declared { ports: ports.iter().map(port).collect::<BTreeMap<_, _>>() }
+    }
+
+    fn lines(document: &Value) -> String {
+        let deeds = document["nftables"].as_array().unwrap();
+        deeds.iter().map(|deed| deed.to_string() + "\n").collect()
+    }
+
+    #[test]
+    fn the_first_load_is_this() {
+        insta::assert_snapshot!(lines(&document(&structure(&declared(&[5432, 5433])), &Listing::default())));
+    }
+
+    #[test]
+    fn a_port_more_and_one_less_is_this() {
+        let found = structure(&declared(&[5432]));
+        insta::assert_snapshot!(lines(&document(&structure(&declared(&[5434])), &found)));
+    }
+
+    #[test]
+    fn without_clusters_no_packet_meets_a_rule() {
+        assert!(structure(&Declared::default()).rules.is_empty());
+    }
+}

@@ -1,0 +1,412 @@
+//! Keeps the table as the assignment says, and tells how it stands.
+//!
+//! ```text
+//!  assignment changed · coordinators' addresses changed · every second
+//!                      ▼
+//!  declare (trials are written down before they begin) ─► Firewall::apply ─► gates ─► status, events
+//! ```
+//! Before the first engine is started the table is loaded, shut ([`Service::prepare`]). There are no leases yet: a port
+//! whose rules stand is opened without an end.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fmt;
+use std::net::IpAddr;
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures::future::BoxFuture;
+use holdfast_common::access::{Access, Cidr};
+use holdfast_common::assignment::{Assignment, MemberAssignment};
+use holdfast_common::clock::Clock;
+use holdfast_common::error::Chain;
+use holdfast_common::id::{ClusterId, EventId};
+use holdfast_common::report::{AccessReport, NodeEvent, Severity, Traffic};
+use holdfast_common::telemetry::Filtering;
+use jiff::Timestamp;
+use tokio::sync::watch;
+use tokio::time::{MissedTickBehavior, interval};
+use tokio_util::sync::CancellationToken;
+use uuid::Uuid;
+
+use super::gate::Gate;
+use super::plan::{Addresses, Declared, Port, Trial, TrialPhase};
+use super::sets::SetId;
+use super::trials::Trials;
+use super::{Applied, Counter, Error, Firewall};
+use crate::host::files::Files;
+use crate::statefile;
+
+/// How often the kernel is asked whether somebody has changed anything.
+const ROUND: Duration = Duration::from_secs(1);
+
+/// Where events go.
+pub type Tell = Arc<dyn Fn(NodeEvent) + Send + Sync>;
+
+/// Whether a cluster's data are still on this node.
+pub type HasData = Arc<dyn Fn(ClusterId) -> BoxFuture<'static, bool> + Send + Sync>;
+
+/// What the rounds use.
+#[derive(Clone)]
+pub struct Means {
+    pub assignment: watch::Receiver<Arc<Assignment>>,
+    /// The coordinators' addresses, who may reach the engines too.
+    pub coordinators: watch::Receiver<Vec<IpAddr>>,
+    pub has_data: HasData,
+    pub clock: Clock,
+    pub tell: Tell,
+}
+
+/// How the firewall of this node stands.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Status {
+    pub filtering: Filtering,
+    /// Clusters whose rules are in the kernel, as they were declared last.
+    pub clusters: BTreeMap<ClusterId, AccessReport>,
+}
+
+/// Reads the newest status. Cheap to clone.
+#[derive(Debug, Clone)]
+pub struct Handle {
+    status: watch::Receiver<Arc<Status>>,
+}
+
+/// Owns the table.
+pub struct Service {
+    firewall: Firewall,
+    gate: Option<Gate>,
+    trials: Trials,
+    means: Means,
+    status: watch::Sender<Arc<Status>>,
+    /// Ports of members that are assigned no more, whose engines may still run: shut until their data are gone.
+    retired: BTreeMap<u16, ClusterId>,
+    /// Ports that were assigned in the last round.
+    assigned: BTreeMap<u16, ClusterId>,
+    /// Trials that are under way, to tell of their end.
+    on_trial: BTreeSet<ClusterId>,
+    /// What went wrong last, told once.
+    failure: Option<String>,
+}
+
+/// What is to be done with a trial that is assigned.
+enum Assigned {
+    Begin(Duration),
+    Begun,
+    Over,
+}
+
+// === impl Service ===
+
+impl Service {
+    /// # Errors
+    /// Where the record of begun trials cannot be read.
+    pub async fn open(
+        firewall: Firewall,
+        files: Files,
+        state: &Path,
+        means: Means,
+    ) -> Result<(Self, Handle), statefile::Error> {
+        let trials = Trials::open(files, state).await?;
+        let (status, newest) = watch::channel(Arc::default());
+        let service = Self {
+            firewall,
+            gate: None,
+            trials,
+            means,
+            status,
+            retired: BTreeMap::new(),
+            assigned: BTreeMap::new(),
+            on_trial: BTreeSet::new(),
+            failure: None,
+        };
+        Ok((service, Handle { status: newest }))
+    }
+
+    /// Loads the table for what is assigned: shut, unless it was open before the agent was restarted.
+    pub async fn prepare(&mut self) {
+        if let Err(error) = self.firewall.probe().await
+            && error.is_no_leave()
+        {
+            let reason = Chain(&error).to_string();
+            tracing::warn!(%reason, "nftables cannot be used: nothing is filtered on this node");
+            self.status.send_replace(Arc::new(Status {
+                filtering: Filtering::Unavailable { reason },
+                clusters: BTreeMap::new(),
+            }));
+            return;
+        }
+        self.round(Gates::LeaveAsTheyAre).await;
+    }
+
+    /// Runs until `shutdown`; the table stays as it is.
+    pub async fn run(mut self, shutdown: CancellationToken) {
+        let mut tick = interval(ROUND);
+        tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        loop {
+            // All arms are cancel-safe.
+            tokio::select! {
+                () = shutdown.cancelled() => return,
+                _now = tick.tick() => {}
+                changed = self.means.assignment.changed() => if changed.is_err() { return },
+                Ok(()) = self.means.coordinators.changed() => {}
+            }
+            if !matches!(self.status.borrow().filtering, Filtering::Unavailable { .. }) {
+                self.round(Gates::Open).await;
+            }
+        }
+    }
+
+    async fn round(&mut self, gates: Gates) {
+        let assignment = Arc::clone(&self.means.assignment.borrow_and_update());
+        let coordinators = self.means.coordinators.borrow_and_update().clone();
+        match self.keep(&assignment, &coordinators, gates).await {
+            Ok(status) => {
+                self.failure = None;
+                self.publish(status);
+            }
+            Err(error) => {
+                let message = Chain(&error).to_string();
+                if self.failure.as_ref() != Some(&message) {
+                    tracing::warn!(%message, "keep the firewall");
+                    self.tell(None, Severity::Warning, "FIREWALL_FAILED", message.clone());
+                }
+                self.publish(Status {
+                    filtering: Filtering::Failed { reason: message.clone() },
+                    clusters: BTreeMap::new(),
+                });
+                self.failure = Some(message);
+            }
+        }
+    }
+
+    async fn keep(
+        &mut self,
+        assignment: &Assignment,
+        coordinators: &[IpAddr],
+        gates: Gates,
+    ) -> Result<Status, KeepError> {
+        let begins = self.trials_to_begin(assignment).await?;
+        self.retire(assignment).await;
+        let mut declared = declare(assignment, coordinators, |id| match begins.get(&id) {
+            Some(lasts) => Assigned::Begin(*lasts),
+            None if self.trials.is_begun(id) => Assigned::Begun,
+            None => Assigned::Over,
+        });
+        for port in self.retired.keys() {
+            declared.ports.entry(*port).or_default();
+        }
+        let Applied { drift, loaded: _, changed: _ } = self.firewall.apply(&declared).await?;
+        if let Some(drift) = drift {
+            let message = format!(
+                "somebody else changed the table inet {}: {}; it was put right",
+                super::TABLE,
+                drift.as_str()
+            );
+            tracing::warn!("{message}");
+            self.tell(None, Severity::Warning, "FIREWALL_DRIFT", message);
+        }
+        if gates == Gates::Open {
+            self.keep_gates(&declared)?;
+        }
+        self.observe(assignment, &declared).map_err(KeepError::from)
+    }
+
+    /// Those that begin now, and how long they may last yet. They are on the disk by then.
+    async fn trials_to_begin(
+        &mut self,
+        assignment: &Assignment,
+    ) -> Result<BTreeMap<Uuid, Duration>, KeepError> {
+        let now = self.means.clock.now();
+        let assigned: Vec<_> =
+            assignment.members.iter().filter_map(|member| member.access.trial.as_ref()).collect();
+        let begins: BTreeMap<Uuid, Duration> = assigned
+            .iter()
+            .filter(|trial| !self.trials.is_begun(trial.id))
+            .filter_map(|trial| Some((trial.id, left(trial, now)?)))
+            .collect();
+        if !begins.is_empty() {
+            self.trials.begin(assigned.iter().map(|trial| trial.id).collect()).await?;
+        }
+        Ok(begins)
+    }
+
+    /// A port whose member is gone stays, shut, while its engine may run: without rules it would be open to everybody.
+    async fn retire(&mut self, assignment: &Assignment) {
+        let assigned: BTreeMap<u16, ClusterId> =
+            assignment.members.iter().map(|member| (member.port, member.cluster_id)).collect();
+        let before = std::mem::replace(&mut self.assigned, assigned);
+        self.retired.extend(before);
+        self.retired.retain(|port, _| !self.assigned.contains_key(port));
+        for (port, cluster) in self.retired.clone() {
+            if !(self.means.has_data)(cluster).await {
+                self.retired.remove(&port);
+            }
+        }
+    }
+
+    fn keep_gates(&mut self, declared: &Declared) -> Result<(), Error> {
+        let gate = match &self.gate {
+            Some(gate) => gate.clone(),
+            None => self.gate.insert(Gate::open(self.firewall.kernel())?).clone(),
+        };
+        let open = gate.lasting()?;
+        for port in declared.ports.keys() {
+            match (open.contains(port), self.retired.contains_key(port)) {
+                (false, false) => gate.open_for_ever(*port)?,
+                (true, true) => gate.shut(*port)?,
+                (true, false) | (false, true) => {}
+            }
+        }
+        Ok(())
+    }
+
+    fn observe(&self, assignment: &Assignment, declared: &Declared) -> Result<Status, Error> {
+        let counted = self.firewall.counted(declared.ports.keys().copied())?;
+        let trials: BTreeMap<u16, Option<Duration>> = self
+            .firewall
+            .kernel()
+            .ports(SetId::Trial)?
+            .into_iter()
+            .map(|element| (element.port, element.lasts))
+            .collect();
+        let report = |member: &MemberAssignment| {
+            let (accepted, refused) = counted.get(&member.port).copied().unwrap_or_default();
+            AccessReport {
+                generation: assignment.generation,
+                trial_left: trials.get(&member.port).copied().flatten(),
+                accepted: traffic(accepted),
+                refused: traffic(refused),
+            }
+        };
+        let clusters = assignment.members.iter().map(|member| (member.cluster_id, report(member))).collect();
+        Ok(Status { filtering: Filtering::Available, clusters })
+    }
+
+    fn publish(&mut self, status: Status) {
+        let on_trial: BTreeSet<ClusterId> =
+            status.clusters.iter().filter(|(_, it)| it.trial_left.is_some()).map(|(id, _)| *id).collect();
+        for begun in on_trial.difference(&self.on_trial) {
+            self.tell(
+                Some(*begun),
+                Severity::Info,
+                "ACCESS_TRIAL_BEGUN",
+                "new access rules hold on trial".to_owned(),
+            );
+        }
+        for ended in self.on_trial.difference(&on_trial) {
+            let message = "the trial of new access rules is over on this node".to_owned();
+            self.tell(Some(*ended), Severity::Info, "ACCESS_TRIAL_ENDED", message);
+        }
+        self.on_trial = on_trial;
+        self.status.send_if_modified(|current| {
+            let changed = **current != status;
+            *current = Arc::new(status);
+            changed
+        });
+    }
+
+    fn tell(&self, cluster: Option<ClusterId>, severity: Severity, reason: &str, message: String) {
+        (self.means.tell)(NodeEvent {
+            id: EventId::generate(),
+            time: self.means.clock.now(),
+            severity,
+            reason: reason.to_owned(),
+            message,
+            cluster_id: cluster,
+        });
+    }
+}
+
+impl fmt::Debug for Service {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Service").field("firewall", &self.firewall).finish_non_exhaustive()
+    }
+}
+
+impl fmt::Debug for Means {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Means").finish_non_exhaustive()
+    }
+}
+
+/// Whether a round touches the gate.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Gates {
+    LeaveAsTheyAre,
+    Open,
+}
+
+#[derive(Debug, thiserror::Error)]
+enum KeepError {
+    #[error(transparent)]
+    Firewall(#[from] Error),
+    #[error("write down which trials begin")]
+    Trials(#[from] statefile::Error),
+}
+
+// === impl Handle ===
+
+impl Handle {
+    pub fn status(&self) -> Arc<Status> {
+        Arc::clone(&self.status.borrow())
+    }
+
+    /// The newest status, now and after every change.
+    pub fn subscribe(&self) -> watch::Receiver<Arc<Status>> {
+        self.status.clone()
+    }
+}
+
+// === impl Status ===
+
+impl Status {
+    /// Whether the port of this cluster is filtered: engines are not started without that, unless they were allowed to.
+    pub fn covers(&self, cluster: ClusterId) -> bool {
+        self.filtering == Filtering::Available && self.clusters.contains_key(&cluster)
+    }
+}
+
+/// What the table must be for an assignment. Pure.
+fn declare(
+    assignment: &Assignment,
+    coordinators: &[IpAddr],
+    assigned: impl Fn(Uuid) -> Assigned,
+) -> Declared {
+    let port = |member: &MemberAssignment| {
+        let Access { kept, trial, log_refused } = &member.access;
+        let coordinators = || coordinators.iter().copied().map(Cidr::from);
+        let trial = trial.as_ref().and_then(|trial| {
+            let phase = match assigned(trial.id) {
+                Assigned::Begin(lasts) => TrialPhase::Begin(lasts),
+                Assigned::Begun => TrialPhase::Begun,
+                Assigned::Over => return None,
+            };
+            Some(Trial { tried: Addresses::from(&trial.reach.with(coordinators())), phase })
+        });
+        let members = member.members.iter().map(|peer| peer.address).chain([member.address]);
+        Port {
+            members: members.collect(),
+            kept: Addresses::from(&kept.with(coordinators())),
+            trial,
+            log_refused: log_refused.then(|| member.cluster_name.to_string()),
+        }
+    };
+    Declared { ports: assignment.members.iter().map(|member| (member.port, port(member))).collect() }
+}
+
+/// What is left of a trial that has not begun here; `None`: it is over.
+fn left(trial: &holdfast_common::access::Trial, now: Timestamp) -> Option<Duration> {
+    let until = Duration::try_from(trial.ends_at.duration_since(now)).ok()?;
+    let left = until.min(trial.lasts);
+    (!left.is_zero()).then_some(left)
+}
+
+/// The ports whose sets are among these.
+pub(super) fn ports_of<'a>(sets: impl Iterator<Item = &'a String>) -> Vec<u16> {
+    let port = |name: &'a String| name.strip_prefix('p')?.strip_suffix("_kept4")?.parse().ok();
+    sets.filter_map(port).collect()
+}
+
+fn traffic(Counter { packets, bytes }: Counter) -> Traffic {
+    Traffic { packets, bytes }
+}

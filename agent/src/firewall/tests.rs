@@ -1,0 +1,395 @@
+//! The table on real hosts: what nft and real connections say of it.
+
+pub(crate) mod lab;
+
+use std::collections::BTreeMap;
+use std::net::{IpAddr, TcpStream};
+use std::time::Duration;
+
+use holdfast_common::access::{Cidr, Reach};
+
+use self::lab::{CLIENT, Echo, Lab, OTHER, SERVER, echo, for_a_while, run, wait_for, with_lab};
+use super::plan::{Addresses, Declared, Port, Trial, TrialPhase};
+use super::sets::Slot;
+use super::*;
+
+const PORT: u16 = 5432;
+const SSH: u16 = 22;
+
+fn reach(texts: &[&str]) -> Addresses {
+    let reach: Reach = texts.iter().map(|text| text.parse::<Cidr>().unwrap()).collect();
+    Addresses::from(&reach)
+}
+
+fn only(addresses: [IpAddr; 2]) -> Addresses {
+    addresses.into_iter().collect()
+}
+
+fn declared(port: Port) -> Declared {
+    Declared { ports: BTreeMap::from([(PORT, port)]) }
+}
+
+fn kept(kept: Addresses) -> Declared {
+    declared(Port { kept, ..Port::default() })
+}
+
+fn on_trial(kept: Addresses, tried: Addresses, phase: TrialPhase) -> Declared {
+    declared(Port { kept, trial: Some(Trial { tried, phase }), ..Port::default() })
+}
+
+/// A host whose engine everybody may reach who is in the list.
+async fn open_host(lab: &Lab, declared: &Declared) -> (Firewall, Gate) {
+    lab.serve(PORT);
+    lab.serve(SSH);
+    let mut firewall = Firewall::new(lab.host());
+    firewall.apply(declared).await.unwrap();
+    let gate = Gate::open(firewall.kernel()).unwrap();
+    gate.open_for_ever(PORT).unwrap();
+    (firewall, gate)
+}
+
+/// A connection of each family.
+fn connections(lab: &Lab, from: [IpAddr; 2]) -> Vec<TcpStream> {
+    from.into_iter().map(|from| lab.connect(from, PORT).unwrap()).collect()
+}
+
+fn each(connections: &mut [TcpStream]) -> Vec<Echo> {
+    connections.iter_mut().map(echo).collect()
+}
+
+fn tries(lab: &Lab, from: [IpAddr; 2]) -> Vec<Echo> {
+    from.into_iter().map(|from| lab.try_from(from, PORT)).collect()
+}
+
+const BACK: [Echo; 2] = [Echo::Back; 2];
+const RESET: [Echo; 2] = [Echo::Reset; 2];
+
+fn set(name: &str) -> String {
+    run("nft", &["list", "set", "inet", TABLE, name])
+}
+
+#[test]
+fn the_kernel_lists_the_structure_as_it_was_declared() {
+    with_lab(async |lab| {
+        let firewall = &mut Firewall::new(lab.host());
+        let log_refused = Some("shop".to_owned());
+        let ports =
+            BTreeMap::from([(PORT, Port::default()), (6000, Port { log_refused, ..Port::default() })]);
+        let declared = Declared { ports };
+        assert!(firewall.apply(&declared).await.unwrap().loaded);
+        assert_eq!(firewall.spelling, None, "this nft lists it in other words");
+        assert!(!firewall.apply(&declared).await.unwrap().loaded);
+        // From many ports to none and back, whatever stood there before.
+        for next in [Declared::default(), kept(Addresses::default()), declared] {
+            assert!(firewall.apply(&next).await.unwrap().loaded);
+            assert_eq!(firewall.apply(&next).await.unwrap(), Applied::default());
+        }
+    });
+}
+
+#[test]
+fn elements_are_in_the_kernel_as_nft_understands_them() {
+    with_lab(async |lab| {
+        let mut firewall = Firewall::new(lab.host());
+        let texts =
+            ["10.0.0.0/8", "192.0.2.7", "192.0.2.8/30", "255.255.255.252/30", "0.0.0.0/8", "2001:db8::/32"];
+        firewall.apply(&kept(reach(&texts))).await.unwrap();
+        let listed = set("p5432_kept4");
+        for text in ["0.0.0.0/8", "10.0.0.0/8", "192.0.2.7, 192.0.2.8/30", "255.255.255.252/30"] {
+            assert!(listed.contains(text), "{text} in {listed}");
+        }
+        assert!(set("p5432_kept6").contains("elements = { 2001:db8::/32 }"));
+        // To everybody and back to nobody.
+        firewall.apply(&kept(reach(&["0.0.0.0/0", "::/0"]))).await.unwrap();
+        assert!(set("p5432_kept4").contains("elements = { 0.0.0.0/0 }"), "{}", set("p5432_kept4"));
+        assert!(set("p5432_kept6").contains("elements = { ::/0 }"), "{}", set("p5432_kept6"));
+        firewall.apply(&kept(Addresses::default())).await.unwrap();
+        assert!(!set("p5432_kept4").contains("elements") && !set("p5432_kept6").contains("elements"));
+    });
+}
+
+#[test]
+fn only_those_on_the_list_come_in_and_ssh_never_closes() {
+    with_lab(async |lab| {
+        let (mut firewall, gate) = open_host(&lab, &kept(only(CLIENT))).await;
+        assert_eq!(tries(&lab, CLIENT), BACK);
+        assert_eq!(tries(&lab, OTHER), RESET);
+        firewall.apply(&kept(reach(&["0.0.0.0/0", "::/0"]))).await.unwrap();
+        assert_eq!(tries(&lab, OTHER), BACK);
+        // Whatever is declared, other ports meet no rule.
+        for declared in [Declared::default(), kept(Addresses::default()), kept(reach(&["198.51.100.0/24"]))] {
+            firewall.apply(&declared).await.unwrap();
+            assert_eq!(CLIENT.map(|from| lab.try_from(from, SSH)), BACK);
+        }
+        gate.shut(PORT).unwrap();
+        assert_eq!(CLIENT.map(|from| lab.try_from(from, SSH)), BACK);
+    });
+}
+
+#[test]
+fn members_come_in_through_a_shut_gate_and_nobody_else_does() {
+    with_lab(async |lab| {
+        let port = Port { members: only(CLIENT), kept: only(OTHER), ..Port::default() };
+        let (_firewall, gate) = open_host(&lab, &declared(port)).await;
+        assert_eq!((tries(&lab, CLIENT), tries(&lab, OTHER)), (BACK.into(), BACK.into()));
+        gate.shut(PORT).unwrap();
+        assert_eq!((tries(&lab, CLIENT), tries(&lab, OTHER)), (BACK.into(), RESET.into()));
+    });
+}
+
+#[test]
+fn an_address_that_is_taken_off_loses_its_connections_at_once() {
+    with_lab(async |lab| {
+        // An accept of established connections by somebody else, as every machine has one, must not save them.
+        run(
+            "nft",
+            &[
+                "add table inet other; add chain inet other in { type filter hook input priority 0; policy accept; }; \
+                      add rule inet other in ct state established,related accept",
+            ],
+        );
+        let both = || CLIENT.into_iter().chain(OTHER).collect::<Addresses>();
+        let (mut firewall, _gate) = open_host(&lab, &kept(both())).await;
+        let (mut cut, mut stays) = (connections(&lab, CLIENT), connections(&lab, OTHER));
+        assert_eq!((each(&mut cut), each(&mut stays)), (BACK.into(), BACK.into()));
+        firewall.apply(&kept(only(OTHER))).await.unwrap();
+        assert_eq!((each(&mut cut), each(&mut stays)), (RESET.into(), BACK.into()));
+    });
+}
+
+#[test]
+fn what_an_engine_still_wants_to_say_does_not_leave_after_the_cut() {
+    with_lab(async |lab| {
+        let (mut firewall, _gate) = open_host(&lab, &kept(only(CLIENT))).await;
+        let listener = std::net::TcpListener::bind((SERVER[0], 5999)).unwrap();
+        let mut other = declared(Port { kept: only(CLIENT), ..Port::default() });
+        other.ports.insert(5999, Port { kept: only(CLIENT), ..Port::default() });
+        firewall.apply(&other).await.unwrap();
+        Gate::open(firewall.kernel()).unwrap().open_for_ever(5999).unwrap();
+        let mut client = lab.connect(CLIENT[0], 5999).unwrap();
+        let (mut engine, _) = listener.accept().unwrap();
+        other.ports.insert(5999, Port::default());
+        firewall.apply(&other).await.unwrap();
+        // The client is silent; only the engine speaks, as with the acknowledgement of a commit. It is cut off itself.
+        use std::io::{Read as _, Write as _};
+        wait_for("the engine's connection to end", || engine.write_all(b"committed").is_err());
+        let error = client.read(&mut [0]).unwrap_err();
+        assert_eq!(error.kind(), std::io::ErrorKind::WouldBlock, "the client heard something");
+    });
+}
+
+#[test]
+fn the_gate_opens_by_both_halves_of_a_slot_and_shuts_by_itself() {
+    with_lab(async |lab| {
+        let (_firewall, gate) = open_host(&lab, &kept(only(CLIENT))).await;
+        gate.shut(PORT).unwrap();
+        let lasts = Duration::from_millis(1500);
+        gate.arm(PORT, Slot::Zero, lasts).unwrap();
+        assert_eq!(tries(&lab, CLIENT), RESET, "armed, not granted");
+        gate.grant(PORT, Slot::One).unwrap();
+        assert_eq!(tries(&lab, CLIENT), RESET, "granted for the other slot");
+        gate.grant(PORT, Slot::Zero).unwrap();
+        let mut open = connections(&lab, CLIENT);
+        assert_eq!(each(&mut open), BACK);
+        assert!(gate.observe(PORT).unwrap().is_open());
+        // Nothing of the agent runs from here on.
+        wait_for("the kernel to shut the gate", || !gate.observe(PORT).unwrap().is_open());
+        assert_eq!((each(&mut open), tries(&lab, CLIENT)), (RESET.into(), RESET.into()));
+        // Armed again, it is shut until there is a new answer.
+        gate.grant(PORT, Slot::Zero).unwrap();
+        gate.arm(PORT, Slot::Zero, Duration::from_secs(60)).unwrap();
+        assert!(!gate.observe(PORT).unwrap().is_open());
+    });
+}
+
+#[test]
+fn arming_anew_extends_what_was_armed_before() {
+    with_lab(async |lab| {
+        let (_firewall, gate) = open_host(&lab, &kept(only(CLIENT))).await;
+        gate.shut(PORT).unwrap();
+        gate.arm(PORT, Slot::One, Duration::from_secs(2)).unwrap();
+        gate.arm(PORT, Slot::One, Duration::from_secs(60)).unwrap();
+        let [_, Some(Some(left))] = gate.observe(PORT).unwrap().armed else {
+            panic!("it is not armed for a time")
+        };
+        assert!(left > Duration::from_secs(50), "{left:?}");
+        gate.open_to_readers(PORT, Duration::from_secs(60)).unwrap();
+        assert_eq!(tries(&lab, CLIENT), BACK, "readers");
+    });
+}
+
+#[test]
+fn a_trial_ends_in_the_kernel_with_nobody_alive() {
+    with_lab(async |lab| {
+        let (mut firewall, gate) = open_host(&lab, &kept(only(CLIENT))).await;
+        let begin = TrialPhase::Begin(Duration::from_millis(1500));
+        // Locked out, as by a mistake; and somebody else let in.
+        firewall.apply(&on_trial(only(CLIENT), only(OTHER), begin)).await.unwrap();
+        assert_eq!((tries(&lab, CLIENT), tries(&lab, OTHER)), (RESET.into(), BACK.into()));
+        let mut tried = connections(&lab, OTHER);
+        assert_eq!(each(&mut tried), BACK);
+        // As after kill -9 of agent and coordinator.
+        drop((firewall, gate));
+        wait_for("the trial's end", || lab.try_from(CLIENT[0], PORT) == Echo::Back);
+        assert_eq!((tries(&lab, CLIENT), tries(&lab, OTHER)), (BACK.into(), RESET.into()));
+        assert_eq!(each(&mut tried), RESET);
+        // The next agent knows that it was begun, and does not begin it again.
+        let mut firewall = Firewall::new(lab.host());
+        firewall.apply(&on_trial(only(CLIENT), only(OTHER), TrialPhase::Begun)).await.unwrap();
+        assert_eq!((tries(&lab, CLIENT), tries(&lab, OTHER)), (BACK.into(), RESET.into()));
+    });
+}
+
+/// *Mutant* of the test above: an end that the agent's own timer would bring does not come without the agent.
+#[test]
+fn a_trial_that_user_space_had_to_end_would_not_end() {
+    with_lab(async |lab| {
+        let (mut firewall, _gate) = open_host(&lab, &kept(only(CLIENT))).await;
+        let begin = TrialPhase::Begin(Duration::from_millis(1500));
+        firewall.apply(&on_trial(only(CLIENT), only(OTHER), begin)).await.unwrap();
+        // The element without its time: what is left is a promise of the agent to come back.
+        run(
+            "nft",
+            &["delete element inet holdfast trial { 5432 }; add element inet holdfast trial { 5432 }"],
+        );
+        drop(firewall);
+        for_a_while(Duration::from_millis(2500), || assert_eq!(tries(&lab, CLIENT), RESET, "it ended"));
+    });
+}
+
+#[test]
+fn a_confirmed_trial_stays() {
+    with_lab(async |lab| {
+        let (mut firewall, _gate) = open_host(&lab, &kept(only(CLIENT))).await;
+        let begin = TrialPhase::Begin(Duration::from_millis(1500));
+        firewall.apply(&on_trial(only(CLIENT), only(OTHER), begin)).await.unwrap();
+        let mut open = connections(&lab, OTHER);
+        firewall.apply(&kept(only(OTHER))).await.unwrap();
+        for_a_while(Duration::from_millis(2000), || {
+            assert_eq!((tries(&lab, CLIENT), each(&mut open)), (RESET.into(), BACK.into()));
+        });
+        assert!(!set("p5432_tried4").contains("elements") && !set("trial").contains("elements"));
+    });
+}
+
+#[test]
+fn what_somebody_else_changes_is_noticed_and_put_right() {
+    with_lab(async |lab| {
+        let wanted = kept(only(CLIENT));
+        let (mut firewall, gate) = open_host(&lab, &wanted).await;
+        let rule = "insert rule inet holdfast p5432_in counter accept";
+        for (deed, drift) in [
+            ("add element inet holdfast p5432_kept4 { 203.0.113.3 }", Drift::Elements),
+            ("flush set inet holdfast p5432_kept6", Drift::Elements),
+            (rule, Drift::Structure),
+            ("flush chain inet holdfast prerouting", Drift::Structure),
+            ("add set inet holdfast mine { type ipv4_addr; }", Drift::Structure),
+            ("add map inet holdfast mine { type ipv4_addr : verdict; }", Drift::Structure),
+            ("add table inet holdfast { flags dormant; }", Drift::Structure),
+            ("delete table inet holdfast", Drift::Removed),
+            ("flush ruleset", Drift::Removed),
+        ] {
+            assert_eq!(firewall.apply(&wanted).await.unwrap(), Applied::default(), "before {deed}");
+            run("nft", &[deed]);
+            let applied = firewall.apply(&wanted).await.unwrap();
+            assert_eq!(applied.drift, Some(drift), "{deed}");
+            gate.open_for_ever(PORT).unwrap();
+            assert_eq!((tries(&lab, CLIENT), tries(&lab, OTHER)), (BACK.into(), RESET.into()), "{deed}");
+        }
+        // Our own deeds, and changes to other tables, are no drift.
+        gate.arm(PORT, Slot::One, Duration::from_secs(60)).unwrap();
+        run("nft", &["add table inet other; add set inet other s { type ipv4_addr; }"]);
+        assert_eq!(firewall.apply(&wanted).await.unwrap(), Applied::default());
+    });
+}
+
+#[test]
+fn other_tables_and_open_connections_outlive_every_change() {
+    with_lab(async |lab| {
+        run(
+            "nft",
+            &[
+                "add table inet other; add chain inet other in { type filter hook input priority 0; policy accept; }; \
+                      add rule inet other in tcp dport 22 counter accept",
+            ],
+        );
+        let list = || run("nft", &["-s", "list", "table", "inet", "other"]);
+        let before = list();
+        let (mut firewall, _gate) = open_host(&lab, &kept(only(CLIENT))).await;
+        let mut open = connections(&lab, CLIENT);
+        let mut wanted = kept(only(CLIENT));
+        for port in 6000..6003 {
+            wanted.ports.insert(port, Port { kept: reach(&["10.0.0.0/8"]), ..Port::default() });
+            firewall.apply(&wanted).await.unwrap();
+            assert_eq!(each(&mut open), BACK);
+        }
+        firewall.apply(&kept(only(CLIENT))).await.unwrap();
+        assert_eq!(each(&mut open), BACK);
+        assert_eq!(list(), before);
+    });
+}
+
+#[test]
+fn a_change_that_the_kernel_refuses_changes_nothing() {
+    with_lab(async |lab| {
+        use super::plan::{Change, Deed};
+        use super::sets::{Elements, Family, Interval, SetId};
+        let (firewall, _gate) = open_host(&lab, &kept(only(CLIENT))).await;
+        let before = (set("p5432_kept4"), set("p5432_kept6"));
+        let change = |deed, elements| Change { set: SetId::Kept(PORT, Family::V4), deed, elements };
+        let at = |first, last| Elements::V4(vec![Interval { first, last }]);
+        let error = firewall
+            .kernel()
+            .change(&[
+                change(Deed::Add, at(1, 5)),
+                change(Deed::Delete, at(77, 78)),
+                change(Deed::Add, at(9, 9)),
+            ])
+            .unwrap_err();
+        assert!(error.is_absent(), "{error:?}");
+        assert_eq!((set("p5432_kept4"), set("p5432_kept6")), before);
+    });
+}
+
+#[test]
+fn the_counters_tell_what_came_in_and_what_was_refused() {
+    with_lab(async |lab| {
+        let (firewall, _gate) = open_host(&lab, &kept(only(CLIENT))).await;
+        assert_eq!(firewall.counted([PORT]).unwrap()[&PORT], (Counter::default(), Counter::default()));
+        assert_eq!((tries(&lab, CLIENT), tries(&lab, OTHER)), (BACK.into(), RESET.into()));
+        let (accepted, refused) = firewall.counted([PORT]).unwrap()[&PORT];
+        assert_eq!(refused.packets, 2);
+        assert!(accepted.packets > 4 && accepted.bytes > 200, "{accepted:?}");
+    });
+}
+
+#[test]
+fn random_lists_are_in_the_kernel_as_declared() {
+    use proptest::strategy::{Strategy as _, ValueTree as _};
+    use proptest::test_runner::TestRunner;
+    with_lab(async |lab| {
+        let (mut firewall, _gate) = open_host(&lab, &Declared::default()).await;
+        let network =
+            (proptest::num::u32::ANY, 0_u8..=32, proptest::bool::ANY).prop_map(|(bits, length, v6)| {
+                if v6 {
+                    let address = u128::from(bits) << 96;
+                    ipnet::IpNet::V6(ipnet::Ipv6Net::new(address.into(), length).unwrap().trunc())
+                } else {
+                    // Crowded, so that they overlap and touch; and at both ends.
+                    let bits = bits & 0xf000_000f | if bits & 0x10 == 0 { 0 } else { 0x0fff_fff0 };
+                    ipnet::IpNet::V4(ipnet::Ipv4Net::new(bits.into(), length.max(2)).unwrap().trunc())
+                }
+            });
+        let lists = proptest::collection::vec(network, 0..40);
+        let mut runner = TestRunner::deterministic();
+        for _ in 0..200 {
+            let list = lists.new_tree(&mut runner).unwrap().current();
+            let wanted = Addresses::from(&list.iter().copied().collect::<Reach>());
+            firewall.apply(&kept(wanted.clone())).await.unwrap();
+            // Read back by netlink, every time; now and then nft is the witness.
+            firewall.known = None;
+            assert_eq!(firewall.apply(&kept(wanted)).await.unwrap(), Applied::default(), "{list:?}");
+        }
+        assert!(set("p5432_kept4").contains("elements"));
+    });
+}

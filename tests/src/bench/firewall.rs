@@ -1,0 +1,211 @@
+//! Access rules by netlink against the same by `nft -f`: in one network namespace, one after the other, in one run.
+
+use std::fmt::Write as _;
+use std::net::Ipv4Addr;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context as _, ensure};
+use holdfast_agent::firewall::plan::{Addresses, Declared, Port};
+use holdfast_agent::firewall::{Firewall, TABLE};
+use holdfast_agent::host::units::Supervisor;
+use holdfast_agent::host::{Host, Limits};
+use holdfast_common::access::Reach;
+use ipnet::Ipv4Net;
+use nix::sched::{CloneFlags, unshare};
+
+use super::{Report, Table};
+use crate::process::Program;
+
+const PORT: u16 = 5432;
+/// The middle of so many.
+const ROUNDS: usize = 3;
+const SIZES: [u32; 3] = [1_000, 10_000, 100_000];
+
+/// One deed, both ways.
+struct Row {
+    size: u32,
+    deed: &'static str,
+    ours: Duration,
+    theirs: Duration,
+}
+
+/// Measures, on a thread that has a network namespace of its own.
+pub(super) async fn measure() -> anyhow::Result<Report> {
+    let (tell, told) = tokio::sync::oneshot::channel();
+    std::thread::spawn(move || {
+        let measured = alone();
+        // Nobody waits any more if the benchmark was given up.
+        let _unheard = tell.send(measured);
+    });
+    let rows = told.await.context("the benchmark's thread has panicked")??;
+    let row = |row: &Row| {
+        let millis = |time: Duration| format!("{:.2} ms", time.as_secs_f64() * 1000.0);
+        let factor = row.theirs.as_secs_f64() / row.ours.as_secs_f64();
+        vec![
+            row.size.to_string(),
+            row.deed.to_owned(),
+            millis(row.ours),
+            millis(row.theirs),
+            format!("{factor:.1}"),
+        ]
+    };
+    Ok(Report {
+        title: "Access rules: netlink against nft".to_owned(),
+        about: format!(
+            "Random IPv4 networks of /20 to /32 in one interval set. *Holdfast*: the agent's own way, from the declared list to \
+             the kernel's acknowledgement, with the look at what is there, the plan and the messages. *nft*: `nft -f -` with \
+             the elements as text, as a script would have it; a full replacement is `flush set` and `add element` in one \
+             transaction. Both in the same new network namespace, in turns; the middle of {ROUNDS}."
+        ),
+        tables: vec![Table {
+            columns: ["entries", "deed", "Holdfast", "nft", "nft ÷ Holdfast"].map(str::to_owned).to_vec(),
+            rows: rows.iter().map(row).collect(),
+        }],
+    })
+}
+
+fn alone() -> anyhow::Result<Vec<Row>> {
+    unshare(CloneFlags::CLONE_NEWNET).context("make a network namespace; this needs root")?;
+    let runtime =
+        tokio::runtime::Builder::new_current_thread().enable_all().build().context("make a runtime")?;
+    runtime.block_on(async {
+        let mut rows = Vec::new();
+        for size in SIZES {
+            rows.extend(size_of(size).await.with_context(|| format!("{size} entries"))?);
+        }
+        Ok(rows)
+    })
+}
+
+async fn size_of(size: u32) -> anyhow::Result<Vec<Row>> {
+    let (mut load, mut replace, mut add, mut remove) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
+    let mut nft = [const { Vec::new() }; 4];
+    for round in 0..ROUNDS {
+        let seed = u32::try_from(round)? + 1;
+        let (first, second) = (list(size, seed), list(size, seed + 1000));
+        let (more, ten) = ten_more(&second);
+
+        let mut firewall = firewall().await?;
+        firewall.apply(&declared(&[])).await?;
+        load.push(apply(&mut firewall, &first).await?);
+        replace.push(apply(&mut firewall, &second).await?);
+        add.push(apply(&mut firewall, &more).await?);
+        witness(more.len()).await?;
+        remove.push(apply(&mut firewall, &second).await?);
+        clear(TABLE).await?;
+
+        let table = "table inet script { set allowed { type ipv4_addr; flags interval; }\n}\n";
+        by_nft(table.to_owned()).await?;
+        nft[0].push(by_nft(elements("add", &first)).await?);
+        nft[1].push(by_nft(format!("flush set inet script allowed\n{}", elements("add", &second))).await?);
+        nft[2].push(by_nft(elements("add", &ten)).await?);
+        nft[3].push(by_nft(elements("delete", &ten)).await?);
+        clear("script").await?;
+    }
+    let deeds = ["load all", "replace all", "add ten", "remove ten"];
+    let ours = [load, replace, add, remove];
+    let rows = deeds.into_iter().zip(ours).zip(nft);
+    Ok(rows
+        .map(|((deed, ours), theirs)| Row { size, deed, ours: middle(ours), theirs: middle(theirs) })
+        .collect())
+}
+
+async fn firewall() -> anyhow::Result<Firewall> {
+    let folder = std::env::temp_dir();
+    let limits = Limits { roots: vec![folder.clone()], unit_records: folder, supervisor: Supervisor::Plain };
+    Ok(Firewall::new(Host::open(limits).await.context("open the machine")?))
+}
+
+fn declared(networks: &[Ipv4Net]) -> Declared {
+    let reach: Reach = networks.iter().copied().map(ipnet::IpNet::V4).collect();
+    let port = Port { kept: Addresses::from(&reach), ..Port::default() };
+    Declared { ports: [(PORT, port)].into() }
+}
+
+#[expect(clippy::disallowed_methods, reason = "a benchmark measures real time")]
+async fn apply(firewall: &mut Firewall, networks: &[Ipv4Net]) -> anyhow::Result<Duration> {
+    let begun = Instant::now();
+    firewall.apply(&declared(networks)).await?;
+    Ok(begun.elapsed())
+}
+
+#[expect(clippy::disallowed_methods, reason = "a benchmark measures real time")]
+async fn by_nft(text: String) -> anyhow::Result<Duration> {
+    let program = Program::new("nft").args(["-f", "-"]).input(text).deadline(Duration::from_secs(120));
+    let begun = Instant::now();
+    program.run().await?;
+    Ok(begun.elapsed())
+}
+
+/// That the kernel has as many as were declared, by nft's word.
+async fn witness(entries: usize) -> anyhow::Result<()> {
+    let list = ["-j", "list", "set", "inet", TABLE, "p5432_kept4"];
+    let listed = Program::new("nft").args(list).deadline(Duration::from_secs(120)).run().await?;
+    let listed: serde_json::Value = serde_json::from_str(&listed).context("read what nft lists")?;
+    let found = listed["nftables"].as_array().into_iter().flatten();
+    let found = found.filter_map(|item| item["set"]["elem"].as_array()).map(Vec::len).sum::<usize>();
+    ensure!(found == entries, "nft lists {found} entries, not {entries}");
+    Ok(())
+}
+
+async fn clear(table: &str) -> anyhow::Result<()> {
+    Program::new("nft").args(["delete", "table", "inet", table]).run().await.map(drop)
+}
+
+fn elements(verb: &str, networks: &[Ipv4Net]) -> String {
+    let mut text = format!("{verb} element inet script allowed {{ ");
+    for network in networks {
+        let _ = write!(text, "{network}, ");
+    }
+    text + "}\n"
+}
+
+/// Networks that do not overlap, so that both ways have the same to do.
+fn list(size: u32, seed: u32) -> Vec<Ipv4Net> {
+    let mut state = seed.wrapping_mul(0x9e37_79b9) | 1;
+    let mut random = move || {
+        state ^= state << 13;
+        state ^= state >> 17;
+        state ^= state << 5;
+        state
+    };
+    // One in each 8,192 addresses at most.
+    let step = 0xd000_0000 / size;
+    let mut network = |number: u32| {
+        let length = 20 + u8::try_from(random() % 13).unwrap_or(0);
+        let base = 0x0100_0000 + number * step;
+        Ipv4Net::new(Ipv4Addr::from(base), length).map(|net| net.trunc())
+    };
+    let mut networks: Vec<Ipv4Net> = (0..size).filter_map(|number| network(number).ok()).collect();
+    networks.dedup_by(|next, before| before.contains(&*next));
+    networks
+}
+
+/// The list with ten more, and these.
+fn ten_more(networks: &[Ipv4Net]) -> (Vec<Ipv4Net>, Vec<Ipv4Net>) {
+    let ten: Vec<Ipv4Net> =
+        (0..10).filter_map(|number| Ipv4Net::new(Ipv4Addr::new(240, number, 0, 0), 16).ok()).collect();
+    (networks.iter().chain(&ten).copied().collect(), ten)
+}
+
+fn middle(mut times: Vec<Duration>) -> Duration {
+    times.sort_unstable();
+    times.get(times.len() / 2).copied().unwrap_or_default()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_lists_do_not_overlap() -> anyhow::Result<()> {
+        for size in SIZES {
+            let networks = list(size, 1);
+            let reach: Reach = networks.iter().copied().map(ipnet::IpNet::V4).collect();
+            let sizes = (reach.len(), networks.len());
+            ensure!(sizes.0 == sizes.1, "{sizes:?}");
+            ensure!(sizes.1 * 10 >= usize::try_from(size)? * 9, "only {} of {size} are left", sizes.1);
+        }
+        Ok(())
+    }
+}
