@@ -159,6 +159,14 @@ impl Gate {
         *self = Self::default();
     }
 
+    /// The requests in hand: an answer to any other opens nothing.
+    pub fn requests(&self) -> impl Iterator<Item = RequestNumber> + '_ {
+        self.slots.iter().filter_map(|slot| match &slot.phase {
+            Phase::Asked { number, .. } => Some(*number),
+            Phase::Free | Phase::Held | Phase::Open => None,
+        })
+    }
+
     /// Open without a timeout.
     pub const fn is_alone(&self) -> bool {
         self.alone

@@ -16,7 +16,7 @@ use crate::id::NodeId;
 pub struct Version(u64);
 
 /// The members beside the primary that may be promoted, and on how many of them the primary depends.
-#[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct List {
     pub version: Version,

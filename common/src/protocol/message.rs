@@ -33,7 +33,7 @@ pub enum ToCoordinator {
 }
 
 /// From the coordinator.
-#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum ToMember {
     /// The lease, for the request of this number. With the newest list, where the asker has another.
     Granted {

@@ -122,6 +122,21 @@ fn a_lone_primary_is_open_without_a_timeout_until_it_has_a_member() {
 }
 
 #[test]
+fn a_lone_primary_that_is_fenced_waits_for_a_grant() {
+    let mut member = primary(list(1, &[], Need::All));
+    member.due(&timings());
+    handle(&mut member, told(ToMember::Fence { term: TERM, attempt: Attempt(6) }));
+    // Not by itself, not with the promises of nobody, not after a restart either.
+    member = Member::started(member.record, Gate::default(), &timings());
+    handle(&mut member, Event::Ready(true));
+    assert_eq!(member.due(&timings()), []);
+    round(&mut member, 0);
+    assert_eq!(handle(&mut member, grant(0)), [Effect::StartEngine]);
+    assert!(matches!(&handle(&mut member, Event::Ready(true))[..], [Effect::Grant { .. }, Effect::Store(_)]));
+    assert_eq!(member.due(&timings()), [Effect::OpenAlone]);
+}
+
+#[test]
 fn at_the_deadline_the_engine_is_stopped_and_asks_on() {
     let mut member = primary(list(1, &[1], Need::All));
     round(&mut member, 0);

@@ -1,0 +1,184 @@
+//! The actions of the coordinator.
+
+use std::collections::BTreeSet;
+
+use holdfast_common::id::NodeId;
+use holdfast_common::protocol::{
+    Countdown, Decree, Need, Obstacle, Regent, Standing, ToCoordinator, ToMember,
+};
+
+use super::model::{Action, Model};
+use super::rules::Rule;
+use super::world::{World, id, index_of};
+
+// === impl Model ===
+
+impl Model {
+    pub(crate) fn coordinator_can(&self, world: &World, actions: &mut Vec<Action>) {
+        let Some(regent) = &world.regent else {
+            actions.push(Action::Start);
+            return;
+        };
+        if world.faults.crashes > 0 {
+            actions.push(Action::Crash);
+        }
+        let orders = regent.orders(&self.replicas(regent)).len();
+        actions.extend((0..orders).map(Action::Order));
+        if regent.reign.intended.is_some() {
+            actions.extend((0..self.nodes).map(Action::Succeed));
+        } else {
+            actions.push(Action::Intend);
+            actions.extend((1..self.nodes).map(Action::Declare));
+        }
+        actions.push(Action::Abandon);
+    }
+
+    fn replicas(&self, regent: &Regent) -> Vec<NodeId> {
+        (0..self.nodes).map(id).filter(|node| *node != regent.reign.primary).collect()
+    }
+
+    pub(crate) fn crash(&self, world: &mut World) {
+        world.faults.crashes -= 1;
+        world.regent = None;
+    }
+
+    pub(crate) fn start(&self, world: &mut World) {
+        let mut regent = Regent::started(world.stored.clone(), &self.timings());
+        if self.leaves_out(Rule::WaitAfterAStart) {
+            regent.lease = Countdown::OVER;
+        }
+        world.regent = Some(regent);
+    }
+
+    pub(crate) fn intend(&self, world: &mut World) -> Option<()> {
+        let regent = world.regent.as_mut()?;
+        (self.failover && regent.reign.term.get() < self.terms).then_some(())?;
+        let decrees = regent.intend().ok()?;
+        self.carry_out(world, decrees);
+        Some(())
+    }
+
+    /// One of what is to be said; not what was heard already.
+    pub(crate) fn order(&self, world: &mut World, place: usize) -> Option<()> {
+        let regent = world.regent.as_ref()?;
+        let reign = &regent.reign;
+        let decree = regent.orders(&self.replicas(regent)).into_iter().nth(place)?;
+        let Decree::Send { to, message } = &decree else { return None };
+        let node = &world.nodes[index_of(*to)].disk;
+        let needed = match message {
+            ToMember::Fence { .. } => self.fences,
+            ToMember::Promote { term, .. } => {
+                let leads = node.term == *term && node.standing == Standing::Primary;
+                !(leads && reign.is_settled())
+            }
+            ToMember::Follow { term, .. } => !(node.term == *term && node.standing == Standing::Replica),
+            _ => true,
+        };
+        (needed && world.packets.len() < self.packets).then_some(())?;
+        self.decree(world, decree);
+        Some(())
+    }
+
+    pub(crate) fn succeed(&self, world: &mut World, index: usize) -> Option<()> {
+        let mut regent = world.regent.clone()?;
+        self.tampered_election(&mut regent);
+        let chosen = match regent.choose(&[id(index)]) {
+            Err(Obstacle::TooFewSeals) if self.leaves_out(Rule::EnoughSeals) => {
+                regent.seals.keys().copied().find(|node| *node == id(index))?
+            }
+            chosen => chosen.ok()?,
+        };
+        (chosen == id(index)).then_some(())?;
+        let members = match self.quorum() {
+            true => self.replicas(&regent).into_iter().chain([regent.reign.primary]).collect::<BTreeSet<_>>(),
+            false => regent.reign.promotable(),
+        };
+        if self.leaves_out(Rule::EnoughSeals) {
+            regent.reign.lists.iter_mut().for_each(|list| list.need = Need::All);
+        }
+        let decrees = regent.succeed(&[chosen], members, self.need).ok()?;
+        world.regent = Some(regent);
+        self.carry_out(world, decrees);
+        Some(())
+    }
+
+    pub(crate) fn abandon(&self, world: &mut World) -> Option<()> {
+        let reign = &world.regent.as_ref()?.reign;
+        let above = reign.intended.unwrap_or(reign.term).next();
+        (self.abandon && above.get() <= self.terms).then_some(())?;
+        let decrees = match self.abandoned_too_late(world) {
+            Some(decrees) => decrees,
+            None => world.regent.as_mut()?.abandon().ok()?,
+        };
+        self.carry_out(world, decrees);
+        Some(())
+    }
+
+    /// Puts a node on the list of a primary, or takes it off.
+    pub(crate) fn declare(&self, world: &mut World, index: usize) -> Option<()> {
+        let regent = world.regent.as_mut()?;
+        let newest = regent.reign.newest();
+        (newest.version.get() < self.versions && id(index) != regent.reign.primary).then_some(())?;
+        let mut members: BTreeSet<NodeId> = newest.members().iter().copied().collect();
+        if !members.remove(&id(index)) {
+            members.insert(id(index));
+        }
+        let stored = world.stored.clone();
+        let decrees = regent.declare(members, self.need).ok()?;
+        self.tampered_declaration(regent);
+        let reign = regent.reign.clone();
+        self.carry_out(world, decrees);
+        world.stored = match self.leaves_out(Rule::VersionsAreStoredFirst) {
+            true => stored,
+            false => reign,
+        };
+        Some(())
+    }
+
+    /// The coordinator hears from a node.
+    pub(crate) fn hears(&self, world: &mut World, from: usize, message: ToCoordinator) {
+        let Some(mut regent) = world.regent.take() else { return };
+        let timings = self.timings();
+        let from = id(from);
+        let decree = match message {
+            ToCoordinator::Renew { number, term, version } => {
+                let intended = regent.reign.intended;
+                if self.leaves_out(Rule::NoRenewalOnceIntended) {
+                    regent.reign.intended = None;
+                }
+                let lease = regent.lease;
+                let decree = regent.renew(from, number, term, version, &timings);
+                regent.reign.intended = intended;
+                if self.leaves_out(Rule::GrantsAreRemembered) {
+                    regent.lease = lease;
+                }
+                decree
+            }
+            ToCoordinator::ListStored { term, version } => {
+                let newest = regent.reign.newest().version;
+                let version = if self.leaves_out(Rule::OnlyTheNewestConfirmation) { newest } else { version };
+                let lease = regent.lease;
+                let decree = regent.list_stored(from, term, version, &timings);
+                if self.leaves_out(Rule::WaitAfterAdding) {
+                    regent.lease = lease;
+                }
+                decree
+            }
+            ToCoordinator::Fenced { term, attempt } => {
+                regent.fenced(from, term, attempt);
+                None
+            }
+            ToCoordinator::Sealed { term, tail } => {
+                regent.sealed(from, term, tail);
+                None
+            }
+            ToCoordinator::Stopped { .. } => None,
+        };
+        world.regent = Some(regent);
+        self.carry_out(world, decree);
+    }
+
+    fn carry_out(&self, world: &mut World, decrees: impl IntoIterator<Item = Decree>) {
+        decrees.into_iter().for_each(|decree| self.decree(world, decree));
+    }
+}
