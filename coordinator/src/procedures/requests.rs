@@ -123,14 +123,13 @@ impl Desk {
     /// `NODE_NOT_FOUND`, naming the field; those of the store.
     pub async fn node(&self, field: &str, name: &NodeName) -> Result<Node, Failure> {
         self.find_node(name).await?.ok_or_else(|| {
-            let message = format!(
-                "`{field}` names node `{name}`, which the fleet does not have; `holdfast node list` shows all"
-            );
-            let violation =
-                Violation { name: field.to_owned(), subject: String::new(), message: message.clone() };
+            let problem =
+                format!("names node `{name}`, which the fleet does not have; `holdfast node list` shows all");
+            let whole = format!("`{field}` {problem}");
+            let violation = Violation { name: field.to_owned(), subject: String::new(), message: problem };
             Failure {
                 violations: vec![violation],
-                ..Failure::about(Reason::NodeNotFound, "node", name, message)
+                ..Failure::about(Reason::NodeNotFound, "node", name, whole)
             }
         })
     }
