@@ -84,6 +84,28 @@ impl Engine {
             Self::Postgresql => postgresql::violations(parameters),
         }
     }
+
+    /// The parameters with those that the extensions need in `database`, unless they were set.
+    ///
+    /// # Errors
+    /// [`Error`], if they are too many with these.
+    pub fn with_needed(
+        self,
+        parameters: Parameters,
+        extensions: &[ExtensionName],
+        database: &str,
+    ) -> Result<Parameters, Error> {
+        let mut all = BTreeMap::from(parameters);
+        for extension in extensions {
+            let needed = match self {
+                Self::Postgresql => postgresql::needed_by(extension.as_str(), database),
+            };
+            if let Some((name, value)) = needed {
+                all.entry(name.to_owned()).or_insert(value);
+            }
+        }
+        Parameters::try_from(all)
+    }
 }
 
 impl fmt::Display for Engine {
@@ -245,6 +267,15 @@ mod tests {
 
     fn parameters(name: &str, value: &str) -> Result<Parameters, Error> {
         BTreeMap::from([(name.to_owned(), value.to_owned())]).try_into()
+    }
+
+    #[test]
+    fn what_an_extension_needs_is_added_unless_it_was_set() {
+        let extensions = ["hstore", "pg_cron"].map(|name| ExtensionName::try_from(name.to_owned()).unwrap());
+        let needed = |given: Parameters| Engine::Postgresql.with_needed(given, &extensions, "app").unwrap();
+        assert_eq!(needed(Parameters::default()).get("cron.database_name"), Some("app"));
+        let set = parameters("cron.database_name", "other").unwrap();
+        assert_eq!(needed(set.clone()), set);
     }
 
     #[test]

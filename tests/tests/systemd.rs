@@ -17,7 +17,8 @@ use serde_json::Value;
 /// Longer than anything here takes on two busy cores.
 const DEADLINE: Duration = Duration::from_secs(120);
 const NODES: [&str; 3] = ["n1", "n2", "n3"];
-const CREATE: [&str; 9] = [
+/// With an extension from a package of its own, which must be loaded at the start.
+const CREATE: [&str; 11] = [
     "cluster",
     "create",
     "orders",
@@ -27,6 +28,8 @@ const CREATE: [&str; 9] = [
     "n1,n2,n3",
     "--durability",
     "quorum",
+    "--extension",
+    "pg_cron",
 ];
 
 /// A database's process on a machine, told apart from a later one.
@@ -128,6 +131,8 @@ async fn databases_that_agents_installed_outlive_all_but_the_machine_and_return_
     let uri = fleet.cli(&["cluster", "connection", "orders", "--reveal-password", "--uri"], DEADLINE).await?;
     let uri = uri.trim().to_owned();
     Uri::parse(&uri)?;
+    let made = psql(&fleet, &uri, "select count(*) from pg_extension where extname = 'pg_cron'").await?;
+    ensure!(made == "1", "the extension is not there");
     psql(&fleet, &uri, "create table t (i int); insert into t values (42)").await?;
     for node in fleet.nodes() {
         nothing_but_the_agent_starts_databases(node).await?;

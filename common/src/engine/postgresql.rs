@@ -69,6 +69,15 @@ const OWNED_PREFIXES: &[&str] =
 const LIMITED: &[(&str, &[&str])] = &[("wal_level", &["replica", "logical"])];
 
 /// All parameters that may not be set like this, each with the reason.
+/// A parameter without which an extension cannot be made in `database`.
+pub(super) fn needed_by(extension: &str, database: &str) -> Option<(&'static str, String)> {
+    match extension {
+        // It has its tables in one database only, and that is `postgres` unless it is told.
+        "pg_cron" => Some(("cron.database_name", database.to_owned())),
+        _ => None,
+    }
+}
+
 pub(super) fn violations(parameters: &Parameters) -> Vec<Violation> {
     let refused = parameters.iter().filter_map(|(name, value)| {
         let message = refusal(name, value)?;

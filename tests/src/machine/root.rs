@@ -30,7 +30,7 @@ const PACKAGES: &[&str] = &[
 ];
 
 /// What agents are to install by themselves, with all that it needs.
-const INSTALLABLE: &[&str] = &["postgresql-15"];
+const INSTALLABLE: &[&str] = &["postgresql-15", "postgresql-15-cron"];
 
 /// Where the machine finds these.
 const SOURCE: &str = "/srv/packages/debian";

@@ -178,6 +178,9 @@ impl CreateCluster {
                 phase: MemberPhase::Joining,
             })
             .collect();
+        let access = access(desk, id)?;
+        let parameters = self.parameters.clone();
+        let parameters = self.engine.with_needed(parameters, &self.extensions, access.database.as_str());
         Ok(Cluster {
             id,
             name: self.name.clone(),
@@ -185,7 +188,7 @@ impl CreateCluster {
             engine_version: version,
             durability: self.durability,
             port: self.port,
-            parameters: self.parameters.clone(),
+            parameters: parameters.map_err(|error| Failure::invalid_field("parameters", error))?,
             extensions: self.extensions.clone(),
             phase: Phase::Creating,
             term: Term::NONE,
@@ -194,7 +197,7 @@ impl CreateCluster {
             synchronous: Synchronous::default(),
             strengthening: None,
             system_identifier: None,
-            access: access(desk, id)?,
+            access,
             exposure: self.exposure,
             created_at: desk.means.clock.now(),
         })
