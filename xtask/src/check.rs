@@ -105,7 +105,7 @@ fn tests(arguments: &Arguments, machines: Machines) -> anyhow::Result<Program> {
     let profile = match User::this()? {
         User::Root => [].as_slice(),
         User::Ordinary => {
-            say::step("without root: tests that mount, or become another user, are left out");
+            say::step("without root: tests that mount, filter packets, or become another user are left out");
             ["--profile", "user"].as_slice()
         }
     };
