@@ -45,6 +45,8 @@ const DISCOVER_PERIOD: Duration = Duration::from_secs(10);
 /// The pause after the first start or failure, and the longest.
 const FIRST_PAUSE: Duration = Duration::from_secs(1);
 const LONGEST_PAUSE: Duration = Duration::from_secs(60);
+/// How long data are without an assignment before that is told.
+const ORPHAN_AFTER: Duration = Duration::from_secs(60);
 /// A server that ran for so long has started well.
 const SETTLED: Duration = Duration::from_secs(60);
 /// The longest text that is told of a member.
@@ -106,7 +108,14 @@ struct Memory {
     /// Why the last step failed.
     failure: Option<String>,
     problem: Option<String>,
-    told_orphan: bool,
+    /// Since when nobody assigns it, and whether that was told.
+    orphan: Option<(Instant, Told)>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Told {
+    NotYet,
+    Already,
 }
 
 /// How a member's steps ended.
@@ -414,14 +423,21 @@ impl Member {
             }
             EngineState::Unknown | EngineState::Starting | EngineState::Building => {}
         }
-        if wanted.is_none() && !self.memory.told_orphan {
-            self.memory.told_orphan = true;
+        self.note_orphan(wanted.is_none());
+    }
+
+    /// While a member is made or removed, its data are there without an assignment for a moment: that is nothing to tell.
+    fn note_orphan(&mut self, is_orphan: bool) {
+        if !is_orphan {
+            self.memory.orphan = None;
+            return;
+        }
+        let (since, told) = *self.memory.orphan.get_or_insert_with(|| (Instant::now(), Told::NotYet));
+        if told == Told::NotYet && since.elapsed() >= ORPHAN_AFTER {
+            self.memory.orphan = Some((since, Told::Already));
             let message =
                 "data of a cluster are here that this node is not assigned; they are left as they are";
             self.tell(Severity::Warning, "MEMBER_NOT_ASSIGNED", message.to_owned());
-        }
-        if wanted.is_some() {
-            self.memory.told_orphan = false;
         }
     }
 
@@ -485,7 +501,7 @@ impl Memory {
             running_since: None,
             failure: None,
             problem: None,
-            told_orphan: false,
+            orphan: None,
         }
     }
 }

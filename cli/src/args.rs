@@ -624,6 +624,9 @@ pub(crate) struct Confirm {
     pub(crate) confirm: Option<String>,
 }
 
+/// More than any time that is asked for; gRPC has a limit of its own, beyond which it ends the program.
+const MAX_SECONDS: u64 = 10 * 366 * 86_400 + 1;
+
 /// `90s`, `15m`, `1h30m`, `7d`.
 fn duration(text: &str) -> Result<Duration, String> {
     const WANTED: &str = "give a time such as 90s, 15m, 1h30m or 7d";
@@ -645,7 +648,11 @@ fn duration(text: &str) -> Result<Duration, String> {
             number.checked_mul(unit).and_then(|seconds| total.checked_add(seconds)).ok_or("is too long")?;
         rest = &rest[unit_end..];
     }
-    if total == 0 { Err(WANTED.to_owned()) } else { Ok(Duration::from_secs(total)) }
+    match total {
+        0 => Err(WANTED.to_owned()),
+        MAX_SECONDS.. => Err("is too long: at most ten years".to_owned()),
+        seconds => Ok(Duration::from_secs(seconds)),
+    }
 }
 
 fn parameter(text: &str) -> Result<(String, String), String> {

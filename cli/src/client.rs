@@ -144,7 +144,8 @@ impl Client {
     pub(crate) async fn connect(target: Target, timeout: Duration) -> Result<Self, Error> {
         let bearer = target.bearer()?;
         let server = target.server.clone();
-        let channel = connect::channel(target).await?;
+        let connecting = tokio::time::timeout(timeout, connect::channel(target));
+        let channel = connecting.await.unwrap_or_else(|_| Err(connect::too_slow(&server, timeout)))?;
         Ok(Self { channel, server, bearer, timeout })
     }
 

@@ -253,9 +253,9 @@ impl Inner {
     async fn budget(&self, cluster: ClusterId) -> Result<Budget, Error> {
         let neighbours = self.members().await?.iter().filter(|member| member.cluster_id != cluster).count();
         let space = self.host.files().space(&self.settings.data_dir).await;
-        let disk_bytes = space.map_err(|error| Error::failed("measure the disk", error))?.total_bytes;
+        let disk = space.map_err(|error| Error::failed("measure the disk", error))?;
         let memory_bytes = self.settings.memory_bytes.unwrap_or_else(checks::machine_memory);
-        Ok(Budget::share(memory_bytes, checks::machine_cores(), disk_bytes, neighbours))
+        Ok(Budget::share(memory_bytes, checks::machine_cores(), disk, neighbours))
     }
 
     async fn complete(&self, cluster: ClusterId) -> Result<(Layout, Marker), Error> {

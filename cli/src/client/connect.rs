@@ -84,6 +84,17 @@ pub(super) async fn channel(target: Target) -> Result<Channel, Error> {
         .map_err(|error| explain(&server, &error))
 }
 
+/// Nobody answered within the time that the caller gave.
+pub(super) fn too_slow(server: &str, timeout: Duration) -> Error {
+    Error::Unreachable {
+        server: server.to_owned(),
+        problem: format!("no connection within {} s", timeout.as_secs()),
+        check: format!(
+            "Does the coordinator at {server} hang, or is it very busy? Give it longer with --timeout."
+        ),
+    }
+}
+
 /// The connection's error in words, with what to check.
 pub(super) fn explain(server: &str, error: &(dyn StdError + 'static)) -> Error {
     let check = match find::<DialError>(error) {

@@ -313,7 +313,7 @@ fn members(cluster: &v1::Cluster, wide: bool, now: jiff::Timestamp) -> (Vec<&'st
             or_dash(output::word(member.role().as_str_name(), "ROLE_")),
             output::word(member.state().as_str_name(), "MEMBER_STATE_")
                 .unwrap_or_else(|| "unknown".to_owned()),
-            member.term.to_string(),
+            if member.term == 0 { "unknown".to_owned() } else { member.term.to_string() },
             member.position.as_ref().map_or_else(|| "unknown".to_owned(), output::position),
             lag(primary, member.lag_bytes.map(output::bytes)),
             lag(primary, member.lag_seconds.map(|seconds| format!("{seconds:.1} s"))),

@@ -249,7 +249,7 @@ fn member(member: &v1::Member) -> Value {
         "role": word(member.role().as_str_name(), "ROLE_"),
         "state": state(member.state().as_str_name(), "MEMBER_STATE_"),
         "message": member.message,
-        "term": member.term,
+        "term": (member.term != 0).then_some(member.term),
         "position": member.position.as_ref().map(|position| json!({"era": position.era, "offset": position.offset})),
         "lag_bytes": member.lag_bytes,
         "lag_seconds": member.lag_seconds,

@@ -52,7 +52,7 @@ pub enum Health {
     Healthy,
     /// Clients are served; a member is missing or behind.
     Degraded,
-    /// The primary does not serve.
+    /// The primary does not serve, or its writes wait for replicas that do not receive them.
     Unavailable,
     Deleting,
     /// The primary's node is silent.
@@ -219,11 +219,18 @@ fn health(cluster: &Cluster, members: &[MemberView]) -> (Health, String) {
             format!("replica {} ({state}): {why}", member.node_name)
         })
         .collect();
-    if troubled.is_empty() {
-        (Health::Healthy, String::new())
-    } else {
-        (Health::Degraded, troubled.join("; "))
+    let trouble = troubled.join("; ");
+    let needed = usize::try_from(cluster.synchronous.count).unwrap_or(usize::MAX);
+    let streaming = members
+        .iter()
+        .filter(|member| cluster.synchronous.nodes.contains(&member.node_id))
+        .filter(|member| member.state == Some(MemberState::Streaming))
+        .count();
+    if streaming < needed {
+        let message = format!("writes wait: {streaming} of {needed} needed replicas receive them; {trouble}");
+        return (Health::Unavailable, message);
     }
+    if troubled.is_empty() { (Health::Healthy, String::new()) } else { (Health::Degraded, trouble) }
 }
 
 /// The newest version that all can run: the least of what each offers.

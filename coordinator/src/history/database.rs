@@ -2,7 +2,9 @@
 //!
 //! Nothing else depends on the file. One that is damaged is set aside under another name and a new one begun.
 
+use std::fs::{OpenOptions, Permissions};
 use std::ops::Range;
+use std::os::unix::fs::{OpenOptionsExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -21,6 +23,8 @@ pub(super) enum Error {
     Newer { path: PathBuf, found: i64 },
     #[error("cannot set the damaged `{path}` aside")]
     Aside { path: PathBuf, source: std::io::Error },
+    #[error("cannot make `{path}`")]
+    Make { path: PathBuf, source: std::io::Error },
     #[error(transparent)]
     Sqlite(#[from] rusqlite::Error),
 }
@@ -68,6 +72,12 @@ impl Database {
     }
 
     fn open_once(path: &Path) -> Result<Self, Error> {
+        // SQLite gives its other files the mode of this one, so it is made before SQLite could make it.
+        let owner_only = || {
+            OpenOptions::new().create(true).truncate(false).write(true).mode(0o600).open(path)?;
+            std::fs::set_permissions(path, Permissions::from_mode(0o600))
+        };
+        owner_only().map_err(|source| Error::Make { path: path.to_owned(), source })?;
         let connection = Connection::open(path)?;
         connection.busy_timeout(Duration::from_secs(5))?;
         let found: i64 = connection.query_row("PRAGMA user_version", [], |row| row.get(0))?;

@@ -12,8 +12,9 @@ use std::time::Duration;
 
 use futures::{Stream, StreamExt as _, stream};
 use holdfast_common::error::{Chain, Failure, Reason, Violations, status};
-use holdfast_common::id::NodeId;
+use holdfast_common::id::{ClusterId, NodeId};
 use holdfast_common::link::{Close, CloseReason, Enroll, FromAgent, FromCoordinator, Hello};
+use holdfast_common::name::ClusterName;
 use holdfast_common::report::{NodeEvent, Severity};
 use holdfast_proto::link::v1::agent_service_server::AgentService;
 use holdfast_proto::link::v1::enrollment_service_server::EnrollmentService;
@@ -203,15 +204,20 @@ impl Link {
 
     /// Stored, then acknowledged; without room it is neither, and the agent repeats it.
     async fn node_event(&self, session: &Session, event: NodeEvent) {
-        let NodeEvent { id, time: _, severity, reason, message, cluster_id: _ } = event;
+        let NodeEvent { id, time: _, severity, reason, message, cluster_id } = event;
         let Some(view) = self.fleet.node(session.node()) else { return };
         if !session.is_new_event(id) {
             session.acknowledge_event(id);
             return;
         }
         let name = view.record.name.to_string();
-        let event =
+        let mut event =
             NewEvent::new(severity, &reason, message).on_node(name.clone()).by(format!("node/{name}"));
+        if let Some(cluster) = cluster_id {
+            // Of one that is not on record any more only the id is known.
+            let known = self.cluster_name(session.node(), cluster).await;
+            event = event.on_cluster(known.map_or_else(|| cluster.to_string(), |name| name.to_string()));
+        }
         match self.events.record(event).await {
             Ok(_) => {
                 session.remember_event(id);
@@ -219,6 +225,13 @@ impl Link {
             }
             Err(error) => tracing::warn!(error = %Chain(&error), "a node's event is not recorded"),
         }
+    }
+
+    /// The name of a cluster that has a member on the node.
+    async fn cluster_name(&self, node: NodeId, cluster: ClusterId) -> Option<ClusterName> {
+        let key = directory::membership_key(node, cluster);
+        let found = self.identity.directory().get::<ClusterName>(&key).await;
+        found.ok().flatten().map(|found| found.value)
     }
 
     async fn remember(&self, node: NodeId, facts: &directory::NodeFacts) {

@@ -2,10 +2,17 @@
 
 use serde::{Deserialize, Serialize};
 
+use crate::host::files::Space;
+
 const MIB: u64 = 1024 * 1024;
 const GIB: u64 = 1024 * MIB;
 /// Connections that PostgreSQL keeps for superusers, ours among them.
 const RESERVED_CONNECTIONS: u64 = 5;
+/// The same on every member, whatever its machine: a replica does not start with less than its primary has. PostgreSQL's own
+/// default, which also the smallest machine bears; an operator sets another for the whole cluster.
+const CONNECTIONS: u64 = 100;
+/// The same on every member, for the same reason; more than any machine's parallel queries here need.
+const WORKER_PROCESSES: u64 = 32;
 
 /// What of the machine a member may count on.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -13,7 +20,7 @@ const RESERVED_CONNECTIONS: u64 = 5;
 pub struct Budget {
     pub memory_bytes: u64,
     pub cores: u32,
-    /// Size of the file system that holds the data.
+    /// Of the file system that holds the data.
     pub disk_bytes: u64,
 }
 
@@ -23,11 +30,17 @@ pub(super) type Settings = Vec<(&'static str, String)>;
 // === impl Budget ===
 
 impl Budget {
-    /// The share of a newcomer, where `neighbours` members are already: an equal part of the memory, and never so little
+    /// The share of a newcomer, where `neighbours` members are already: an equal part of memory and disk, and never so little
     /// that the server could not start.
-    pub(super) fn share(memory_bytes: u64, cores: u32, disk_bytes: u64, neighbours: usize) -> Self {
+    pub(super) fn share(memory_bytes: u64, cores: u32, disk: Space, neighbours: usize) -> Self {
         let parts = u64::try_from(neighbours).unwrap_or(u64::MAX).saturating_add(1);
-        Self { memory_bytes: (memory_bytes / parts).max(256 * MIB), cores: cores.max(1), disk_bytes }
+        // Of a disk that is more than half full only what is free counts, twice.
+        let disk_bytes = disk.total_bytes.min(disk.available_bytes.saturating_mul(2));
+        Self {
+            memory_bytes: (memory_bytes / parts).max(256 * MIB),
+            cores: cores.max(1),
+            disk_bytes: disk_bytes / parts,
+        }
     }
 }
 
@@ -35,7 +48,7 @@ impl Budget {
 pub(super) fn settings(budget: Budget) -> Settings {
     let Budget { memory_bytes, cores, disk_bytes } = budget;
     let cores = u64::from(cores.max(1));
-    let connections = connections(memory_bytes);
+    let connections = CONNECTIONS;
     let shared = (memory_bytes / 4).clamp(32 * MIB, 32 * GIB);
     // A query may use several times work_mem, and each connection may run one: a quarter of what is left is for them.
     let work = ((memory_bytes - shared.min(memory_bytes)) / 4 / connections).clamp(MIB, 256 * MIB);
@@ -50,7 +63,7 @@ pub(super) fn settings(budget: Budget) -> Settings {
         ("work_mem", megabytes(work)),
         ("maintenance_work_mem", megabytes(maintenance)),
         ("huge_pages", "try".to_owned()),
-        ("max_worker_processes", (cores + 8).to_string()),
+        ("max_worker_processes", WORKER_PROCESSES.to_string()),
         ("max_parallel_workers", cores.to_string()),
         ("max_parallel_workers_per_gather", parallel.to_string()),
         ("max_parallel_maintenance_workers", parallel.min(4).to_string()),
@@ -71,15 +84,6 @@ pub(super) fn slot_keep_bytes(budget: Budget) -> u64 {
 /// What is kept for replicas in any case.
 pub(super) fn wal_keep_bytes(budget: Budget) -> u64 {
     (slot_keep_bytes(budget) / 4).min(512 * MIB)
-}
-
-fn connections(memory_bytes: u64) -> u64 {
-    match memory_bytes / GIB {
-        0 => 50,
-        1..=3 => 100,
-        4..=15 => 200,
-        _ => 400,
-    }
 }
 
 pub(super) fn megabytes(bytes: u64) -> String {
@@ -122,10 +126,28 @@ mod tests {
         }
     }
 
+    const DISK: Space = Space { total_bytes: 100 * GIB, available_bytes: 90 * GIB, inodes: None };
+
     #[test]
-    fn members_of_one_machine_share_its_memory() {
-        let alone = Budget::share(8 * GIB, 4, 100 * GIB, 0);
-        let third = Budget::share(8 * GIB, 4, 100 * GIB, 2);
+    fn members_of_one_machine_share_its_memory_and_its_disk() {
+        let alone = Budget::share(8 * GIB, 4, DISK, 0);
+        let third = Budget::share(8 * GIB, 4, DISK, 2);
         assert_eq!((alone.memory_bytes, third.memory_bytes), (8 * GIB, 8 * GIB / 3));
+        assert_eq!((alone.disk_bytes, third.disk_bytes), (100 * GIB, 100 * GIB / 3));
+        let full = Budget::share(8 * GIB, 4, Space { available_bytes: 10 * GIB, ..DISK }, 0);
+        assert_eq!(full.disk_bytes, 20 * GIB, "what replicas may keep is a fifth of what is free");
+    }
+
+    /// A replica that has less of one of these than its primary refuses to start.
+    #[test]
+    fn what_a_replica_must_not_have_less_of_is_the_same_on_every_machine() {
+        let needed = |memory: u64, cores, neighbours| {
+            let settings = settings(Budget::share(memory, cores, DISK, neighbours));
+            let names = ["max_connections", "max_worker_processes"];
+            names.map(|name| settings.iter().find(|(key, _)| *key == name).map(|(_, value)| value.clone()))
+        };
+        let small = needed(GIB / 2, 1, 9);
+        assert!(small.iter().all(Option::is_some));
+        assert_eq!(small, needed(512 * GIB, 128, 0));
     }
 }
