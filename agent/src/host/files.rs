@@ -134,6 +134,8 @@ pub enum Error {
     TooLarge { deed: Deed, path: PathBuf, limit: u64 },
     #[error("{deed} {}: {} is mounted there; unmount it first", path.display(), mount.display())]
     Mounted { deed: Deed, path: PathBuf, mount: PathBuf },
+    #[error("{deed} {}: everybody may write there; give a folder of its own, such as one below it", path.display())]
+    Shared { deed: Deed, path: PathBuf },
     #[error("{deed} {}: folders are nested deeper than {limit}", path.display())]
     TooDeep { deed: Deed, path: PathBuf, limit: usize },
 }
@@ -266,7 +268,7 @@ impl Classify for Error {
         }
         match self {
             Self::Mounted { .. } => Reason::WouldDestroyData,
-            Self::Outside { .. } | Self::Path { .. } => Reason::NotPermitted,
+            Self::Outside { .. } | Self::Path { .. } | Self::Shared { .. } => Reason::NotPermitted,
             Self::Io { .. }
             | Self::SymbolicLink { .. }
             | Self::WrongKind { .. }
@@ -288,6 +290,7 @@ impl Classify for Error {
             | Self::WrongKind { deed, path, .. }
             | Self::TooLarge { deed, path, .. }
             | Self::Mounted { deed, path, .. }
+            | Self::Shared { deed, path }
             | Self::TooDeep { deed, path, .. } => (deed, path),
         };
         Metadata::from([

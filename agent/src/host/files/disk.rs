@@ -21,6 +21,8 @@ use crate::host::system::Owner;
 
 /// How deep folders may be nested below one that is removed.
 const MAX_DEPTH: usize = 64;
+/// The bit of a folder's mode that lets everybody write there.
+const OTHERS_WRITE: u32 = 0o002;
 
 const FOLDER: OFlag =
     OFlag::O_RDONLY.union(OFlag::O_DIRECTORY).union(OFlag::O_NOFOLLOW).union(OFlag::O_CLOEXEC);
@@ -129,6 +131,10 @@ impl Tree for Disk {
         let deed = Deed::CreateDir;
         plain_path(deed, path)?;
         if self.roots.iter().any(|root| root == path) {
+            // Given by a person, perhaps by mistake: `/tmp` as the agent's own would be shut to everybody else.
+            if stat::stat(path).is_ok_and(|found| found.st_mode & OTHERS_WRITE != 0) {
+                return Err(Error::Shared { deed, path: path.to_owned() });
+            }
             std::fs::create_dir_all(path).map_err(|source| Error::Io {
                 deed,
                 path: path.to_owned(),

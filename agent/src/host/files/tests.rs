@@ -204,6 +204,17 @@ fn the_fake_fails_when_told_and_only_then() {
     fake.write(path, b"x", Access::PUBLIC).unwrap();
 }
 
+#[test]
+fn a_folder_that_everybody_writes_to_is_not_taken_for_ones_own() {
+    use std::os::unix::fs::PermissionsExt as _;
+    let folder = tempfile::tempdir().unwrap();
+    let root = folder.path().canonicalize().unwrap();
+    std::fs::set_permissions(&root, std::fs::Permissions::from_mode(0o1777)).unwrap();
+    let refused = Disk::new([root.clone()]).create_dir(&root, Access::PRIVATE_DIR).unwrap_err();
+    assert!(matches!(refused, Error::Shared { .. }), "{refused:?}");
+    assert_eq!(std::fs::metadata(&root).unwrap().permissions().mode() & 0o7777, 0o1777);
+}
+
 /// Left out for ordinary users, visibly.
 mod as_root {
     use super::*;
