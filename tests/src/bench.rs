@@ -1,7 +1,10 @@
 //! The benchmarks that `cargo xtask bench` runs. Each is a module here and a line in [`ALL`]; it measures in a release
 //! build and answers with a [`Report`], which xtask writes to `docs/BENCHMARKS.md`.
 
+mod agent;
 mod firewall;
+mod measure;
+mod swarm;
 
 use std::io::Write as _;
 use std::path::Path;
@@ -50,12 +53,26 @@ pub struct Table {
 }
 
 /// All benchmarks, in the order in which they are run.
-pub const ALL: &[Bench] = &[Bench {
-    name: "firewall",
-    about: "access rules by netlink against nft -f, up to 100,000 networks",
-    patience: Duration::from_secs(900),
-    run: || Box::pin(firewall::measure()),
-}];
+pub const ALL: &[Bench] = &[
+    Bench {
+        name: "swarm",
+        about: "what 100, 300 and 1,000 agents cost a coordinator, and how fast it reaches them",
+        patience: Duration::from_secs(1800),
+        run: || Box::pin(swarm::measure()),
+    },
+    Bench {
+        name: "agent",
+        about: "what an agent at rest costs its machine",
+        patience: Duration::from_secs(900),
+        run: || Box::pin(agent::measure()),
+    },
+    Bench {
+        name: "firewall",
+        about: "access rules by netlink against nft -f, up to 100,000 networks",
+        patience: Duration::from_secs(900),
+        run: || Box::pin(firewall::measure()),
+    },
+];
 
 // === impl Report ===
 
@@ -76,13 +93,18 @@ impl Report {
     }
 }
 
-/// What `holdfast-bench FILE [NAME]` does: runs one benchmark or all, prints each report and puts it into the file.
+/// What `holdfast-bench FILE [NAME]` does: runs one benchmark or all, prints each report and puts it into the file. It is
+/// also the servers that benchmarks need besides the product's own programs.
 ///
 /// # Errors
 ///
 /// When there is none of that name, one fails or takes too long, or the file cannot be written.
 pub fn bench_main(arguments: &[String]) -> anyhow::Result<()> {
     let (file, name) = match arguments {
+        [verb, state, socket] if verb == swarm::COORDINATE => {
+            return swarm::coordinate(state.as_ref(), socket.as_ref());
+        }
+        [verb, state, _tls] if verb == swarm::FLOOR => return swarm::serve_floor(state.as_ref()),
         [_, name] if name == "list" => return list(),
         [file] => (file, None),
         [file, name] => (file, Some(name)),

@@ -49,6 +49,15 @@ pub fn xtask() -> anyhow::Result<PathBuf> {
     beside("xtask")
 }
 
+/// The benchmarks' own program.
+///
+/// # Errors
+///
+/// When it is not built.
+pub fn bench() -> anyhow::Result<PathBuf> {
+    beside("holdfast-bench")
+}
+
 /// A pinned program of the interoperability tests, `buf` or `grpcurl`, fetched by `cargo xtask test`.
 ///
 /// # Errors
