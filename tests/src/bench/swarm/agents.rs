@@ -10,7 +10,7 @@ use anyhow::{Context as _, ensure};
 use futures::future::join_all;
 use futures::{StreamExt as _, TryStreamExt as _, stream};
 use holdfast_agent::app::state_files;
-use holdfast_agent::identity::{Identity, Join, join};
+use holdfast_agent::identity::{Again, Identity, Join, join};
 use holdfast_agent::link::client::Address;
 use holdfast_agent::link::{Coordinators, Link, Patience, Status};
 use holdfast_common::clock::Clock;
@@ -89,6 +89,7 @@ async fn joined(token: &str, address: Address, number: usize, state: PathBuf) ->
         name: format!("s{number}").parse().context("a node's name")?,
         address: Some(IpAddr::V4(Ipv4Addr::new(198, 18, high, low))),
         data_dir: state.join("data"),
+        again: Again::IfEnded,
     };
     std::fs::create_dir_all(&state).with_context(|| format!("make {}", state.display()))?;
     let files = state_files(&state);
