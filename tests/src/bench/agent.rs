@@ -200,8 +200,8 @@ fn report(found: &[Found], load: &[Load; 2]) -> Report {
         "Release build. Three hosts of the testbed, each with the real agent and the plain supervisor; a cluster of two \
          (PostgreSQL, asynchronous) at rest: nobody connects but the agents. Heartbeat 1 s, metrics 5 s. Beginning {} s \
          after the cluster was made, {WINDOWS} windows of {} s, all processes in the same ones: share of one processor, \
-         and resident memory at the end (pages of the program and of shared memory included; those that several \
-         processes of one server share are counted for each). Programs that the agent starts count as its own. Medians, \
+         and resident memory at the end, pages of the program and of shared memory included; of PostgreSQL and the exporter \
+         a page that several processes share counts once. Programs that the agent starts count as its own. Medians, \
          with the smallest and largest in parentheses. Load average of the machine {before} before, {after} after.",
         SETTLE.as_secs(),
         WINDOW.as_secs(),

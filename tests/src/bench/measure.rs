@@ -16,7 +16,7 @@ pub(super) struct Cost {
     at: Instant,
     /// Processor time, user and system, with that of children that have ended.
     cpu: Duration,
-    /// Resident memory, shared pages included.
+    /// Resident memory, shared pages included; where several processes share pages among them, each page once.
     pub(super) resident_bytes: u64,
 }
 
@@ -33,26 +33,24 @@ pub(super) struct Load(f64);
 impl Cost {
     /// Of one process.
     pub(super) fn of(process: Process) -> anyhow::Result<Self> {
-        Self::of_all(&[process])
+        let at = Instant::now();
+        let memory = kibibytes(&of(process, "status")?, "VmRSS:")?;
+        Ok(Self { at, cpu: ticks(&of(process, "stat")?)?, resident_bytes: memory })
     }
 
-    /// Of a process and all that descend from it. Memory that they share is counted for each.
+    /// Of a process and all that descend from it.
     pub(super) fn of_tree(ancestor: Process) -> anyhow::Result<Self> {
-        let tree = proc::tree(ancestor);
-        Self::of_all(&tree.iter().map(|entry| entry.process).collect::<Vec<_>>())
-    }
-
-    fn of_all(processes: &[Process]) -> anyhow::Result<Self> {
         let mut cost = Self { at: Instant::now(), cpu: Duration::ZERO, resident_bytes: 0 };
-        for Process { pid, .. } in processes {
-            let file = |name: &str| {
-                let path = format!("/proc/{pid}/{name}");
-                std::fs::read_to_string(&path).with_context(|| format!("read {path}"))
+        for entry in proc::tree(ancestor) {
+            // One that ended meanwhile is in its parent's times.
+            let (Ok(stat), Ok(memory)) = (of(entry.process, "stat"), of(entry.process, "smaps_rollup"))
+            else {
+                continue;
             };
-            cost.cpu += ticks(&file("stat")?).context("understand a process's times")?;
-            cost.resident_bytes += resident(&file("status")?).context("understand a process's memory")?;
+            cost.cpu += ticks(&stat)?;
+            cost.resident_bytes += kibibytes(&memory, "Pss:")?;
         }
-        ensure!(!processes.is_empty(), "none of the processes to be measured runs");
+        ensure!(cost.resident_bytes > 0, "none of the processes to be measured runs");
         Ok(cost)
     }
 
@@ -73,10 +71,17 @@ fn ticks(stat: &str) -> anyhow::Result<Duration> {
     Ok(Duration::from_millis(ticks.iter().sum::<u64>() * 1000 / second))
 }
 
-fn resident(status: &str) -> anyhow::Result<u64> {
-    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).context("no VmRSS")?;
-    let kib = line.split_whitespace().next().context("no number")?;
-    Ok(kib.parse::<u64>()? * 1024)
+/// What the kernel says under this name, in bytes.
+fn kibibytes(text: &str, name: &str) -> anyhow::Result<u64> {
+    let found =
+        text.lines().find_map(|line| line.strip_prefix(name)).with_context(|| format!("no {name}"))?;
+    let kib = found.split_whitespace().next().context("no number")?;
+    Ok(kib.parse::<u64>().with_context(|| format!("understand {name}"))? * 1024)
+}
+
+fn of(process: Process, file: &str) -> anyhow::Result<String> {
+    let path = format!("/proc/{}/{file}", process.pid);
+    std::fs::read_to_string(&path).with_context(|| format!("read {path}"))
 }
 
 // === impl Rounds ===

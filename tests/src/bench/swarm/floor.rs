@@ -20,6 +20,7 @@ use tokio::task::JoinSet;
 use tokio::time::{Instant, MissedTickBehavior, interval};
 
 use super::coordinator::Coordinator;
+use crate::wait::wait_until;
 
 /// How this program is told to be such a server.
 pub(in crate::bench) const FLOOR: &str = "floor";
@@ -90,6 +91,8 @@ impl Lines {
         all: impl Iterator<Item = Arc<ClientTls>>,
     ) -> anyhow::Result<Self> {
         let address = coordinator.agents();
+        let listens = || async { TcpStream::connect(address).await.map(drop).context("reach it") };
+        wait_until("the floor to listen", PATIENCE, listens).await?;
         let begun = Instant::now();
         let mut beating = JoinSet::new();
         let mut first = Vec::new();
