@@ -90,6 +90,7 @@ async fn joined(token: &str, address: Address, number: usize, state: PathBuf) ->
         address: Some(IpAddr::V4(Ipv4Addr::new(198, 18, high, low))),
         data_dir: state.join("data"),
         again: Again::IfEnded,
+        patience: PATIENCE,
     };
     std::fs::create_dir_all(&state).with_context(|| format!("make {}", state.display()))?;
     let files = state_files(&state);

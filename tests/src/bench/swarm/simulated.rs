@@ -21,7 +21,8 @@ use holdfast_common::position::Position;
 use holdfast_common::report::{EngineState, MemberReport, NodeReport};
 use holdfast_common::role::Role;
 use holdfast_common::telemetry::{
-    Bounded, EngineAvailability, EngineOffer, Inventory, OperatingSystem, Privilege, Sample, ServiceManager,
+    Bounded, EngineAvailability, EngineOffer, Filtering, Inventory, OperatingSystem, Privilege, Sample,
+    ServiceManager,
 };
 use holdfast_common::term::Term;
 
@@ -81,6 +82,7 @@ impl Simulated {
             service_manager: ServiceManager::Systemd,
             privilege: Privilege::Root,
             engines: Bounded { items: vec![offer], omitted: 0 },
+            filtering: Filtering::Available,
         }
     }
 
@@ -106,6 +108,7 @@ impl Simulated {
             converged_generation: Generation::NONE,
             pending_restart: Vec::new(),
             data_bytes: Some(40 << 20),
+            access: None,
         }
     }
 
