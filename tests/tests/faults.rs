@@ -81,6 +81,10 @@ async fn killed_at_every_step(victim: Victim) -> anyhow::Result<()> {
         match settled(&fleet).await?.as_str() {
             "succeeded" => {
                 whole(&fleet).await?;
+                // The last kill may have been a moment ago.
+                for node in fleet.nodes() {
+                    fleet.online(node.name()).await?;
+                }
                 let delete = ["cluster", "delete", "orders", "--confirm", "orders"];
                 fleet.cli(delete)?.deadline(DEADLINE).run().await?;
             }
