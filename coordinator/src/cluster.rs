@@ -102,14 +102,21 @@ pub enum MemberPhase {
 pub struct Access {
     pub user: DatabaseName,
     pub database: DatabaseName,
-    pub verifier: Verifier,
-    pub password: Sealed,
+    pub password: Password,
     /// It has been shown to a person; it is not shown again.
     pub shown: bool,
-    /// A password on its way to the primary, which may have taken it already: until that is known, nobody knows which of both
-    /// works.
+    /// Until it is known whether the primary has taken it, nobody knows which of both works.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub pending: Option<Box<Password>>,
+    pub pending: Option<Box<PendingPassword>>,
+}
+
+/// A password on its way to the primary.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct PendingPassword {
+    pub password: Password,
+    /// How often it was about to be sent. Only whoever was the first, and knows that it was not sent, may take it back.
+    pub attempts: u32,
 }
 
 /// A password: for the engine, and for people.

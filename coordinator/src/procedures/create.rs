@@ -221,7 +221,7 @@ async fn initialise(
         member: assignment::prospective(cluster, member),
         database: cluster.access.database.clone(),
         user: cluster.access.user.clone(),
-        password: cluster.access.verifier.clone(),
+        password: cluster.access.password.verifier.clone(),
     }));
     let order = Order { member, term: Term::FIRST, payload };
     match steps::call_all(ctx, INITIALISE_TIME, vec![order]).await?.into_values().next() {

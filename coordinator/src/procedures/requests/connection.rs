@@ -10,7 +10,7 @@ use holdfast_common::name::ClusterName;
 
 use super::create::{new_password, password_context};
 use super::{Desk, reference, store_failure};
-use crate::cluster::{Access, Cluster, MemberPhase, Password, Phase};
+use crate::cluster::{Access, Cluster, MemberPhase, Password, PendingPassword, Phase};
 use crate::procedures::nodes::{CallError, step_error};
 use crate::procedures::steps::deadline;
 
@@ -82,27 +82,27 @@ impl Desk {
         let Some(primary) = cluster.primary_member() else {
             return Err(not_ready(&cluster, "has no primary"));
         };
-        let drawn = Box::new(new_password(self, cluster.id)?);
+        let drawn = Box::new(PendingPassword { password: new_password(self, cluster.id)?, attempts: 0 });
         let stored = self.update_access(&cluster, |access| {
-            access.pending.get_or_insert_with(|| drawn.clone());
+            access.pending.get_or_insert_with(|| drawn.clone()).attempts += 1;
         });
         let pending = stored.await?.access.pending.unwrap_or(drawn);
-        if let Err(error) = self.give_password(&cluster, primary.node_id, &pending).await {
-            if matches!(error, CallError::NotSent { .. }) {
+        if let Err(error) = self.give_password(&cluster, primary.node_id, &pending.password).await {
+            if matches!(error, CallError::NotSent { .. }) && pending.attempts == 1 {
                 let forget = |access: &mut Access| drop(access.pending.take_if(|still| *still == pending));
                 self.update_access(&cluster, forget).await?;
             }
             return Err(step_error(&primary.node_name, error).failure().clone());
         }
         let taken = self.update_access(&cluster, |access| {
-            if let Some(password) = access.pending.take_if(|still| *still == pending) {
-                let Password { verifier, sealed } = *password;
-                *access = Access { verifier, password: sealed, shown: true, ..access.clone() };
+            if let Some(taken) = access.pending.take_if(|still| still.password == pending.password) {
+                access.password = taken.password;
+                access.shown = true;
             }
         });
         let cluster = taken.await?;
         // A rival may have finished this one, and begun the next.
-        if cluster.access.verifier != pending.verifier {
+        if cluster.access.password != pending.password {
             let message = "another reset of the password came between; repeat the call";
             return Err(Failure::new(Reason::VersionConflict, message));
         }
@@ -144,7 +144,7 @@ impl Desk {
     }
 
     fn password(&self, cluster: &Cluster) -> Result<String, Failure> {
-        let opened = self.keyring.open(&password_context(cluster.id), &cluster.access.password);
+        let opened = self.keyring.open(&password_context(cluster.id), &cluster.access.password.sealed);
         let opened = opened.map_err(|error| Failure::new(Reason::StateDamaged, error.to_string()))?;
         String::from_utf8(opened.to_vec())
             .map_err(|error| Failure::new(Reason::StateDamaged, error.to_string()))

@@ -234,9 +234,9 @@ impl CreateCluster {
 
 /// A drawn password: encrypted for the one time that it is shown, and as the verifier that nodes get.
 pub(in crate::procedures) fn access(desk: &Desk, cluster: ClusterId) -> Result<Access, Failure> {
-    let Password { verifier, sealed } = new_password(desk, cluster)?;
     let name = || DatabaseName::try_from(CLIENT.to_owned()).map_err(|error| internal(&error));
-    Ok(Access { user: name()?, database: name()?, verifier, password: sealed, shown: false, pending: None })
+    let password = new_password(desk, cluster)?;
+    Ok(Access { user: name()?, database: name()?, password, shown: false, pending: None })
 }
 
 /// A password that nobody has seen yet.

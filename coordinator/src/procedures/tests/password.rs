@@ -46,9 +46,9 @@ impl Bench {
     fn lets_in(&self, connection: &Connection) -> bool {
         let access = self.cluster().access;
         let context = format!("clusters/{}/password", self.cluster().id);
-        let stored = self.desk.keyring.open(&context, &access.password).unwrap();
+        let stored = self.desk.keyring.open(&context, &access.password.sealed).unwrap();
         let told = connection.password.as_ref().expect("the answer has the password");
-        *stored == *told.as_bytes() && self.world.password() == Some(access.verifier)
+        *stored == *told.as_bytes() && self.world.password() == Some(access.password.verifier)
     }
 }
 
@@ -86,4 +86,18 @@ async fn a_reset_whose_answer_was_lost_is_finished_by_the_next() {
     let finished = bench.reset().await.unwrap();
     assert!(bench.lets_in(&finished));
     assert_eq!(bench.world.password(), Some(taken), "it is the one that the primary had taken");
+}
+
+#[tokio::test]
+async fn what_the_primary_may_have_taken_is_not_forgotten_when_it_then_cannot_be_reached() {
+    let bench = bench().await;
+    bench.world.next_command_is(Fate::Unanswered);
+    bench.reset().await.unwrap_err();
+    let taken = bench.world.password().expect("the primary has taken it");
+    bench.world.next_command_is(Fate::NotSent);
+    bench.reset().await.unwrap_err();
+    assert!(bench.cluster().access.pending.is_some(), "it may be the one that works");
+    let finished = bench.reset().await.unwrap();
+    assert!(bench.lets_in(&finished));
+    assert_eq!(bench.world.password(), Some(taken));
 }

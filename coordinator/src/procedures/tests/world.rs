@@ -23,7 +23,7 @@ use tokio::sync::watch;
 use uuid::Uuid;
 
 use crate::cluster::observed::NodeState;
-use crate::cluster::{Access, Cluster, Member, MemberPhase, Phase, assignment};
+use crate::cluster::{Access, Cluster, Member, MemberPhase, Password, Phase, assignment};
 use crate::directory::Directory;
 use crate::event;
 use crate::fleet::CallError;
@@ -99,8 +99,10 @@ impl World {
             access: Access {
                 user: name("app"),
                 database: name("app"),
-                verifier: Verifier::try_from("SCRAM-SHA-256$4096:c2FsdA==$a2V5:a2V5".to_owned()).unwrap(),
-                password: keyring.seal("test", b"secret").unwrap(),
+                password: Password {
+                    verifier: Verifier::try_from("SCRAM-SHA-256$4096:c2FsdA==$a2V5:a2V5".to_owned()).unwrap(),
+                    sealed: keyring.seal("test", b"secret").unwrap(),
+                },
                 shown: false,
                 pending: None,
             },
