@@ -59,10 +59,10 @@ use crate::metrics::{self, Metrics};
 use crate::operation::Procedure;
 
 /// A second line behind `body`: what the codec itself refuses.
-pub(crate) const MAX_DECODED: usize = 1024 * 1024 + 1;
+pub(crate) const MAX_DECODED: usize = rules::MESSAGE_BYTES as usize + 1;
 
 /// The same for access rules, which may be long.
-pub(crate) const MAX_DECODED_ACCESS: usize = 16 * 1024 * 1024 + 1;
+pub(crate) const MAX_DECODED_ACCESS: usize = rules::LIST_BYTES as usize + 1;
 
 /// What the operators' listener serves.
 #[derive(Debug)]

@@ -1,7 +1,5 @@
 //! What each node must keep true, from the clusters' records. Pure.
 
-use std::collections::BTreeMap;
-
 use holdfast_common::access::Access;
 use holdfast_common::assignment::{MemberAssignment, Peer, Power, RoleAssignment};
 use holdfast_common::id::{ClusterId, NodeId};
@@ -14,12 +12,12 @@ use super::{Cluster, Member, MemberPhase, Phase};
 /// A member without data gets none; nor does one that is being removed, so that nothing starts it again.
 pub fn members_of<'a>(
     clusters: impl IntoIterator<Item = &'a Cluster>,
-    access: &BTreeMap<ClusterId, Declared>,
+    access: impl Fn(ClusterId) -> Option<&'a Declared>,
     node: NodeId,
 ) -> Vec<MemberAssignment> {
     let mut members: Vec<MemberAssignment> = clusters
         .into_iter()
-        .filter_map(|cluster| member_assignment(cluster, access.get(&cluster.id), node))
+        .filter_map(|cluster| member_assignment(cluster, access(cluster.id), node))
         .collect();
     members.sort_by_key(|member| member.cluster_id);
     members

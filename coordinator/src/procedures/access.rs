@@ -18,11 +18,17 @@ use uuid::Uuid;
 use super::records::{Error, Records};
 use crate::cluster::access::{Declared, Trial};
 use crate::directory::put;
+use crate::store::record::Record;
 use crate::store::{Compare, Key, Op, Revision};
 
 const HEADS: &str = "cluster-access/";
 /// How many entries lie in one record.
 const PIECE: usize = 4000;
+/// How often rules are read anew that others replace meanwhile.
+const ATTEMPTS: usize = 20;
+
+/// The rules of all clusters that have declared any.
+pub type AllStored = BTreeMap<ClusterId, Stored>;
 
 /// What a cluster's rules are made of.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -73,62 +79,91 @@ impl Records {
     /// # Errors
     /// Those of the store.
     pub async fn access(&self, cluster: ClusterId) -> Result<Stored, Error> {
-        let found = self.directory().get::<Head>(&head_key(cluster)).await?;
-        let Some(found) = found else {
-            return Ok(Stored { declared: Declared::closed(cluster), found: None });
-        };
-        let declared = self.declared(cluster, &found.value).await?;
-        Ok(Stored { declared, found: Some((found.revision, found.value)) })
+        for _ in 0..ATTEMPTS {
+            let Some(found) = self.directory().get::<Head>(&head_key(cluster)).await? else {
+                return Ok(Stored { declared: Declared::closed(cluster), found: None });
+            };
+            // A list that is replaced while it is read is gone: then there is another head.
+            if let Some(declared) = self.declared(cluster, &found.value).await? {
+                return Ok(Stored { declared, found: Some((found.revision, found.value)) });
+            }
+        }
+        Err(Error::AccessIncomplete(cluster))
     }
 
-    /// The rules of all clusters that have declared any.
+    /// Brings `known` up to date; only rules that have changed are read.
     ///
     /// # Errors
     /// Those of the store.
-    pub async fn all_access(&self) -> Result<BTreeMap<ClusterId, Declared>, Error> {
-        let mut all = BTreeMap::new();
-        for record in self.directory().list::<Head>(HEADS).await? {
-            if let Ok(cluster) = record.key.as_str().trim_start_matches(HEADS).parse() {
-                all.insert(cluster, self.declared(cluster, &record.value).await?);
+    pub async fn read_access(&self, known: &mut AllStored) -> Result<(), Error> {
+        let heads = self.heads().await?;
+        known.retain(|cluster, _| heads.contains_key(cluster));
+        for (cluster, head) in heads {
+            if known.get(&cluster).is_none_or(|stored| stored.revision() != Some(head.revision)) {
+                known.insert(cluster, self.access(cluster).await?);
             }
         }
-        Ok(all)
+        Ok(())
+    }
+
+    /// The clusters that have a trial which is over.
+    ///
+    /// # Errors
+    /// Those of the store.
+    pub async fn trials_over(&self, now: Timestamp) -> Result<Vec<ClusterId>, Error> {
+        let over = |head: &Head| head.trial.as_ref().is_some_and(|trial| trial.ends_at <= now);
+        let heads = self.heads().await?.into_iter();
+        Ok(heads.filter(|(_, head)| over(&head.value)).map(|(cluster, _)| cluster).collect())
+    }
+
+    async fn heads(&self) -> Result<BTreeMap<ClusterId, Record<Head>>, Error> {
+        let records = self.directory().list::<Head>(HEADS).await?.into_iter();
+        let cluster = |key: &Key| key.as_str().trim_start_matches(HEADS).parse().ok();
+        Ok(records.filter_map(|record| Some((cluster(&record.key)?, record))).collect())
     }
 
     /// What must be removed together with a cluster.
     pub(super) async fn writes_of_no_access(&self, cluster: ClusterId) -> Result<Vec<Op>, Error> {
-        let Stored { found, .. } = self.access(cluster).await?;
-        let Some((_, head)) = found else { return Ok(Vec::new()) };
-        let mut ops = vec![Op::delete(head_key(cluster))];
-        ops.extend(head.lists().flat_map(List::removed));
+        let key = head_key(cluster);
+        let Some(found) = self.directory().get::<Head>(&key).await? else { return Ok(Vec::new()) };
+        let mut ops = vec![Op::delete(key)];
+        ops.extend(found.value.lists().flat_map(List::removed));
         Ok(ops)
     }
 
-    async fn declared(&self, cluster: ClusterId, head: &Head) -> Result<Declared, Error> {
+    /// `None`: a piece is missing.
+    async fn declared(&self, cluster: ClusterId, head: &Head) -> Result<Option<Declared>, Error> {
         let Head { rules, trial } = head;
-        let trial = match trial {
-            None => None,
-            Some(TrialHead { id, rules, lasts, ends_at }) => {
-                Some(Trial { id: *id, rules: self.rules(rules).await?, lasts: *lasts, ends_at: *ends_at })
-            }
+        let Some(rules) = self.rules(rules).await? else { return Ok(None) };
+        let Some(TrialHead { id, rules: tried, lasts, ends_at }) = trial else {
+            return Ok(Some(Declared { cluster, rules, trial: None }));
         };
-        Ok(Declared { cluster, rules: self.rules(rules).await?, trial })
+        let Some(tried) = self.rules(tried).await? else { return Ok(None) };
+        let trial = Trial { id: *id, rules: tried, lasts: *lasts, ends_at: *ends_at };
+        Ok(Some(Declared { cluster, rules, trial: Some(trial) }))
     }
 
-    async fn rules(&self, list: &List) -> Result<Rules, Error> {
+    /// `None`: a piece is missing. A shorter list would shut people out.
+    async fn rules(&self, list: &List) -> Result<Option<Rules>, Error> {
         let List { id, pieces, mode, log_refused } = list;
         let mut entries: Vec<Entry> = Vec::new();
         for number in 0..*pieces {
-            let piece = self.directory().get::<Vec<Entry>>(&piece_key(*id, number)).await?;
-            entries.extend(piece.map(|piece| piece.value).unwrap_or_default());
+            match self.directory().get::<Vec<Entry>>(&piece_key(*id, number)).await? {
+                Some(piece) => entries.extend(piece.value),
+                None => return Ok(None),
+            }
         }
-        Rules::new(*mode, entries, *log_refused).map_err(Error::Access)
+        Rules::new(*mode, entries, *log_refused).map(Some).map_err(Error::Access)
     }
 }
 
 // === impl Stored ===
 
 impl Stored {
+    fn revision(&self) -> Option<Revision> {
+        self.found.as_ref().map(|(revision, _)| *revision)
+    }
+
     /// What to write to have these rules instead; refused by the compare if somebody else was first.
     ///
     /// # Errors

@@ -55,6 +55,8 @@ pub enum Error {
     Contended(ClusterName),
     #[error("the stored access rules make no sense")]
     Access(#[source] RulesError),
+    #[error("the stored access rules of cluster {0} are not complete; set them anew")]
+    AccessIncomplete(ClusterId),
     #[error(transparent)]
     Change(#[from] ChangeError),
     #[error(transparent)]
@@ -249,7 +251,7 @@ impl Classify for Error {
             Self::NoCluster(_) => Reason::ClusterNotFound,
             Self::NoNode(_) => Reason::NodeNotFound,
             Self::Contended(_) => Reason::VersionConflict,
-            Self::Access(_) => Reason::StateDamaged,
+            Self::Access(_) | Self::AccessIncomplete(_) => Reason::StateDamaged,
             Self::Change(error) => error.reason(),
             Self::Directory(error) => error.reason(),
             Self::Store(error) => error.reason(),
@@ -259,7 +261,9 @@ impl Classify for Error {
     fn retry(&self) -> Retry {
         match self {
             Self::Contended(_) => Retry::Later(None),
-            Self::NoCluster(_) | Self::NoNode(_) | Self::Access(_) => Retry::Never,
+            Self::NoCluster(_) | Self::NoNode(_) | Self::Access(_) | Self::AccessIncomplete(_) => {
+                Retry::Never
+            }
             Self::Change(error) => error.retry(),
             Self::Directory(error) => error.retry(),
             Self::Store(error) => error.retry(),
@@ -272,7 +276,7 @@ impl Classify for Error {
                 Failure::new(self.reason(), "").with("cluster", name).metadata
             }
             Self::NoNode(node) => Failure::new(self.reason(), "").with("node", node).metadata,
-            Self::Access(_) => Metadata::new(),
+            Self::Access(_) | Self::AccessIncomplete(_) => Metadata::new(),
             Self::Change(error) => error.metadata(),
             Self::Directory(error) => error.metadata(),
             Self::Store(error) => error.metadata(),

@@ -3,6 +3,7 @@
 //!
 //! The same checks serve `validate_only`, so a plan never promises what the call would refuse.
 
+mod access;
 pub mod connection;
 mod create;
 mod members;

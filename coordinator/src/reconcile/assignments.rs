@@ -6,15 +6,15 @@ use std::collections::{BTreeMap, BTreeSet};
 use holdfast_common::access::Access;
 use holdfast_common::assignment::{Assignment, MemberAssignment};
 use holdfast_common::generation::Generation;
-use holdfast_common::id::{ClusterId, NodeId};
+use holdfast_common::id::NodeId;
 use holdfast_common::pki::Fingerprint;
 use serde::{Deserialize, Serialize};
 
 use super::Loop;
-use crate::cluster::access::Declared;
 use crate::cluster::{Cluster, assignment};
 use crate::directory::{self, NODES, Node};
 use crate::fleet;
+use crate::procedures::access::AllStored;
 use crate::procedures::records::{self, Records};
 use crate::store::{self, Key, Op, Txn};
 
@@ -27,6 +27,8 @@ pub struct Assignments {
     fleet: fleet::Handle,
     /// As stored, to read them only once.
     stored: Option<BTreeMap<NodeId, Known>>,
+    /// As read last: they are large, and change seldom.
+    access: AllStored,
 }
 
 /// What a node must keep true, as it is stored: without the access rules, which have records of their own and may be larger
@@ -67,7 +69,7 @@ fn key(node: NodeId) -> Key {
 
 impl Assignments {
     pub fn new(records: Records, fleet: fleet::Handle) -> Self {
-        Self { records, fleet, stored: None }
+        Self { records, fleet, stored: None, access: AllStored::new() }
     }
 
     /// What is stored; from the store only the first time, since nobody else writes it.
@@ -85,10 +87,14 @@ impl Assignments {
         Ok(self.stored.get_or_insert_with(BTreeMap::new))
     }
 
-    async fn bring_up_to_date(&mut self, all: &All, node: NodeId) -> Result<(), Error> {
+    async fn bring_up_to_date(&mut self, clusters: &[Cluster], node: NodeId) -> Result<(), Error> {
         let directory = self.records.directory().clone();
         let coordinator_generation = self.fleet.coordinator_generation();
-        let members = assignment::members_of(&all.clusters, &all.access, node);
+        let members = assignment::members_of(
+            clusters,
+            |cluster| self.access.get(&cluster).map(|stored| &stored.declared),
+            node,
+        );
         let stored = self.stored().await?;
         let known = stored.get(&node);
         if known.is_none() && members.is_empty() {
@@ -116,12 +122,6 @@ impl Assignments {
         }
         Ok(())
     }
-}
-
-/// What assignments follow from.
-struct All {
-    clusters: Vec<Cluster>,
-    access: BTreeMap<ClusterId, Declared>,
 }
 
 // === impl Kept ===
@@ -169,7 +169,8 @@ impl Loop for Assignments {
     const NAME: &'static str = "assignments";
 
     async fn round(&mut self) -> Result<(), Error> {
-        let all = All { clusters: self.records.all().await?, access: self.records.all_access().await? };
+        let clusters = self.records.all().await?;
+        self.records.read_access(&mut self.access).await?;
         let nodes: BTreeSet<NodeId> = self
             .records
             .directory()
@@ -180,7 +181,7 @@ impl Loop for Assignments {
             .collect();
         self.forget(&nodes).await?;
         for node in nodes {
-            self.bring_up_to_date(&all, node).await?;
+            self.bring_up_to_date(&clusters, node).await?;
         }
         Ok(())
     }

@@ -33,23 +33,21 @@ impl Loop for Trials {
     const NAME: &'static str = "trials";
 
     async fn round(&mut self) -> Result<(), Error> {
-        for cluster in self.records.all().await? {
+        let now = self.clock.now();
+        let over = self.records.trials_over(now).await?;
+        if over.is_empty() {
+            return Ok(());
+        }
+        for cluster in self.records.all().await?.into_iter().filter(|cluster| over.contains(&cluster.id)) {
             let stored = self.records.access(cluster.id).await?;
-            let expired = stored.declared.clone().expired(self.clock.now());
-            if expired == stored.declared {
-                continue;
-            }
+            let expired = stored.declared.clone().expired(now);
             let (compare, ops) = stored.replaced_by(&expired)?;
             let txn = ops.into_iter().fold(Txn::new().when(compare), Txn::then);
             // Somebody may have judged it in this very moment.
             if self.records.directory().store().txn(txn).await?.succeeded {
-                let message =
-                    "access rules on trial were not confirmed in time; those before them hold".to_owned();
-                let event = NewEvent {
-                    cluster: Some(cluster.name.to_string()),
-                    ..NewEvent::new(Severity::Warning, "ACCESS_REVERTED", message)
-                };
-                self.events.record(event).await.map_err(Error::Event)?;
+                let message = "access rules on trial were not confirmed in time; those before them hold";
+                let event = NewEvent::new(Severity::Warning, "ACCESS_REVERTED", message);
+                self.events.record(event.on_cluster(cluster.name.as_str())).await.map_err(Error::Event)?;
             }
         }
         Ok(())

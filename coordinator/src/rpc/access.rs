@@ -3,8 +3,8 @@
 mod parse;
 mod render;
 
-use holdfast_common::access::{MAX_NETWORKS_PER_NODE, Rules, RulesError};
-use holdfast_common::error::{Classify as _, Failure, Reason, Violations};
+use holdfast_common::access::{Rules, RulesError};
+use holdfast_common::error::{Chain, Classify as _, Failure, Violations};
 use holdfast_common::report::Severity;
 use holdfast_proto::v1 as proto;
 use holdfast_proto::v1::access_service_server::AccessService;
@@ -13,7 +13,7 @@ use tonic::{Request, Response, Status};
 
 use super::convert::{self, PageRequest, refuse};
 use super::peer::Caller;
-use super::repeat::{decoded, repeat};
+use super::repeat::{kept, repeat};
 use crate::cluster::Cluster;
 use crate::cluster::access::{Declared, Verdict};
 use crate::event::NewEvent;
@@ -31,7 +31,7 @@ pub struct AccessRules {
     pub fleet: fleet::Handle,
 }
 
-/// A change that was asked for.
+/// A change that was asked for, and who asked.
 struct Asked {
     actor: String,
     repeat: Option<RequestId>,
@@ -87,9 +87,6 @@ impl AccessService for AccessRules {
         let actor = Caller::of(&request).actor();
         let request = request.into_inner();
         let repeat = repeat(&request.request_id, &actor, "SetAccess", &request).map_err(refuse)?;
-        if let Some(answer) = self.identity.recall(repeat.as_ref()).await.map_err(refuse)? {
-            return decoded(&answer);
-        }
         let proto::SetAccessRequest { cluster, mode, entries, log_refused, confirm_within, .. } = request;
         let effect = Effect::of(request.validate_only);
         let (rules, holding) = parse::rules(mode, entries, log_refused, confirm_within).map_err(refuse)?;
@@ -108,9 +105,6 @@ impl AccessService for AccessRules {
         let actor = Caller::of(&request).actor();
         let request = request.into_inner();
         let repeat = repeat(&request.request_id, &actor, "AddAccessEntries", &request).map_err(refuse)?;
-        if let Some(answer) = self.identity.recall(repeat.as_ref()).await.map_err(refuse)? {
-            return decoded(&answer);
-        }
         let proto::AddAccessEntriesRequest { cluster, entries, confirm_within, .. } = request;
         let effect = Effect::of(request.validate_only);
         let (entries, holding) = parse::added(entries, confirm_within).map_err(refuse)?;
@@ -130,9 +124,6 @@ impl AccessService for AccessRules {
         let actor = Caller::of(&request).actor();
         let request = request.into_inner();
         let repeat = repeat(&request.request_id, &actor, "RemoveAccessEntries", &request).map_err(refuse)?;
-        if let Some(answer) = self.identity.recall(repeat.as_ref()).await.map_err(refuse)? {
-            return decoded(&answer);
-        }
         let proto::RemoveAccessEntriesRequest { cluster, cidrs, confirm_within, .. } = request;
         let effect = Effect::of(request.validate_only);
         let (cidrs, holding) = parse::removed(&cidrs, confirm_within).map_err(refuse)?;
@@ -152,9 +143,6 @@ impl AccessService for AccessRules {
         let actor = Caller::of(&request).actor();
         let request = request.into_inner();
         let repeat = repeat(&request.request_id, &actor, "ConfirmAccess", &request).map_err(refuse)?;
-        if let Some(answer) = self.identity.recall(repeat.as_ref()).await.map_err(refuse)? {
-            return decoded(&answer);
-        }
         let proto::ConfirmAccessRequest { cluster, trial_id, revert, request_id: _ } = request;
         let id = parse::trial_id(&trial_id).map_err(refuse)?;
         let verdict = if revert { Verdict::Revert } else { Verdict::Confirm };
@@ -175,18 +163,21 @@ impl AccessRules {
         Ok((cluster, stored))
     }
 
-    /// One transaction: the rules, and the answer for repeats.
+    /// One transaction: the rules, and the answer, which a repeat gets too.
     async fn change(
         &self,
         asked: Asked,
         change: impl Fn(Declared, jiff::Timestamp) -> Result<Declared, Failure>,
     ) -> Result<proto::AccessChange, Failure> {
         let Asked { actor, repeat, cluster, effect } = asked;
+        if let Some(answer) = self.identity.recall(repeat.as_ref()).await? {
+            return kept(&answer);
+        }
         let (cluster, stored) = self.find(&cluster).await?;
         let now = self.desk.means.clock.now();
         let before = stored.declared.clone().expired(now);
         let after = change(before.clone(), now)?;
-        self.check_room(&cluster, &after).await?;
+        self.desk.check_room(&cluster, &after).await?;
         let access = self.show(&cluster, &after);
         let answer = render::change(access, &before, &after);
         if effect == Effect::OnlyShow {
@@ -194,40 +185,18 @@ impl AccessRules {
         }
         let (compare, ops) = stored.replaced_by(&after).map_err(|error| error.to_failure())?;
         let txn = ops.into_iter().fold(Txn::new().when(compare), Txn::then);
-        // Wrapped alike in all answers, so that a repeat of any of them is read back as its own.
-        let wrapped = proto::SetAccessResponse { change: Some(answer.clone()) }.encode_to_vec();
-        self.identity.commit(txn, repeat.as_ref(), wrapped).await?;
-        let event = NewEvent {
-            cluster: Some(cluster.name.to_string()),
-            actor,
-            ..NewEvent::new(Severity::Info, "ACCESS_CHANGED", render::summary(&after))
-        };
-        // The rules stand already; that the event cannot be written must not look as if they did not.
-        if let Err(error) = self.desk.means.events.record(event).await {
-            tracing::warn!(%error, "write the event of changed access rules");
-        }
-        Ok(answer)
-    }
-
-    /// Whether every member's node has room for all the networks that it must hold.
-    async fn check_room(&self, cluster: &Cluster, after: &Declared) -> Result<(), Failure> {
-        let records = &self.desk.means.records;
-        let all = records.all_access().await.map_err(|error| error.to_failure())?;
-        let clusters = records.all().await.map_err(|error| error.to_failure())?;
-        for member in &cluster.members {
-            let others =
-                clusters.iter().filter(|it| it.id != cluster.id && it.member(member.node_id).is_some());
-            let others = others.filter_map(|it| all.get(&it.id)).map(|it| it.for_nodes().networks());
-            let networks = others.sum::<usize>() + after.for_nodes().networks();
-            if networks > MAX_NETWORKS_PER_NODE {
-                let message = format!(
-                    "node `{}` would have to hold {networks} networks of all its clusters, tried and kept; it can hold {MAX_NETWORKS_PER_NODE}",
-                    member.node_name
-                );
-                return Err(Failure::new(Reason::PreconditionFailed, message));
+        let own = answer.encode_to_vec();
+        let answer = self.identity.commit(txn, repeat.as_ref(), own.clone()).await?;
+        // Of two with the same request id one has written, and both get what it wrote.
+        if answer == own {
+            let event = NewEvent::new(Severity::Info, "ACCESS_CHANGED", render::summary(&after));
+            let event = event.on_cluster(cluster.name.as_str()).by(actor);
+            // The rules stand already; that the event cannot be written must not look as if they did not.
+            if let Err(error) = self.desk.means.events.record(event).await {
+                tracing::warn!(error = %Chain(&error), "an event is not recorded");
             }
         }
-        Ok(())
+        kept(&answer)
     }
 
     fn show(&self, cluster: &Cluster, declared: &Declared) -> proto::Access {

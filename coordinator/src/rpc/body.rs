@@ -15,16 +15,6 @@ use tonic::{Code, Status};
 
 use super::oversize::{Fields, Found, Search};
 
-/// The largest message that a call may send.
-pub const MAX_MESSAGE_BYTES: u32 = 1024 * 1024;
-/// The same for calls with access rules: a hundred thousand entries, each with a comment.
-pub const MAX_ACCESS_BYTES: u32 = 16 * 1024 * 1024;
-
-/// The largest message that a call to `method` may send.
-pub(super) fn limit_of(method: &str) -> u32 {
-    if method.starts_with("holdfast.v1.AccessService/") { MAX_ACCESS_BYTES } else { MAX_MESSAGE_BYTES }
-}
-
 /// A request's body that refuses a message by its length prefix, before any of it is held.
 struct Measured<B> {
     inner: B,
@@ -250,6 +240,7 @@ mod tests {
     use http_body_util::{BodyExt as _, StreamBody};
     use proptest::prelude::*;
 
+    use super::super::rules::MESSAGE_BYTES;
     use super::*;
 
     async fn all(body: Body) -> Result<Bytes, axum::Error> {
@@ -258,7 +249,7 @@ mod tests {
 
     fn body(chunks: Vec<Bytes>) -> Request<Body> {
         let frames = chunks.into_iter().map(|chunk| Ok::<_, Infallible>(Frame::data(chunk)));
-        measured(Request::new(StreamBody::new(stream::iter(frames))), None, MAX_MESSAGE_BYTES)
+        measured(Request::new(StreamBody::new(stream::iter(frames))), None, MESSAGE_BYTES)
     }
 
     fn message(len: u32) -> Vec<u8> {
@@ -271,7 +262,7 @@ mod tests {
     #[tokio::test]
     async fn a_message_over_the_limit_is_refused_by_its_prefix_alone() {
         let mut prefix = vec![0];
-        prefix.extend_from_slice(&(MAX_MESSAGE_BYTES + 1).to_be_bytes());
+        prefix.extend_from_slice(&(MESSAGE_BYTES + 1).to_be_bytes());
         let refused = all(body(vec![Bytes::from(prefix)]).into_body()).await.unwrap_err();
         let source = std::error::Error::source(&refused).unwrap();
         let status = source.downcast_ref::<Status>().unwrap();

@@ -311,8 +311,9 @@ where
         let Self { guard, peer, routes } = self.clone();
         let request = match Dialect::of(&request) {
             Dialect::Grpc => {
-                let method = rules::rule(request.uri().path()).map_or("", |rule| rule.method);
-                body::measured(request, oversize::fields(method), body::limit_of(method))
+                let rule = rules::rule(request.uri().path());
+                let fields = rule.and_then(|rule| oversize::fields(rule.method));
+                body::measured(request, fields, rule.map_or(rules::MESSAGE_BYTES, |rule| rule.message_bytes))
             }
             // A scrape has no body.
             Dialect::Http => request.map(|_| Body::empty()),

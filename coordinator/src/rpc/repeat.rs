@@ -21,6 +21,17 @@ pub fn repeat<M: Message>(
 }
 
 /// The first answer, as it was kept.
+///
+/// # Errors
+/// `Internal`, if it is no such answer.
+pub fn kept<M: Message + Default>(answer: &[u8]) -> Result<M, Failure> {
+    M::decode(answer).map_err(|error| Failure::internal(&error))
+}
+
+/// The same, for the caller.
+///
+/// # Errors
+/// As [`kept`].
 pub fn decoded<M: Message + Default>(answer: &[u8]) -> Result<Response<M>, Status> {
-    M::decode(answer).map(Response::new).map_err(|error| refuse(Failure::internal(&error)))
+    kept(answer).map(Response::new).map_err(refuse)
 }

@@ -39,8 +39,14 @@ pub struct Rule {
     pub who: Who,
     pub effect: Effect,
     pub length: Length,
+    /// The most bytes of one of its messages.
+    pub message_bytes: u32,
 }
 
+/// What a message may have.
+pub const MESSAGE_BYTES: u32 = 1024 * 1024;
+/// The same with a list of access entries: a hundred thousand, each with a comment.
+pub const LIST_BYTES: u32 = 16 * 1024 * 1024;
 /// The usual bound of a call.
 const CALL: Length = Length::Call(Duration::from_secs(30));
 /// For calls that ask nodes or wait by their nature.
@@ -48,15 +54,20 @@ const LONG: Length = Length::Call(Duration::from_secs(120));
 const WAIT: Length = Length::Call(Duration::from_secs(620));
 
 const fn reads(method: &'static str, who: Who) -> Rule {
-    Rule { method, who, effect: Effect::Reads, length: CALL }
+    Rule { method, who, effect: Effect::Reads, length: CALL, message_bytes: MESSAGE_BYTES }
 }
 
 const fn changes(method: &'static str, who: Who) -> Rule {
-    Rule { method, who, effect: Effect::Changes, length: LONG }
+    Rule { method, who, effect: Effect::Changes, length: LONG, message_bytes: MESSAGE_BYTES }
+}
+
+/// A change by a long list.
+const fn changes_by_list(method: &'static str, who: Who) -> Rule {
+    Rule { message_bytes: LIST_BYTES, ..changes(method, who) }
 }
 
 const fn stream(method: &'static str, who: Who) -> Rule {
-    Rule { method, who, effect: Effect::Reads, length: Length::Stream }
+    Rule { method, who, effect: Effect::Reads, length: Length::Stream, message_bytes: MESSAGE_BYTES }
 }
 
 /// All of them.
@@ -80,9 +91,9 @@ pub const RULES: &[Rule] = &[
     changes("holdfast.v1.ClusterService/GetConnection", Who::Operator),
     changes("holdfast.v1.ClusterService/ResetPassword", Who::Operator),
     reads("holdfast.v1.AccessService/GetAccess", Who::Viewer),
-    changes("holdfast.v1.AccessService/SetAccess", Who::Operator),
-    changes("holdfast.v1.AccessService/AddAccessEntries", Who::Operator),
-    changes("holdfast.v1.AccessService/RemoveAccessEntries", Who::Operator),
+    changes_by_list("holdfast.v1.AccessService/SetAccess", Who::Operator),
+    changes_by_list("holdfast.v1.AccessService/AddAccessEntries", Who::Operator),
+    changes_by_list("holdfast.v1.AccessService/RemoveAccessEntries", Who::Operator),
     changes("holdfast.v1.AccessService/ConfirmAccess", Who::Operator),
     reads("holdfast.v1.OperationService/ListOperations", Who::Viewer),
     reads("holdfast.v1.OperationService/GetOperation", Who::Viewer),
@@ -92,6 +103,7 @@ pub const RULES: &[Rule] = &[
         who: Who::Viewer,
         effect: Effect::Reads,
         length: WAIT,
+        message_bytes: MESSAGE_BYTES,
     },
     changes("holdfast.v1.OperationService/CancelOperation", Who::Operator),
     changes("holdfast.v1.OperationService/ResumeOperation", Who::Operator),
