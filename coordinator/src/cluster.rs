@@ -16,7 +16,7 @@ mod change;
 pub mod invariants;
 pub mod observed;
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;
 
 use std::net::IpAddr;
 

@@ -6,24 +6,22 @@ use std::sync::{Arc, Mutex, MutexGuard};
 
 use futures::FutureExt as _;
 use futures::future::BoxFuture;
-use holdfast_common::assignment::{Exposure, RoleAssignment, Synchronous};
+use holdfast_common::assignment::{RoleAssignment, Synchronous};
 use holdfast_common::clock::Clock;
-use holdfast_common::command::{Command, DatabaseName, Outcome, Payload, Progress, Success, Verifier};
-use holdfast_common::engine::{Engine, Parameters};
+use holdfast_common::command::{Command, Outcome, Payload, Progress, Success, Verifier};
 use holdfast_common::error::{Failure, Reason};
 use holdfast_common::generation::Generation;
 use holdfast_common::id::{ClusterId, CommandId, NodeId};
-use holdfast_common::pki::{Keyring, MasterKey};
 use holdfast_common::report::{EngineState, MemberReport};
 use holdfast_common::role::{Availability, Durability};
 use holdfast_common::telemetry::Filtering;
 use holdfast_common::term::Term;
 use jiff::Timestamp;
 use tokio::sync::watch;
-use uuid::Uuid;
 
 use crate::cluster::observed::NodeState;
-use crate::cluster::{Access, Cluster, Member, MemberPhase, Password, Phase, assignment};
+use crate::cluster::tests::{SYSTEM, Sample, node, report};
+use crate::cluster::{Cluster, MemberPhase, assignment};
 use crate::directory::Directory;
 use crate::event;
 use crate::fleet::CallError;
@@ -32,12 +30,10 @@ use crate::procedures::{Means, Nodes};
 use crate::store::memory::Memory;
 use crate::store::{Shared, record};
 
-const SYSTEM: &str = "7301234567890123456";
-
 /// All that outlives a coordinator but its store.
 #[derive(Debug)]
 pub(super) struct World {
-    template: Cluster,
+    sample: Sample,
     nodes: Vec<NodeId>,
     state: Mutex<State>,
     changes: watch::Sender<u64>,
@@ -75,41 +71,9 @@ struct Seen {
 // === impl World ===
 
 impl World {
-    pub(super) fn new(nodes: u128) -> Self {
-        let nodes: Vec<NodeId> =
-            (1..=nodes).map(|number| NodeId::from_uuid(Uuid::from_u128(number))).collect();
-        let keyring = Keyring::new(MasterKey::generate(), Vec::new());
-        let name = |text: &str| DatabaseName::try_from(text.to_owned()).unwrap();
-        let template = Cluster {
-            id: ClusterId::from_uuid(Uuid::from_u128(100)),
-            name: "demo".parse().unwrap(),
-            engine: Engine::Postgresql,
-            engine_version: "15".parse().unwrap(),
-            durability: Durability::Quorum,
-            port: 5432,
-            parameters: Parameters::default(),
-            extensions: Vec::new(),
-            phase: Phase::Creating,
-            term: Term::NONE,
-            primary: None,
-            members: Vec::new(),
-            synchronous: Synchronous::default(),
-            strengthening: None,
-            system_identifier: None,
-            access: Access {
-                user: name("app"),
-                database: name("app"),
-                password: Password {
-                    verifier: Verifier::try_from("SCRAM-SHA-256$4096:c2FsdA==$a2V5:a2V5".to_owned()).unwrap(),
-                    sealed: keyring.seal("test", b"secret").unwrap(),
-                },
-                shown: false,
-                pending: None,
-            },
-            exposure: Exposure::OnlyFiltered,
-            created_at: Timestamp::UNIX_EPOCH,
-        };
-        Self { template, nodes, state: Mutex::default(), changes: watch::Sender::new(0) }
+    pub(super) fn new(nodes: usize) -> Self {
+        let nodes = (0..nodes).map(node).collect();
+        Self { sample: Sample::new(), nodes, state: Mutex::default(), changes: watch::Sender::new(0) }
     }
 
     pub(super) fn node(&self, index: usize) -> NodeId {
@@ -122,33 +86,17 @@ impl World {
 
     /// About to be created.
     pub(super) fn draft(&self, members: usize, durability: Durability) -> Cluster {
-        let members = self.nodes[..members]
-            .iter()
-            .enumerate()
-            .map(|(index, node)| Member {
-                node_id: *node,
-                node_name: format!("n{}", index + 1).parse().unwrap(),
-                address: format!("203.0.113.{}", index + 1).parse().unwrap(),
-                phase: MemberPhase::Joining,
-            })
-            .collect();
-        Cluster { members, durability, ..self.template.clone() }
+        self.sample.draft(members, durability)
     }
 
     /// Whole, with the durability enforced.
     pub(super) fn active(&self, members: usize) -> Cluster {
-        let cluster =
-            self.draft(members, Durability::Quorum).with_first_primary(self.node(0), SYSTEM.into()).unwrap();
-        let cluster =
-            self.nodes[1..members].iter().fold(cluster, |cluster, node| cluster.with_active(*node).unwrap());
-        let wanted = cluster.wanted_synchronous();
-        cluster.with_strengthening(wanted).unwrap().with_strengthened().unwrap().finished().unwrap()
+        self.sample.active(members)
     }
 
     /// Whole, and one more about to join.
     pub(super) fn joining(&self, members: usize) -> Cluster {
-        let joining = self.draft(members + 1, Durability::Quorum).members.pop().unwrap();
-        self.active(members).with_joining(joining).unwrap()
+        self.sample.joining(members)
     }
 
     /// The nodes have what the record says.
@@ -168,7 +116,7 @@ impl World {
     }
 
     pub(super) fn cluster(&self, store: &Shared) -> Option<Cluster> {
-        let key = cluster_key(&self.template.name);
+        let key = cluster_key(&self.sample.template().name);
         let found = record::get::<Cluster>(&**store, &key).now_or_never()?;
         found.ok().flatten().map(|found| found.value)
     }
@@ -259,25 +207,12 @@ impl Nodes for Seen {
             Some(RoleAssignment::Replica { .. }) | None => Synchronous::default(),
         };
         let report = MemberReport {
-            cluster_id: cluster,
-            engine: Engine::Postgresql,
             state,
             role: assigned.as_ref().map(|assigned| assigned.role.role()),
             term: assigned.as_ref().map_or(Term::NONE, |assigned| assigned.term),
-            position: None,
-            replayed: None,
-            lag_seconds: None,
-            streaming: Some(true),
-            followers: Vec::new(),
             synchronous,
             system_identifier,
-            engine_version: None,
-            started_at: None,
-            message: String::new(),
-            converged_generation: Generation::NONE,
-            pending_restart: Vec::new(),
-            data_bytes: None,
-            access: None,
+            ..report(cluster)
         };
         Some(NodeState { availability: Availability::Online, report: Some((report, Timestamp::UNIX_EPOCH)) })
     }
