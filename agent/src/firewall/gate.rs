@@ -10,9 +10,11 @@
 use std::collections::BTreeSet;
 use std::time::Duration;
 
+use holdfast_common::protocol::Slot;
+
 use super::kernel::Kernel;
 use super::plan::{Change, remove, renew};
-use super::sets::{PortElement, SetId, Slot};
+use super::sets::{PortElement, SetId};
 use crate::host::netlink::Error;
 
 /// Opens and shuts ports. Cheap to clone.
@@ -75,7 +77,7 @@ impl Gate {
     /// Then it is as it was.
     pub fn open_for_ever(&self, port: u16) -> Result<(), Error> {
         let element = PortElement::lasting(port);
-        let changes: Vec<Change> = [SetId::Armed(Slot::Zero), SetId::Granted(Slot::Zero)]
+        let changes: Vec<Change> = [SetId::Armed(Slot::A), SetId::Granted(Slot::A)]
             .into_iter()
             .flat_map(|set| renew(set, element))
             .collect();
@@ -100,11 +102,8 @@ impl Gate {
             )
         };
         Ok(Standing {
-            armed: [left(SetId::Armed(Slot::Zero))?, left(SetId::Armed(Slot::One))?],
-            granted: [
-                left(SetId::Granted(Slot::Zero))?.is_some(),
-                left(SetId::Granted(Slot::One))?.is_some(),
-            ],
+            armed: [left(SetId::Armed(Slot::A))?, left(SetId::Armed(Slot::B))?],
+            granted: [left(SetId::Granted(Slot::A))?.is_some(), left(SetId::Granted(Slot::B))?.is_some()],
             readers: left(SetId::Readers)?,
         })
     }
@@ -124,7 +123,7 @@ impl Gate {
                     .collect(),
             )
         };
-        let (armed, granted) = (lasting(SetId::Armed(Slot::Zero))?, lasting(SetId::Granted(Slot::Zero))?);
+        let (armed, granted) = (lasting(SetId::Armed(Slot::A))?, lasting(SetId::Granted(Slot::A))?);
         Ok(armed.intersection(&granted).copied().collect())
     }
 }

@@ -244,49 +244,32 @@ impl Chunks {
     }
 }
 
-// === impl u32 ===
+/// The two widths differ in nothing else.
+macro_rules! bits {
+    ($($number:ty)+) => {$(
+        impl Bits for $number {
+            const LAST: Self = Self::MAX;
 
-impl Bits for u32 {
-    const LAST: Self = Self::MAX;
+            fn of(bytes: &[u8]) -> Option<Self> {
+                bytes.try_into().ok().map(Self::from_be_bytes)
+            }
 
-    fn of(bytes: &[u8]) -> Option<Self> {
-        bytes.try_into().ok().map(Self::from_be_bytes)
-    }
+            fn write(self, writer: &mut Writer, kind: u16) {
+                writer.bytes(kind, &self.to_be_bytes());
+            }
 
-    fn write(self, writer: &mut Writer, kind: u16) {
-        writer.bytes(kind, &self.to_be_bytes());
-    }
+            fn next(self) -> Option<Self> {
+                self.checked_add(1)
+            }
 
-    fn next(self) -> Option<Self> {
-        self.checked_add(1)
-    }
-
-    fn previous(self) -> Option<Self> {
-        self.checked_sub(1)
-    }
+            fn previous(self) -> Option<Self> {
+                self.checked_sub(1)
+            }
+        }
+    )+};
 }
 
-// === impl u128 ===
-
-impl Bits for u128 {
-    const LAST: Self = Self::MAX;
-
-    fn of(bytes: &[u8]) -> Option<Self> {
-        bytes.try_into().ok().map(Self::from_be_bytes)
-    }
-
-    fn write(self, writer: &mut Writer, kind: u16) {
-        writer.bytes(kind, &self.to_be_bytes());
-    }
-
-    fn next(self) -> Option<Self> {
-        self.checked_add(1)
-    }
-
-    fn previous(self) -> Option<Self> {
-        self.checked_sub(1)
-    }
-}
+bits!(u32 u128);
 
 #[cfg(test)]
 mod tests {

@@ -12,8 +12,9 @@ use std::net::IpAddr;
 use std::time::Duration;
 
 use holdfast_common::access::Reach;
+use holdfast_common::protocol::Slot;
 
-use super::sets::{Elements, Family, Interval, PortElement, SetId, Slot};
+use super::sets::{Elements, Family, Interval, PortElement, SetId};
 
 /// What must hold for every managed port.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -278,10 +279,10 @@ impl Observed {
 impl SetId {
     /// The sets that open the gate.
     pub const GATE: [Self; 5] = [
-        Self::Armed(Slot::Zero),
-        Self::Armed(Slot::One),
-        Self::Granted(Slot::Zero),
-        Self::Granted(Slot::One),
+        Self::Armed(Slot::A),
+        Self::Armed(Slot::B),
+        Self::Granted(Slot::A),
+        Self::Granted(Slot::B),
         Self::Readers,
     ];
 }
@@ -343,7 +344,7 @@ mod tests {
                 structure: Structure::AsDeclared,
                 ports,
                 trials,
-                gated: BTreeMap::from([(SetId::Armed(Slot::Zero), open)]),
+                gated: BTreeMap::from([(SetId::Armed(Slot::A), open)]),
             },
         )
     }

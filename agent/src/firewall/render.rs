@@ -11,12 +11,13 @@
 //! an address that is taken off, or a gate that shuts, cuts what is open. Packets to other ports meet no rule at all. What
 //! the reset itself needs on its way out is let through: a reset carries no acknowledgement of data.
 
+use holdfast_common::protocol::Slot;
 use serde_json::{Value, json};
 
 use super::TABLE;
 use super::parse::{Listing, Rule};
 use super::plan::Declared;
-use super::sets::{Family, SetId, Slot};
+use super::sets::{Family, SetId};
 
 /// Before connection tracking and everything else that could accept.
 const PRIORITY: i32 = -310;
@@ -131,7 +132,7 @@ fn port_chains(listing: &mut Listing, port: u16, way: Way) {
         listing.rule(&chain, vec![reset, json!({"accept": null})]);
     }
     way.let_in(listing, &chain, port, SetId::Members);
-    for slot in [Slot::Zero, Slot::One] {
+    for slot in Slot::BOTH {
         let both = [SetId::Armed(slot), SetId::Granted(slot)].map(|set| way.port_in(set));
         listing.rule(&chain, both.into_iter().chain([goto(&list)]).collect());
     }

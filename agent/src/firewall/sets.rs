@@ -3,6 +3,8 @@
 use std::fmt;
 use std::time::Duration;
 
+use holdfast_common::protocol::Slot;
+
 /// A set of the table.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum SetId {
@@ -18,13 +20,6 @@ pub enum SetId {
     Members(u16, Family),
     Kept(u16, Family),
     Tried(u16, Family),
-}
-
-/// Which of the two that alternate.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub enum Slot {
-    Zero,
-    One,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -77,36 +72,14 @@ impl fmt::Display for SetId {
     /// Its name in the table.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Armed(slot) => write!(f, "armed_{slot}"),
-            Self::Granted(slot) => write!(f, "granted_{slot}"),
+            Self::Armed(slot) => write!(f, "armed_{}", slot.index()),
+            Self::Granted(slot) => write!(f, "granted_{}", slot.index()),
             Self::Readers => f.write_str("readers"),
             Self::Trial => f.write_str("trial"),
             Self::Members(port, family) => write!(f, "p{port}_members{family}"),
             Self::Kept(port, family) => write!(f, "p{port}_kept{family}"),
             Self::Tried(port, family) => write!(f, "p{port}_tried{family}"),
         }
-    }
-}
-
-// === impl Slot ===
-
-impl Slot {
-    /// The one whose turn it is after this one.
-    #[must_use]
-    pub const fn other(self) -> Self {
-        match self {
-            Self::Zero => Self::One,
-            Self::One => Self::Zero,
-        }
-    }
-}
-
-impl fmt::Display for Slot {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Self::Zero => "0",
-            Self::One => "1",
-        })
     }
 }
 

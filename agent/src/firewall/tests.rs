@@ -7,10 +7,10 @@ use std::net::{IpAddr, TcpStream};
 use std::time::Duration;
 
 use holdfast_common::access::{Cidr, Reach};
+use holdfast_common::protocol::Slot;
 
 use self::lab::{CLIENT, Echo, Lab, OTHER, SERVER, echo, for_a_while, run, wait_for, with_lab};
 use super::plan::{Addresses, Declared, Port, Trial, TrialPhase};
-use super::sets::Slot;
 use super::*;
 
 const PORT: u16 = 5432;
@@ -184,11 +184,11 @@ fn the_gate_opens_by_both_halves_of_a_slot_and_shuts_by_itself() {
         let (_firewall, gate) = open_host(&lab, &kept(only(CLIENT))).await;
         gate.shut(PORT).unwrap();
         let lasts = Duration::from_millis(1500);
-        gate.arm(PORT, Slot::Zero, lasts).unwrap();
+        gate.arm(PORT, Slot::A, lasts).unwrap();
         assert_eq!(tries(&lab, CLIENT), RESET, "armed, not granted");
-        gate.grant(PORT, Slot::One).unwrap();
+        gate.grant(PORT, Slot::B).unwrap();
         assert_eq!(tries(&lab, CLIENT), RESET, "granted for the other slot");
-        gate.grant(PORT, Slot::Zero).unwrap();
+        gate.grant(PORT, Slot::A).unwrap();
         let mut open = connections(&lab, CLIENT);
         assert_eq!(each(&mut open), BACK);
         assert!(gate.observe(PORT).unwrap().is_open());
@@ -196,8 +196,8 @@ fn the_gate_opens_by_both_halves_of_a_slot_and_shuts_by_itself() {
         wait_for("the kernel to shut the gate", || !gate.observe(PORT).unwrap().is_open());
         assert_eq!((each(&mut open), tries(&lab, CLIENT)), (RESET.into(), RESET.into()));
         // Armed again, it is shut until there is a new answer.
-        gate.grant(PORT, Slot::Zero).unwrap();
-        gate.arm(PORT, Slot::Zero, Duration::from_secs(60)).unwrap();
+        gate.grant(PORT, Slot::A).unwrap();
+        gate.arm(PORT, Slot::A, Duration::from_secs(60)).unwrap();
         assert!(!gate.observe(PORT).unwrap().is_open());
     });
 }
@@ -207,8 +207,8 @@ fn arming_anew_extends_what_was_armed_before() {
     with_lab(async |lab| {
         let (_firewall, gate) = open_host(&lab, &kept(only(CLIENT))).await;
         gate.shut(PORT).unwrap();
-        gate.arm(PORT, Slot::One, Duration::from_secs(2)).unwrap();
-        gate.arm(PORT, Slot::One, Duration::from_secs(60)).unwrap();
+        gate.arm(PORT, Slot::B, Duration::from_secs(2)).unwrap();
+        gate.arm(PORT, Slot::B, Duration::from_secs(60)).unwrap();
         let [_, Some(Some(left))] = gate.observe(PORT).unwrap().armed else {
             panic!("it is not armed for a time")
         };
@@ -297,7 +297,7 @@ fn what_somebody_else_changes_is_noticed_and_put_right() {
             assert_eq!((tries(&lab, CLIENT), tries(&lab, OTHER)), (BACK.into(), RESET.into()), "{deed}");
         }
         // Our own deeds, and changes to other tables, are no drift.
-        gate.arm(PORT, Slot::One, Duration::from_secs(60)).unwrap();
+        gate.arm(PORT, Slot::B, Duration::from_secs(60)).unwrap();
         run("nft", &["add table inet other; add set inet other s { type ipv4_addr; }"]);
         assert_eq!(firewall.apply(&wanted).await.unwrap(), Applied::default());
     });

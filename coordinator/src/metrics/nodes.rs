@@ -7,7 +7,7 @@ use holdfast_common::role::Availability;
 use holdfast_common::telemetry::{FileSystemAccess, Sample};
 use jiff::Timestamp;
 use prometheus_client::collector::Collector;
-use prometheus_client::encoding::DescriptorEncoder;
+use prometheus_client::encoding::{DescriptorEncoder, NoLabelSet};
 use prometheus_client::metrics::MetricType;
 
 use crate::fleet::{Handle, NodeView};
@@ -22,8 +22,8 @@ type Labels<'a> = Vec<(&'static str, &'a str)>;
 /// Emits one value with its labels beyond the node's name.
 type Emit<'e, 'v> = &'e mut dyn FnMut(&[(&'static str, &'v str)], f64) -> Result<(), Error>;
 
-/// One gauge, and how to read it from a view.
-struct Gauge {
+/// One series, and how to read it from a view.
+struct Series {
     name: &'static str,
     help: &'static str,
     read: for<'v> fn(&'v NodeView, Emit<'_, 'v>) -> Result<(), Error>,
@@ -41,18 +41,36 @@ impl Collector for Nodes {
     fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> Result<(), Error> {
         let views = self.fleet.nodes();
         summary(&mut encoder, &views)?;
-        for Gauge { name, help, read } in GAUGES {
-            let mut metric = encoder.encode_descriptor(name, help, None, MetricType::Gauge)?;
-            for view in &views {
-                read(view, &mut |labels, value| {
-                    let mut all: Labels<'_> = vec![("node", view.record.name.as_str())];
-                    all.extend_from_slice(labels);
-                    metric.encode_family(&all)?.encode_gauge(&value)
-                })?;
-            }
+        for series in GAUGES {
+            encode(&mut encoder, &views, series, MetricType::Gauge)?;
+        }
+        for series in COUNTERS {
+            encode(&mut encoder, &views, series, MetricType::Counter)?;
         }
         Ok(())
     }
+}
+
+fn encode(
+    encoder: &mut DescriptorEncoder<'_>,
+    views: &[NodeView],
+    series: &Series,
+    kind: MetricType,
+) -> Result<(), Error> {
+    let Series { name, help, read } = series;
+    let mut metric = encoder.encode_descriptor(name, help, None, kind)?;
+    for view in views {
+        read(view, &mut |labels, value| {
+            let mut all: Labels<'_> = vec![("node", view.record.name.as_str())];
+            all.extend_from_slice(labels);
+            let mut one = metric.encode_family(&all)?;
+            match kind {
+                MetricType::Counter => one.encode_counter::<NoLabelSet, _, u64>(&value, None),
+                _ => one.encode_gauge(&value),
+            }
+        })?;
+    }
+    Ok(())
 }
 
 fn summary(encoder: &mut DescriptorEncoder<'_>, views: &[NodeView]) -> Result<(), Error> {
@@ -72,7 +90,7 @@ fn summary(encoder: &mut DescriptorEncoder<'_>, views: &[NodeView]) -> Result<()
 /// A gauge that has one value for each node, if any.
 macro_rules! single {
     ($name:literal, $help:literal, $view:ident => $value:expr) => {
-        Gauge {
+        Series {
             name: $name,
             help: $help,
             read: |view, emit| {
@@ -86,7 +104,7 @@ macro_rules! single {
 /// A gauge that has a value for each entry of a list of the sample.
 macro_rules! listed {
     ($name:literal, $help:literal, $list:ident, $entry:ident => $labels:expr, $value:expr) => {
-        Gauge {
+        Series {
             name: $name,
             help: $help,
             read: |view, emit| {
@@ -113,7 +131,7 @@ pub(super) fn number(value: u64) -> f64 {
 }
 
 /// One table, so that name, help and source of a series stand together.
-const GAUGES: &[Gauge] = &[
+const GAUGES: &[Series] = &[
     single!("node_online", "1 while the node is online", view =>
         Some(f64::from(u8::from(view.availability == Availability::Online)))),
     single!("node_last_report_age_seconds", "Time since the node's last report", view => view.report.as_ref().map(|report|
@@ -122,9 +140,9 @@ const GAUGES: &[Gauge] = &[
         view.clock_offset_seconds),
     single!("node_uptime_seconds", "Time since the machine booted", view => sample(view)?.uptime_seconds),
     single!("node_cpu_cores", "Processors that are online", view => Some(f64::from(sample(view)?.cpu?.logical_cores))),
-    Gauge { name: "node_cpu_usage_ratio", help: "Share of the processors' time by mode", read: cpu },
-    Gauge { name: "node_load", help: "Load average by window", read: load },
-    Gauge {
+    Series { name: "node_cpu_usage_ratio", help: "Share of the processors' time by mode", read: cpu },
+    Series { name: "node_load", help: "Load average by window", read: load },
+    Series {
         name: "node_pressure_ratio",
         help: "Share of the last ten seconds in which tasks waited for a resource",
         read: pressure,
@@ -180,16 +198,6 @@ const GAUGES: &[Gauge] = &[
         [("device", &*interface.name)], interface.rates.map(|rates| rates.receive_drops_per_second)),
     listed!("node_network_transmit_drops_per_second", "Packets dropped before sending", interfaces, interface =>
         [("device", &*interface.name)], interface.rates.map(|rates| rates.send_drops_per_second)),
-    Gauge {
-        name: "access_packets",
-        help: "Packets that reached a member's port since its rules were loaded, by what became of them",
-        read: |view, emit| access(view, emit, |traffic| traffic.packets),
-    },
-    Gauge {
-        name: "access_bytes",
-        help: "Bytes that reached a member's port since its rules were loaded, by what became of them",
-        read: |view, emit| access(view, emit, |traffic| traffic.bytes),
-    },
     single!("agent_resident_memory_bytes", "Memory of the agent", view =>
         Some(number(sample(view)?.agent?.resident_bytes))),
     single!("agent_cpu_usage_ratio", "Share of one processor that the agent uses", view =>
@@ -197,6 +205,20 @@ const GAUGES: &[Gauge] = &[
     single!("agent_open_fds", "Files that the agent holds open", view =>
         Some(f64::from(sample(view)?.agent?.open_files))),
     single!("agent_threads", "Threads of the agent", view => Some(f64::from(sample(view)?.agent?.threads))),
+];
+
+/// Counted by the nodes' kernels, from the moment their rules were loaded.
+const COUNTERS: &[Series] = &[
+    Series {
+        name: "access_packets",
+        help: "Packets that reached a member's port since its rules were loaded, by what became of them",
+        read: |view, emit| access(view, emit, |traffic| traffic.packets),
+    },
+    Series {
+        name: "access_bytes",
+        help: "Bytes that reached a member's port since its rules were loaded, by what became of them",
+        read: |view, emit| access(view, emit, |traffic| traffic.bytes),
+    },
 ];
 
 fn access<'v>(view: &'v NodeView, emit: Emit<'_, 'v>, read: fn(&Traffic) -> u64) -> Result<(), Error> {
