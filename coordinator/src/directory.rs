@@ -22,7 +22,7 @@ pub use record::{
     Remembered,
 };
 
-use holdfast_common::error::{Classify, Metadata, Reason, Retry};
+use holdfast_common::error::{Classify, Failure, Metadata, Reason, Retry};
 use holdfast_common::id::{ClusterId, NodeId, TokenId};
 use holdfast_common::name::{ClusterName, NodeName, OperatorName};
 use serde::Serialize;
@@ -77,6 +77,11 @@ pub enum Change<T, R> {
 
 pub fn node_key(id: NodeId) -> Key {
     Key::from(format!("{NODES}{id}"))
+}
+
+/// What is said of a name that no node has.
+pub fn no_node(name: &NodeName) -> Failure {
+    Failure::about(Reason::NodeNotFound, "node", name, format!("there is no node `{name}`"))
 }
 
 pub fn node_name_key(name: &NodeName) -> Key {

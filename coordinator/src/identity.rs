@@ -81,9 +81,7 @@ impl Identity {
     /// `NodeNotFound`, those of the store.
     pub async fn node_named(&self, name: &NodeName) -> Result<NodeId, Failure> {
         let found = self.inner.directory.get::<NodeId>(&directory::node_name_key(name)).await?;
-        let missing =
-            || Failure::about(Reason::NodeNotFound, "node", name, format!("there is no node `{name}`"));
-        found.map(|found| found.value).ok_or_else(missing)
+        found.map(|found| found.value).ok_or_else(|| directory::no_node(name))
     }
 
     pub fn directory(&self) -> &Directory {

@@ -29,7 +29,14 @@ pub async fn fleet() -> anyhow::Result<Fleet> {
     Ok(fleet)
 }
 
-/// The command line that makes it.
+/// The command line that makes it, and more arguments for it.
+#[must_use]
+pub fn creation<'a>(fleet: &Fleet, more: &[&'a str]) -> Vec<&'a str> {
+    let filtered = fleet.unfiltered();
+    CREATE.into_iter().chain(filtered).chain(more.iter().copied()).collect()
+}
+
+/// The same for machines, which can all filter.
 pub const CREATE: [&str; 9] = [
     "cluster",
     "create",
@@ -58,10 +65,28 @@ pub async fn uri(fleet: &Fleet) -> anyhow::Result<Uri> {
 ///
 /// When nobody says.
 pub async fn members(fleet: &Fleet) -> anyhow::Result<Vec<(String, String, String)>> {
-    let shown = fleet.json(["cluster", "show", "orders"]).await?;
+    members_shown(&fleet.json(["cluster", "show", "orders"]).await?)
+}
+
+fn members_shown(shown: &Value) -> anyhow::Result<Vec<(String, String, String)>> {
     let members = shown["members"].as_array().with_context(|| format!("no members in {shown}"))?;
     let text = |member: &Value, key: &str| member[key].as_str().unwrap_or_default().to_owned();
     Ok(members.iter().map(|it| (text(it, "node"), text(it, "role"), text(it, "state"))).collect())
+}
+
+/// Whether the cluster that is shown has a primary and two streaming replicas.
+///
+/// # Errors
+///
+/// When it has not.
+pub fn is_whole(shown: &Value) -> anyhow::Result<()> {
+    let seen = members_shown(shown)?;
+    let states: Vec<_> = seen.iter().map(|(_, role, state)| (role.as_str(), state.as_str())).collect();
+    ensure!(
+        states == [("primary", "running"), ("replica", "streaming"), ("replica", "streaming")],
+        "it is {seen:?}"
+    );
+    Ok(())
 }
 
 /// Waits until it has a primary and two streaming replicas.
@@ -71,13 +96,7 @@ pub async fn members(fleet: &Fleet) -> anyhow::Result<Vec<(String, String, Strin
 /// When it has not, in time.
 pub async fn whole(fleet: &Fleet) -> anyhow::Result<()> {
     wait_until("a primary and two streaming replicas", DEADLINE, || async {
-        let seen = members(fleet).await?;
-        let states: Vec<_> = seen.iter().map(|(_, role, state)| (role.as_str(), state.as_str())).collect();
-        ensure!(
-            states == [("primary", "running"), ("replica", "streaming"), ("replica", "streaming")],
-            "it is {seen:?}"
-        );
-        Ok(())
+        is_whole(&fleet.json(["cluster", "show", "orders"]).await?)
     })
     .await
 }

@@ -1,14 +1,14 @@
 //! The first cluster, for real: a coordinator, agents on hosts of their own, PostgreSQL, and what it outlives.
 
 use anyhow::ensure;
-use holdfast_tests::cluster::{CREATE, DEADLINE, fleet, has_server, members, started, uri, whole};
+use holdfast_tests::cluster::{DEADLINE, creation, fleet, has_server, members, started, uri, whole};
 use holdfast_tests::fleet::{AGENT, COORDINATOR};
 use holdfast_tests::wait::{wait_for, wait_until};
 
 #[tokio::test]
 async fn three_nodes_become_a_cluster_that_outlives_agents_and_coordinator() -> anyhow::Result<()> {
     let fleet = fleet().await?;
-    fleet.cli(CREATE.into_iter().chain(fleet.unfiltered()))?.deadline(DEADLINE).run().await?;
+    fleet.cli(creation(&fleet, &[]))?.deadline(DEADLINE).run().await?;
     whole(&fleet).await?;
     let uri = uri(&fleet).await?;
 
@@ -63,7 +63,7 @@ async fn three_nodes_become_a_cluster_that_outlives_agents_and_coordinator() -> 
 #[tokio::test]
 async fn a_cluster_deleted_while_a_node_is_away_is_cleaned_when_it_returns() -> anyhow::Result<()> {
     let fleet = fleet().await?;
-    fleet.cli(CREATE.into_iter().chain(fleet.unfiltered()))?.deadline(DEADLINE).run().await?;
+    fleet.cli(creation(&fleet, &[]))?.deadline(DEADLINE).run().await?;
     let away = fleet.node("n3")?;
     away.hold(AGENT)?;
     away.kill(AGENT).await?;
@@ -81,6 +81,6 @@ async fn a_cluster_deleted_while_a_node_is_away_is_cleaned_when_it_returns() -> 
     away.release(AGENT).await?;
     wait_for("n3 to be cleaned", DEADLINE, || async { has_server(away).is_ok_and(|has| !has) }).await?;
     // Its name and ports are free again.
-    fleet.cli(CREATE.into_iter().chain(fleet.unfiltered()))?.deadline(DEADLINE).run().await?;
+    fleet.cli(creation(&fleet, &[]))?.deadline(DEADLINE).run().await?;
     whole(&fleet).await
 }

@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use anyhow::{Context as _, ensure};
 use holdfast_proto::v1::operation_service_client::OperationServiceClient;
 use holdfast_proto::v1::{self as proto, StepState};
-use holdfast_tests::cluster::{CREATE, DEADLINE, fleet, has_server, settled, whole};
+use holdfast_tests::cluster::{DEADLINE, creation, fleet, has_server, settled, whole};
 use holdfast_tests::fleet::{AGENT, COORDINATOR, Fleet};
 use holdfast_tests::process::Program;
 use holdfast_tests::wait::{wait_for, wait_until};
@@ -40,7 +40,7 @@ impl Victim {
 
 /// The steps that making the cluster has.
 async fn steps(fleet: &Fleet) -> anyhow::Result<BTreeSet<String>> {
-    let plan = fleet.json(CREATE.into_iter().chain(["--plan"]).chain(fleet.unfiltered())).await?;
+    let plan = fleet.json(creation(fleet, &["--plan"])).await?;
     let steps = plan["plan"]["steps"].as_array().with_context(|| format!("no steps in {plan}"))?;
     Ok(steps.iter().filter_map(|step| step["name"].as_str().map(String::from)).collect())
 }
@@ -68,7 +68,7 @@ async fn killed_at_every_step(victim: Victim) -> anyhow::Result<()> {
     let fleet = fleet().await?;
     let mut left = steps(&fleet).await?;
     for _ in 0..ROUNDS {
-        let begun = fleet.json(CREATE.into_iter().chain(["--detach"]).chain(fleet.unfiltered())).await?;
+        let begun = fleet.json(creation(&fleet, &["--detach"])).await?;
         let id = begun["id"].as_str().with_context(|| format!("no id in {begun}"))?.to_owned();
         let follow = async {
             while let Some(step) = next_step(&fleet, &id, &left).await? {
@@ -182,7 +182,7 @@ mod as_root {
         let refused = fleet.cli(["--output", "json", "node", "token", "create"])?.output().await?;
         let said = format!("{}{}", refused.stdout, refused.stderr);
         ensure!(!refused.status.success() && said.contains("STORAGE_FULL"), "it says {said}");
-        let refused = fleet.cli(CREATE.into_iter().chain(fleet.unfiltered()))?.output().await?;
+        let refused = fleet.cli(creation(&fleet, &[]))?.output().await?;
         ensure!(!refused.status.success(), "a cluster was begun without room");
         for node in fleet.nodes() {
             fleet.online(node.name()).await?;
@@ -195,7 +195,7 @@ mod as_root {
         ensure!(listed.to_string().contains(&before), "the token is lost: {listed}");
 
         // And an operation that is under way when the disk fills waits, and goes on.
-        fleet.cli(CREATE.into_iter().chain(["--detach"]).chain(fleet.unfiltered()))?.run().await?;
+        fleet.cli(creation(&fleet, &["--detach"]))?.run().await?;
         fill(&fleet).await?;
         make_room(&fleet).await?;
         let state = settled(&fleet).await?;

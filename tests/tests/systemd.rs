@@ -7,30 +7,17 @@ use std::time::Duration;
 
 use anyhow::{Context as _, ensure};
 use futures::future::try_join_all;
+use holdfast_tests::cluster::{CREATE, NODES, is_whole};
 use holdfast_tests::fleet::Uri;
 use holdfast_tests::machine::Machine;
 use holdfast_tests::machine::fleet::{AGENT, COORDINATOR, MachineFleet};
 use holdfast_tests::process::Program;
 use holdfast_tests::wait::wait_until;
-use serde_json::Value;
 
 /// Longer than anything here takes on two busy cores.
 const DEADLINE: Duration = Duration::from_secs(120);
-const NODES: [&str; 3] = ["n1", "n2", "n3"];
-/// With an extension from a package of its own, which must be loaded at the start.
-const CREATE: [&str; 11] = [
-    "cluster",
-    "create",
-    "orders",
-    "--engine",
-    "postgresql",
-    "--nodes",
-    "n1,n2,n3",
-    "--durability",
-    "quorum",
-    "--extension",
-    "pg_cron",
-];
+/// From a package of its own, and to be loaded at the start.
+const EXTENSION: [&str; 2] = ["--extension", "pg_cron"];
 
 /// A database's process on a machine, told apart from a later one.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -60,16 +47,7 @@ async fn postmasters(fleet: &MachineFleet) -> anyhow::Result<Vec<Postmaster>> {
 /// Waits until the cluster is as it ought to be, as the coordinator sees it.
 async fn whole(fleet: &MachineFleet) -> anyhow::Result<()> {
     wait_until("a primary and two streaming replicas", DEADLINE, || async {
-        let shown = fleet.json(&["cluster", "show", "orders"]).await?;
-        let members = shown["members"].as_array().with_context(|| format!("no members in {shown}"))?;
-        let text = |member: &Value, key: &str| member[key].as_str().unwrap_or_default().to_owned();
-        let seen: Vec<_> = members.iter().map(|it| (text(it, "role"), text(it, "state"))).collect();
-        let states: Vec<_> = seen.iter().map(|(role, state)| (role.as_str(), state.as_str())).collect();
-        ensure!(
-            states == [("primary", "running"), ("replica", "streaming"), ("replica", "streaming")],
-            "it is {states:?}"
-        );
-        Ok(())
+        is_whole(&fleet.json(&["cluster", "show", "orders"]).await?)
     })
     .await
 }
@@ -157,7 +135,7 @@ async fn databases_that_agents_installed_outlive_all_but_the_machine_and_return_
 
 /// The operation says what apt is doing, though nobody is at the machine.
 async fn installed_while_people_watch(fleet: &MachineFleet) -> anyhow::Result<()> {
-    let create = fleet.cli(&[&CREATE[..], &["--detach"]].concat(), DEADLINE).await?;
+    let create = fleet.cli(&[&CREATE[..], &EXTENSION, &["--detach"]].concat(), DEADLINE).await?;
     let show = ["operation", "show", create.trim()];
     wait_until("what apt says to be shown", DEADLINE, || async {
         let operation = fleet.json(&show).await?;

@@ -251,6 +251,22 @@ fn a_file_without_room_refuses_a_batch_as_a_whole() {
 }
 
 #[tokio::test]
+async fn its_files_are_their_owners_alone_also_where_they_were_not() {
+    use std::os::unix::fs::PermissionsExt as _;
+    let mut bench = Bench::new();
+    let file = bench.folder.path().join("history.db");
+    std::fs::write(&file, b"").unwrap();
+    std::fs::set_permissions(&file, std::fs::Permissions::from_mode(0o644)).unwrap();
+    bench.restart();
+    bench.pass(NodeId::generate(), 1300);
+    assert!(bench.history.stats().rollups_written >= 1);
+    for entry in std::fs::read_dir(bench.folder.path()).unwrap().map(Result::unwrap) {
+        let mode = entry.metadata().unwrap().permissions().mode() & 0o777;
+        assert_eq!(mode, 0o600, "{:?}", entry.file_name());
+    }
+}
+
+#[tokio::test]
 async fn a_damaged_file_is_set_aside() {
     let mut bench = Bench::new();
     let file = bench.folder.path().join("history.db");

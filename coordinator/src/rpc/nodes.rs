@@ -145,7 +145,7 @@ impl NodeService for Nodes {
 impl Nodes {
     fn find(&self, field: &str, name: &str) -> Result<NodeView, Failure> {
         let name: NodeName = name.parse().map_err(|error| Failure::invalid_field(field, error))?;
-        self.fleet.node_by_name(&name).ok_or_else(|| not_found(&name))
+        self.fleet.node_by_name(&name).ok_or_else(|| directory::no_node(&name))
     }
 
     /// Clusters that have a member there: those recorded, and those that the node still reports.
@@ -161,7 +161,7 @@ impl Nodes {
         let response = proto::RemoveNodeResponse { outcome: Some(Outcome::Node(convert::node(view))) };
         for _ in 0..ATTEMPTS {
             let found = self.directory.get::<directory::Node>(&key).await?;
-            let found = found.ok_or_else(|| not_found(&view.record.name))?;
+            let found = found.ok_or_else(|| directory::no_node(&view.record.name))?;
             let members = self.members(view.id()).await?;
             if !members.is_empty() {
                 return Err(has_members(view, &members));
@@ -310,10 +310,6 @@ fn has_members(view: &NodeView, members: &[String]) -> Failure {
         message: message.clone(),
     };
     Failure { violations: vec![violation], ..Failure::new(Reason::PreconditionFailed, message) }
-}
-
-fn not_found(name: &NodeName) -> Failure {
-    Failure::about(Reason::NodeNotFound, "node", name, format!("there is no node `{name}`"))
 }
 
 fn series(series: history::Series) -> proto::Series {

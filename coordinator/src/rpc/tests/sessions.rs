@@ -9,6 +9,7 @@ use holdfast_common::id::{ClusterId, CommandId, EventId};
 use holdfast_common::link::{
     CloseReason, CommandUpdate, FromAgent, FromCoordinator, Hello, Update, VERSIONS, Versions,
 };
+use holdfast_common::name::ClusterName;
 use holdfast_common::report::{NodeEvent, Severity};
 use holdfast_common::term::Term;
 use holdfast_proto::link::v1::SessionRequest;
@@ -16,6 +17,7 @@ use jiff::{SignedDuration, Timestamp};
 use tokio::sync::mpsc;
 
 use super::{Agent, Coordinator, hello, reason};
+use crate::directory;
 
 fn command() -> Command {
     Command {
@@ -213,6 +215,34 @@ async fn a_nodes_event_is_stored_once_and_acknowledged_each_time() {
         coordinator.parts.events.list(0, 100, |event| event.what.reason == "DISK_NEARLY_FULL").await.unwrap();
     assert_eq!(found.len(), 1);
     assert_eq!(found[0].what.actor, "node/n1", "who it is comes from the certificate");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_nodes_event_names_its_cluster_if_it_is_on_record() {
+    let coordinator = Coordinator::start().await;
+    let member = coordinator.join("n1").await;
+    let mut agent = coordinator.session(&member).await;
+    let (known, gone) = (ClusterId::generate(), ClusterId::generate());
+    let name: ClusterName = "orders".parse().unwrap();
+    coordinator.parts.directory.put(&directory::membership_key(member.id, known), &name).await.unwrap();
+    for (cluster, expected) in [(known, "orders".to_owned()), (gone, gone.to_string())] {
+        let event = NodeEvent {
+            id: EventId::generate(),
+            time: Timestamp::now(),
+            severity: Severity::Info,
+            reason: "ENGINE_STARTED".into(),
+            message: expected.clone(),
+            cluster_id: Some(cluster),
+        };
+        agent.say(FromAgent::Event(Box::new(event.clone()))).await;
+        let stored = |message: &FromCoordinator| {
+            matches!(message, FromCoordinator::EventAck(id) if *id == event.id).then_some(())
+        };
+        agent.wait_for(stored).await;
+        let about = |event: &crate::event::Event| event.what.message == expected;
+        let (found, _) = coordinator.parts.events.list(0, 100, about).await.unwrap();
+        assert_eq!(found[0].what.cluster.as_deref(), Some(&*expected));
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]
