@@ -599,6 +599,7 @@ fn report(
         pending_restart,
         data_bytes,
         access: None,
+        lease: None,
     }
 }
 

@@ -9,6 +9,7 @@ use crate::engine::{Engine, EngineVersion, ExtensionName, Parameters};
 use crate::generation::Generation;
 use crate::id::{ClusterId, NodeId};
 use crate::name::{ClusterName, NodeName};
+use crate::protocol::Profile;
 use crate::role::Role;
 use crate::term::Term;
 
@@ -55,6 +56,9 @@ pub struct MemberAssignment {
     /// Whether the engine may run where nobody can be kept away from it.
     #[serde(default)]
     pub exposure: Exposure,
+    /// How patient leases are.
+    #[serde(default)]
+    pub profile: Profile,
 }
 
 /// Whether a member may run on a node that cannot filter.

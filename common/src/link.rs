@@ -1,4 +1,5 @@
-//! What agents and the coordinator say to each other, as plain values: the messages of the one stream, and joining.
+//! What agents and the coordinator say to each other, as plain values: the messages of the one stream, joining, and what
+//! carries leases.
 //!
 //! A value that exists is valid; [`crate::wire`] makes them from what arrives. Not here: the stream itself (the agent's
 //! `link`, the coordinator's `rpc/link`), and what follows from a message.
@@ -13,10 +14,12 @@ use uuid::Uuid;
 use crate::assignment::Assignment;
 use crate::command::{Command, Outcome, Progress};
 use crate::generation::Generation;
-use crate::id::{CommandId, EventId, FleetId, InstanceId, NodeId, SessionId};
+use crate::id::{ClusterId, CommandId, EventId, FleetId, InstanceId, NodeId, SessionId};
 use crate::name::NodeName;
+use crate::protocol::RequestNumber;
 use crate::report::{NodeEvent, NodeReport};
 use crate::telemetry::{Inventory, Sample};
+use crate::term::Term;
 
 /// The versions of the session's protocol that this build speaks.
 pub const VERSIONS: Versions = Versions { oldest: 1, newest: 1 };
@@ -30,6 +33,10 @@ pub const MAX_UNFINISHED: usize = 256;
 pub const MAX_LABEL_BYTES: usize = 64;
 /// The longest token, request or certificate chain in an enrollment.
 pub const MAX_PEM_BYTES: usize = 64 * 1024;
+/// Where an agent serves the agents of its members' clusters.
+pub const PEER_PORT: u16 = 7402;
+/// The largest message about a lease.
+pub const MAX_LEASE_BYTES: usize = 16 * 1024;
 /// What intervals the coordinator may ask for.
 pub const INTERVALS: std::ops::RangeInclusive<Duration> =
     Duration::from_millis(50)..=Duration::from_secs(3600);
@@ -141,6 +148,28 @@ pub enum CloseReason {
     NodeRemoved,
     VersionUnsupported,
     ProtocolViolation,
+}
+
+/// Something about the lease of one cluster.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Leased<M> {
+    pub cluster_id: ClusterId,
+    pub message: M,
+}
+
+/// A primary's agent asks another member's for its promise.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct AskPromise {
+    pub cluster_id: ClusterId,
+    pub number: RequestNumber,
+    pub term: Term,
+}
+
+/// The promise that was asked for under this number.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Promised {
+    pub number: RequestNumber,
+    pub term: Term,
 }
 
 /// Asks for a node's identity.

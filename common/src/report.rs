@@ -10,6 +10,7 @@ use crate::engine::Engine;
 use crate::generation::Generation;
 use crate::id::{ClusterId, NodeId};
 use crate::position::Position;
+use crate::protocol::Version;
 use crate::role::Role;
 use crate::term::Term;
 
@@ -69,6 +70,35 @@ pub struct MemberReport {
     pub data_bytes: Option<u64>,
     /// Who may reach it, as the kernel enforces it; `None`: nothing is enforced, or not known.
     pub access: Option<AccessReport>,
+    /// Primary: its lease.
+    pub lease: Option<LeaseReport>,
+}
+
+/// A primary's lease, as its own agent knows it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LeaseReport {
+    pub source: LeaseSource,
+    /// For how long it serves yet; `None`: without an end, or not at all.
+    pub left: Option<Duration>,
+    /// Of the stored list of promotable members; `None`: unknown.
+    pub version: Option<Version>,
+    /// It lost its lease and was stopped; it serves again once it has a new one.
+    pub fenced: bool,
+    /// Clients are let in.
+    pub open: bool,
+}
+
+/// By whose word a primary serves.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum LeaseSource {
+    /// Nobody's: it does not serve.
+    None,
+    Coordinator,
+    /// The coordinator is silent; the promotable members have promised.
+    Promises,
+    /// There is nobody who could take its place.
+    Alone,
 }
 
 /// How the access rules of a member stand.

@@ -12,6 +12,7 @@
 //! | `telemetry` | samples and inventories |
 //! | `assignment`, `command` | the two kinds of work |
 //! | `link` | the messages of the stream, and enrollment |
+//! | `lease` | leases, lists and promises |
 //!
 //! Not here: operators' requests (the coordinator's `rpc/convert`), and what a refused message means for a session.
 
@@ -20,6 +21,7 @@ mod assignment;
 mod command;
 mod failure;
 mod field;
+mod lease;
 mod link;
 mod nouns;
 mod telemetry;

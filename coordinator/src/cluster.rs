@@ -26,6 +26,7 @@ use holdfast_common::engine::{Engine, EngineVersion, ExtensionName, Parameters};
 use holdfast_common::id::{ClusterId, NodeId};
 use holdfast_common::name::{ClusterName, NodeName};
 use holdfast_common::pki::Sealed;
+use holdfast_common::protocol::Profile;
 use holdfast_common::role::{Durability, Role};
 use holdfast_common::term::Term;
 use jiff::Timestamp;
@@ -63,6 +64,9 @@ pub struct Cluster {
     /// Whether it may run on nodes that cannot filter.
     #[serde(default)]
     pub exposure: Exposure,
+    /// How patient its leases are.
+    #[serde(default)]
+    pub lease_profile: Profile,
     pub created_at: Timestamp,
 }
 

@@ -4,6 +4,7 @@ use holdfast_common::access::Access;
 use holdfast_common::assignment::{Exposure, MemberAssignment, Peer, Power, RoleAssignment, Synchronous};
 use holdfast_common::engine::{Engine, Parameters};
 use holdfast_common::id::{ClusterId, NodeId};
+use holdfast_common::protocol::Profile;
 use holdfast_common::term::Term;
 
 use super::*;
@@ -66,6 +67,7 @@ fn assignment(order: (u64, u64), cluster_id: ClusterId, term: u64) -> Assignment
         power: Power::Running,
         access: Access::default(),
         exposure: Exposure::default(),
+        profile: Profile::Default,
     };
     Assignment {
         coordinator_generation: Generation::new(order.0),

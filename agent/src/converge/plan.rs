@@ -143,6 +143,7 @@ mod tests {
     use holdfast_common::assignment::{Exposure, Peer, RoleAssignment, Synchronous};
     use holdfast_common::engine::{Engine, Parameters};
     use holdfast_common::id::{ClusterId, NodeId};
+    use holdfast_common::protocol::Profile;
     use holdfast_common::term::Term;
     use proptest::prelude::*;
 
@@ -175,6 +176,7 @@ mod tests {
             power,
             access: Access::default(),
             exposure: Exposure::default(),
+            profile: Profile::Default,
         }
     }
 

@@ -10,6 +10,7 @@ use holdfast_common::command::{
 };
 use holdfast_common::engine::{Engine as Kind, Parameters};
 use holdfast_common::id::{CommandId, NodeId, OperationId};
+use holdfast_common::protocol::Profile;
 use holdfast_common::role::Role;
 use tokio::time::timeout;
 
@@ -122,6 +123,7 @@ fn member(node: &Node, all: &[&Node], role: RoleAssignment, system: Option<&str>
         power: Power::Running,
         access: Access::default(),
         exposure: Exposure::AlsoUnfiltered,
+        profile: Profile::Default,
     }
 }
 

@@ -11,6 +11,7 @@ use holdfast_common::command::{
 use holdfast_common::engine::{Engine as Kind, EngineVersion, Parameters};
 use holdfast_common::error::{Classify as _, Reason};
 use holdfast_common::id::{ClusterId, CommandId, OperationId};
+use holdfast_common::protocol::Profile;
 use holdfast_common::report::EngineState;
 use holdfast_common::role::Role;
 use holdfast_common::term::Term;
@@ -72,6 +73,7 @@ impl Cluster {
             power: Power::Running,
             access: Access::default(),
             exposure: Exposure::default(),
+            profile: Profile::Default,
         }
     }
 

@@ -69,6 +69,7 @@ impl From<&MemberAssignment> for proto::MemberAssignment {
             power,
             access,
             exposure,
+            profile,
         } = member;
         Self {
             cluster_id: cluster_id.to_string(),
@@ -89,6 +90,7 @@ impl From<&MemberAssignment> for proto::MemberAssignment {
                 Exposure::OnlyFiltered => false,
                 Exposure::AlsoUnfiltered => true,
             },
+            lease_profile: profile.to_wire(),
         }
     }
 }
@@ -113,6 +115,7 @@ impl TryFrom<proto::MemberAssignment> for MemberAssignment {
             power,
             access,
             allow_unfiltered,
+            lease_profile,
         } = member;
         if parameters.len() > MAX_PARAMETERS {
             let problem = Problem::TooMany { count: parameters.len(), most: MAX_PARAMETERS };
@@ -145,6 +148,7 @@ impl TryFrom<proto::MemberAssignment> for MemberAssignment {
             power: Field("power").enumerated(power)?,
             access: Field("access").optional_message(access)?.unwrap_or_default(),
             exposure: if allow_unfiltered { Exposure::AlsoUnfiltered } else { Exposure::OnlyFiltered },
+            profile: Field("lease_profile").optional_enumerated(lease_profile)?.unwrap_or_default(),
         })
     }
 }

@@ -10,13 +10,18 @@ use crate::engine::Engine;
 use crate::generation::Generation;
 use crate::id::NodeId;
 use crate::position::Position;
-use crate::report::{self, AccessReport, EngineState, Follower, MemberReport, Severity, Traffic};
+use crate::protocol::{Profile, Version};
+use crate::report::{
+    self, AccessReport, EngineState, Follower, LeaseReport, LeaseSource, MemberReport, Severity, Traffic,
+};
 use crate::role::{Durability, Role};
 use crate::term::Term;
 
 wire_enum!(Engine, proto::Engine, Postgresql);
 wire_enum!(Role, proto::Role, Primary, Replica);
 wire_enum!(Durability, proto::Durability, Async, Quorum);
+wire_enum!(Profile, proto::LeaseProfile, Default, Fast, Wide);
+wire_enum!(LeaseSource, proto::LeaseSource, None, Coordinator, Promises, Alone);
 wire_enum!(Severity, link::EventSeverity, Info, Warning, Error);
 
 /// Here 0 says something: not observed.
@@ -120,6 +125,7 @@ impl From<&MemberReport> for proto::MemberReport {
             pending_restart,
             data_bytes,
             access,
+            lease,
         } = report;
         Self {
             cluster_id: cluster_id.to_string(),
@@ -149,6 +155,7 @@ impl From<&MemberReport> for proto::MemberReport {
                 .collect(),
             data_bytes: *data_bytes,
             access: access.as_ref().map(Into::into),
+            lease: lease.as_ref().map(Into::into),
         }
     }
 }
@@ -178,6 +185,7 @@ impl TryFrom<proto::MemberReport> for MemberReport {
             pending_restart,
             data_bytes,
             access,
+            lease,
         } = report;
         let followers: Vec<Follower> = Field("followers").list(followers, report::MAX_FOLLOWERS)?;
         Field("followers").distinct(&followers, |follower| follower.node_id)?;
@@ -208,6 +216,36 @@ impl TryFrom<proto::MemberReport> for MemberReport {
             )?,
             data_bytes,
             access: Field("access").optional_message(access)?,
+            lease: Field("lease").optional_message(lease)?,
+        })
+    }
+}
+
+impl From<&LeaseReport> for proto::MemberLease {
+    fn from(report: &LeaseReport) -> Self {
+        let LeaseReport { source, left, version, fenced, open } = report;
+        Self {
+            source: source.to_wire(),
+            left: left.map(duration_to_wire),
+            list_version: version.map(Version::get),
+            fenced: *fenced,
+            open: *open,
+        }
+    }
+}
+
+impl TryFrom<proto::MemberLease> for LeaseReport {
+    type Error = Error;
+
+    fn try_from(lease: proto::MemberLease) -> Result<Self, Error> {
+        let proto::MemberLease { source, left, list_version, fenced, open } = lease;
+        let version = list_version.map(|version| Field("list_version").positive(version)).transpose()?;
+        Ok(Self {
+            source: Field("source").enumerated(source)?,
+            left: left.map(|left| Field("left").duration(Some(left))).transpose()?,
+            version: version.map(Version::new),
+            fenced,
+            open,
         })
     }
 }

@@ -19,6 +19,7 @@ use crate::generation::Generation;
 use crate::id::*;
 use crate::link::*;
 use crate::position::Position;
+use crate::protocol::{Profile, Version};
 use crate::report::*;
 use crate::role::Role;
 use crate::telemetry::*;
@@ -56,6 +57,7 @@ fn member(role: RoleAssignment) -> MemberAssignment {
         power: Power::Running,
         access: access(),
         exposure: Exposure::AlsoUnfiltered,
+        profile: Profile::Fast,
     }
 }
 
@@ -184,6 +186,13 @@ fn report() -> NodeReport {
             accepted: Traffic { packets: 1, bytes: 60 },
             refused: Traffic::default(),
         }),
+        lease: Some(LeaseReport {
+            source: LeaseSource::Promises,
+            left: Some(Duration::from_millis(3500)),
+            version: Some(Version::new(7)),
+            fenced: true,
+            open: true,
+        }),
     };
     let unknown = MemberReport {
         cluster_id: ClusterId::generate(),
@@ -205,6 +214,7 @@ fn report() -> NodeReport {
         pending_restart: vec![],
         data_bytes: None,
         access: None,
+        lease: None,
     };
     NodeReport { members: vec![full, unknown], assignment_generation: Generation::NONE, node_time: at(-5) }
 }

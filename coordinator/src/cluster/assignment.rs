@@ -77,5 +77,6 @@ fn build(cluster: &Cluster, member: &Member, role: RoleAssignment) -> MemberAssi
         power: Power::Running,
         access: Access::default(),
         exposure: cluster.exposure,
+        profile: cluster.lease_profile,
     }
 }

@@ -9,6 +9,7 @@ use holdfast_common::generation::Generation;
 use holdfast_common::id::{ClusterId, NodeId};
 use holdfast_common::pki::{Keyring, MasterKey};
 use holdfast_common::position::Position;
+use holdfast_common::protocol::Profile;
 use holdfast_common::report::{EngineState, MemberReport};
 use holdfast_common::role::{Availability, Durability, Role};
 use holdfast_common::term::Term;
@@ -61,6 +62,7 @@ impl Sample {
                 pending: None,
             },
             exposure: Exposure::OnlyFiltered,
+            lease_profile: Profile::Default,
             created_at: Timestamp::UNIX_EPOCH,
         };
         Self { template }
@@ -130,6 +132,7 @@ pub(crate) fn report(cluster: ClusterId) -> MemberReport {
         pending_restart: Vec::new(),
         data_bytes: None,
         access: None,
+        lease: None,
     }
 }
 

@@ -47,6 +47,8 @@ pub struct Rule {
 pub const MESSAGE_BYTES: u32 = 1024 * 1024;
 /// The same with a list of access entries: a hundred thousand, each with a comment.
 pub const LIST_BYTES: u32 = 16 * 1024 * 1024;
+/// What a message about a lease may have.
+const LEASE_BYTES: u32 = 16 * 1024;
 /// The usual bound of a call.
 const CALL: Length = Length::Call(Duration::from_secs(30));
 /// For calls that ask nodes or wait by their nature.
@@ -75,6 +77,7 @@ pub const RULES: &[Rule] = &[
     changes("holdfast.link.v1.EnrollmentService/Enroll", Who::Open),
     stream("holdfast.link.v1.AgentService/Session", Who::Node),
     changes("holdfast.link.v1.AgentService/RenewCertificate", Who::Node),
+    Rule { message_bytes: LEASE_BYTES, ..stream("holdfast.link.v1.LeaseService/Exchange", Who::Node) },
     reads("holdfast.v1.NodeService/ListNodes", Who::Viewer),
     reads("holdfast.v1.NodeService/GetNode", Who::Viewer),
     stream("holdfast.v1.NodeService/WatchNodes", Who::Viewer),
@@ -155,7 +158,8 @@ mod tests {
         let mut methods = Vec::new();
         for set in sets {
             for file in FileDescriptorSet::decode(set).unwrap().file {
-                for service in &file.service {
+                // Agents serve that one to each other.
+                for service in file.service.iter().filter(|service| service.name() != "PeerService") {
                     for method in &service.method {
                         methods.push(format!("{}.{}/{}", file.package(), service.name(), method.name()));
                     }
@@ -177,8 +181,8 @@ mod tests {
 
     #[test]
     fn what_sounds_like_a_change_is_one() {
-        const READING: [&str; 8] =
-            ["List", "Get", "Watch", "Wait", "Query", "Check", "ServerReflectionInfo", "Session"];
+        const READING: [&str; 9] =
+            ["List", "Get", "Watch", "Wait", "Query", "Check", "ServerReflectionInfo", "Session", "Exchange"];
         for rule in RULES.iter().filter(|rule| rule.method != "metrics") {
             let name = rule.method.rsplit('/').next().unwrap();
             let reading = READING.iter().any(|verb| name.starts_with(verb)) && name != "GetConnection";
@@ -191,7 +195,11 @@ mod tests {
         for rule in RULES {
             match rule.who {
                 Who::Open => assert_eq!(rule.method, "holdfast.link.v1.EnrollmentService/Enroll"),
-                Who::Node => assert!(rule.method.starts_with("holdfast.link.v1.AgentService/")),
+                Who::Node => assert!(
+                    ["AgentService", "LeaseService"]
+                        .iter()
+                        .any(|service| rule.method.starts_with(&format!("holdfast.link.v1.{service}/")))
+                ),
                 Who::Viewer | Who::Operator | Who::Admin => {
                     assert!(!rule.method.starts_with("holdfast.link"))
                 }

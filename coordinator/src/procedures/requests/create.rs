@@ -9,6 +9,7 @@ use holdfast_common::error::{Classify as _, Failure, Reason};
 use holdfast_common::id::{ClusterId, NodeId};
 use holdfast_common::name::{ClusterName, NodeName};
 use holdfast_common::pki;
+use holdfast_common::protocol::Profile;
 use holdfast_common::role::Durability;
 use holdfast_common::term::Term;
 
@@ -199,6 +200,7 @@ impl CreateCluster {
             system_identifier: None,
             access,
             exposure: self.exposure,
+            lease_profile: Profile::default(),
             created_at: desk.means.clock.now(),
         })
     }

@@ -109,6 +109,7 @@ impl Simulated {
             pending_restart: Vec::new(),
             data_bytes: Some(40 << 20),
             access: None,
+            lease: None,
         }
     }
 
