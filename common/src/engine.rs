@@ -85,6 +85,21 @@ impl Engine {
         }
     }
 
+    /// All parameters that the engine itself would not take, each with the reason: unknown names, values of another kind or
+    /// out of bounds. Without a version only what none would take.
+    pub fn misfits(self, parameters: &Parameters, version: Option<&EngineVersion>) -> Vec<Violation> {
+        match self {
+            Self::Postgresql => postgresql::misfits(parameters, version),
+        }
+    }
+
+    /// All parameters that ask for more than `bytes` of memory, each with the reason.
+    pub fn beyond_memory(self, parameters: &Parameters, bytes: u64) -> Vec<Violation> {
+        match self {
+            Self::Postgresql => postgresql::beyond_memory(parameters, bytes),
+        }
+    }
+
     /// The parameters with those that the extensions need in `database`, unless they were set.
     ///
     /// # Errors

@@ -271,6 +271,10 @@ impl Violations {
         });
     }
 
+    pub fn extend(&mut self, more: impl IntoIterator<Item = Violation>) {
+        self.found.extend(more);
+    }
+
     /// The value, or `None` and the error noted under `field`.
     pub fn take<T, E: fmt::Display>(&mut self, field: &str, value: Result<T, E>) -> Option<T> {
         value.map_err(|error| self.add(field, error)).ok()

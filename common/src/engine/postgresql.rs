@@ -1,6 +1,8 @@
-//! Which parameters of PostgreSQL an operator may set.
+//! Which parameters of PostgreSQL an operator may set, and to what.
 
-use super::Parameters;
+mod settings;
+
+use super::{EngineVersion, Parameters};
 use crate::error::Violation;
 
 /// Parameters that Holdfast sets itself, or that would take durability, identity or safety away from it.
@@ -68,7 +70,6 @@ const OWNED_PREFIXES: &[&str] =
 /// The only value of an otherwise free choice.
 const LIMITED: &[(&str, &[&str])] = &[("wal_level", &["replica", "logical"])];
 
-/// All parameters that may not be set like this, each with the reason.
 /// A parameter without which an extension cannot be made in `database`.
 pub(super) fn needed_by(extension: &str, database: &str) -> Option<(&'static str, String)> {
     match extension {
@@ -78,12 +79,37 @@ pub(super) fn needed_by(extension: &str, database: &str) -> Option<(&'static str
     }
 }
 
+/// All parameters that may not be set like this, each with the reason.
 pub(super) fn violations(parameters: &Parameters) -> Vec<Violation> {
-    let refused = parameters.iter().filter_map(|(name, value)| {
-        let message = refusal(name, value)?;
+    refused(parameters, refusal)
+}
+
+/// All that the server would not take, each with the reason; those that Holdfast owns are not looked at.
+pub(super) fn misfits(parameters: &Parameters, version: Option<&EngineVersion>) -> Vec<Violation> {
+    let version = version.map(EngineVersion::number);
+    refused(parameters, |name, value| {
+        if refusal(name, value).is_some() { None } else { settings::misfit(name, value, version) }
+    })
+}
+
+/// All that ask for more memory than there is, each with the reason.
+pub(super) fn beyond_memory(parameters: &Parameters, bytes: u64) -> Vec<Violation> {
+    let mib = bytes / (1024 * 1024);
+    refused(parameters, |name, value| {
+        #[expect(clippy::cast_precision_loss, reason = "far below what a machine's memory differs by")]
+        let beyond = settings::memory_bytes(name, value)? > bytes as f64;
+        beyond.then(|| {
+            format!("asks for {value}, but only {mib} MiB of memory are there; choose less, or leave it out")
+        })
+    })
+}
+
+fn refused(parameters: &Parameters, why: impl Fn(&str, &str) -> Option<String>) -> Vec<Violation> {
+    let violation = |(name, value)| {
+        let message = why(name, value)?;
         Some(Violation { name: format!("parameters[{name}]"), subject: String::new(), message })
-    });
-    refused.collect()
+    };
+    parameters.iter().filter_map(violation).collect()
 }
 
 fn refusal(name: &str, value: &str) -> Option<String> {

@@ -23,6 +23,8 @@ use crate::host::exec::{self, Program, Stream};
 use crate::host::files::Access;
 
 const INITDB_DEADLINE: Duration = Duration::from_secs(5 * 60);
+/// Reading a file.
+const CONFIGURATION_DEADLINE: Duration = Duration::from_secs(60);
 const SQL_DEADLINE: Duration = Duration::from_secs(10 * 60);
 /// A copy ends with its command's deadline, which cancels it; this is only the last resort.
 const COPY_DEADLINE: Duration = Duration::from_secs(7 * 24 * 3600);
@@ -146,7 +148,35 @@ async fn begin(
     layout.create(files, owner).await.map_err(failed)?;
     inner.write_configuration(member, &marker, Place::New).await?;
     files.create_dir(layout.data_new(), Access { mode: 0o700, owner }).await.map_err(failed)?;
+    accept_configuration(inner, layout, member, work).await?;
     Ok(Begun::Fresh(marker))
+}
+
+/// Lets the server read its configuration, and no more, before anything is made: it alone knows its minor version and what
+/// its texts mean.
+async fn accept_configuration(
+    inner: &Inner,
+    layout: &Layout,
+    member: &MemberAssignment,
+    work: &Work,
+) -> Result<(), Error> {
+    let mut program = Program::new(inner.packages.program(&member.engine_version, "postgres"))
+        .args(["-C", "config_file", "-D"])
+        .arg(layout.data_new())
+        .arg("-c")
+        .arg(format!("config_file={}", layout.config_file().display()))
+        .deadline(CONFIGURATION_DEADLINE);
+    if let Some(owner) = inner.owner()? {
+        program = program.owner(owner);
+    }
+    let read = inner.host.run(program, &work.cancelled).await;
+    work.check("check the configuration")?;
+    let Err(error) = read else { return Ok(()) };
+    let refused = match &error {
+        exec::Error::Exit { stderr, .. } => parameters::refused(&member.parameters, stderr),
+        _ => None,
+    };
+    Err(refused.unwrap_or_else(|| Error::failed("check the configuration", error)))
 }
 
 /// The agent was killed between the rename and the marker: the data are complete if they are what the marker says.

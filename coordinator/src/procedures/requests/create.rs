@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use holdfast_common::assignment::{Exposure, Synchronous};
 use holdfast_common::command::{CheckMember, DatabaseName, Verifier};
 use holdfast_common::engine::{Engine, EngineVersion, ExtensionName, Parameters};
-use holdfast_common::error::{Classify as _, Failure, Reason};
+use holdfast_common::error::{Classify as _, Failure, Reason, Violations};
 use holdfast_common::id::{ClusterId, NodeId};
 use holdfast_common::name::{ClusterName, NodeName};
 use holdfast_common::pki;
@@ -13,7 +13,9 @@ use holdfast_common::protocol::Profile;
 use holdfast_common::role::Durability;
 use holdfast_common::term::Term;
 
-use super::preconditions::{Precondition, about_node, check_nodes, filters, online, port_not_taken};
+use super::preconditions::{
+    Precondition, about_node, check_nodes, filters, online, parameters_fit, port_not_taken,
+};
 use super::{Asker, Desk, Prepare, Prepared, store_failure};
 use crate::cluster::observed::common_version;
 use crate::cluster::{Access, Cluster, Member, MemberPhase, Password, Phase};
@@ -54,6 +56,10 @@ impl Prepare for CreateCluster {
         }
         let id = ClusterId::generate();
         let (preconditions, version) = self.check(desk, id, &nodes).await?;
+        // Which version it will be was perhaps not known before the nodes had told theirs.
+        let mut misfits = Violations::default();
+        misfits.extend(self.engine.misfits(&self.parameters, version.as_ref()));
+        misfits.check()?;
         let steps = create::plan();
         let notes = self.notes();
         if preconditions.iter().any(|condition| !condition.met) {
@@ -110,6 +116,10 @@ impl CreateCluster {
             one.met || !conditions.iter().any(|it| (&it.name, &it.subject) == (&one.name, &one.subject))
         });
         conditions.extend(checked);
+        for node in nodes {
+            let Some((_, checked)) = found.iter().find(|(id, _)| *id == node.id) else { continue };
+            conditions.extend(parameters_fit(self.engine, &self.parameters, node, checked));
+        }
         for (node, checked) in &found {
             if checked.engine_version.is_none()
                 && let Some(node) = nodes.iter().find(|it| it.id == *node)

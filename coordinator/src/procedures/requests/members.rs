@@ -4,7 +4,7 @@ use holdfast_common::command::CheckMember;
 use holdfast_common::error::{Classify as _, Failure, Reason};
 use holdfast_common::name::{ClusterName, NodeName};
 
-use super::preconditions::{Precondition, check_nodes, filters, online, port_not_taken};
+use super::preconditions::{Precondition, check_nodes, filters, online, parameters_fit, port_not_taken};
 use super::{Asker, Desk, Prepare, Prepared, store_failure};
 use crate::cluster::{Cluster, Member, MemberPhase, Phase};
 use crate::directory::put;
@@ -46,7 +46,11 @@ impl Prepare for AddMember {
                 port: cluster.port,
                 extensions: cluster.extensions.clone(),
             };
-            preconditions.extend(check_nodes(desk, &[&node], &check).await.0);
+            let (checked, found) = check_nodes(desk, &[&node], &check).await;
+            preconditions.extend(checked);
+            for (_, checked) in &found {
+                preconditions.extend(parameters_fit(cluster.engine, &cluster.parameters, &node, checked));
+            }
         }
         let member = Member {
             node_id: node.id,

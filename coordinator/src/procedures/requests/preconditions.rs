@@ -5,6 +5,8 @@ use std::time::Duration;
 use futures::future::join_all;
 use holdfast_common::assignment::Exposure;
 use holdfast_common::command::{CheckMember, CheckedMember, Command, Payload, Success};
+use holdfast_common::engine::{Engine, Parameters};
+use holdfast_common::error::Violation;
 use holdfast_common::id::{ClusterId, CommandId, NodeId};
 use holdfast_common::name::NodeName;
 use holdfast_common::role::Availability;
@@ -140,6 +142,18 @@ fn clock(desk: &Desk, checked: &CheckedMember, subject: String) -> Precondition 
     let met = offset <= MAX_CLOCK_OFFSET;
     let remedy = if met { "" } else { "; at most 5 s are allowed: set it right, best with an NTP service" };
     Precondition::new("clock_in_step", subject, met, message + remedy)
+}
+
+/// The parameters that ask for more memory than the node has; none if all fit.
+pub(super) fn parameters_fit(
+    engine: Engine,
+    parameters: &Parameters,
+    node: &Node,
+    checked: &CheckedMember,
+) -> Vec<Precondition> {
+    let beyond = engine.beyond_memory(parameters, checked.memory_bytes);
+    let unmet = |it: Violation| Precondition::new(&it.name, about_node(&node.name), false, it.message);
+    beyond.into_iter().map(unmet).collect()
 }
 
 /// Whether another cluster already uses the port on a node.

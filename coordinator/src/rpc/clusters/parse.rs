@@ -59,7 +59,7 @@ pub(super) fn create(request: proto::CreateClusterRequest) -> Result<CreateClust
     let primary = parse_primary(&primary, &nodes, &mut violations);
     let durability = parse_durability(durability, &mut violations);
     let port = parse_port(port, engine, &mut violations);
-    let parameters = parse_parameters(parameters, engine, &mut violations);
+    let parameters = parse_parameters(parameters, engine, engine_version.as_ref(), &mut violations);
     let extensions = parse_extensions(&extensions, &mut violations);
     let parts = match (name, engine, primary, durability, port, parameters) {
         (Some(name), Some(engine), Some(primary), Some(durability), Some(port), Some(parameters)) => {
@@ -162,12 +162,14 @@ fn parse_port(port: u32, engine: Option<Engine>, violations: &mut Violations) ->
 fn parse_parameters(
     parameters: impl IntoIterator<Item = (String, String)>,
     engine: Option<Engine>,
+    version: Option<&EngineVersion>,
     violations: &mut Violations,
 ) -> Option<Parameters> {
     let parameters: BTreeMap<String, String> = parameters.into_iter().collect();
     let parameters = violations.take("parameters", Parameters::try_from(parameters))?;
-    for violation in engine.map(|engine| engine.violations(&parameters)).unwrap_or_default() {
-        violations.add(violation.name, violation.message);
+    if let Some(engine) = engine {
+        violations.extend(engine.violations(&parameters));
+        violations.extend(engine.misfits(&parameters, version));
     }
     Some(parameters)
 }
@@ -247,6 +249,25 @@ mod tests {
             refused(|it| drop(it.parameters.insert("fsync".into(), "off".into()))),
             ["parameters[fsync]"]
         );
+        for (name, value) in [("max_connections", "abc"), ("no_such_parameter", "1")] {
+            let field = format!("parameters[{name}]");
+            assert_eq!(refused(|it| drop(it.parameters.insert(name.into(), value.into()))), [field]);
+        }
+    }
+
+    #[test]
+    fn parameters_are_held_against_the_version_asked_for() {
+        let with = |version: &str| {
+            let mut request = good();
+            request.engine_version = version.into();
+            request.parameters.insert("transaction_timeout".into(), "1min".into());
+            request.parameters.insert("cron.database_name".into(), "app".into());
+            create(request)
+        };
+        assert!(with("").is_ok() && with("17").is_ok());
+        let refused = with("15").unwrap_err();
+        assert_eq!(refused.violations[0].name, "parameters[transaction_timeout]");
+        assert_eq!(refused.violations.len(), 1);
     }
 
     #[test]
