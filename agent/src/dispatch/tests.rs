@@ -147,6 +147,9 @@ impl Tree for Fused {
     fn read(&self, path: &Path, limit: u64) -> Result<Vec<u8>, files::Error> {
         self.disk.read(path, limit)
     }
+    fn read_end(&self, path: &Path, limit: u64) -> Result<Vec<u8>, files::Error> {
+        self.disk.read_end(path, limit)
+    }
     fn create_dir(&self, path: &Path, access: Access) -> Result<(), files::Error> {
         self.disk.create_dir(path, access)
     }

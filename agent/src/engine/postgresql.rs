@@ -7,6 +7,7 @@
 //! | [`tuning`], [`parameters`], [`render`] | the configuration, from assignment and machine (pure) |
 //! | [`build`] | making data: a new database, a copy |
 //! | [`process`] | starting, stopping with proof, who uses the data |
+//! | [`words`] | why a server ended |
 //! | [`session`] | what is asked of a running server |
 //! | [`checks`] | whether a member could be made here |
 
@@ -21,6 +22,7 @@ mod render;
 mod session;
 mod sql_names;
 mod tuning;
+mod words;
 
 #[cfg(test)]
 mod tests;
@@ -352,10 +354,9 @@ impl Inner {
     async fn trim_log(&self, layout: &Layout) -> Result<(), Error> {
         let failed = |error| Error::failed("remove old log files", error);
         let entries = self.host.files().list(layout.log()).await.map_err(failed)?;
-        let is_log = |name: &str| name.starts_with("postgresql-") && name.ends_with(".log");
         // Names carry the time, so they sort by age.
         let names: Vec<_> = entries.into_iter().map(|entry| entry.name).collect();
-        let logs: Vec<_> = names.iter().filter(|name| name.to_str().is_some_and(is_log)).collect();
+        let logs: Vec<_> = names.iter().filter(|name| name.to_str().is_some_and(words::is_log)).collect();
         for old in logs.iter().take(logs.len().saturating_sub(LOG_FILES)) {
             self.host.files().remove_file(layout.log().join(old)).await.map_err(failed)?;
         }
@@ -586,7 +587,7 @@ impl Inner {
                     Ending::Signal(signal) => format!("was ended by signal {signal}"),
                     Ending::Unseen => "ended while no agent ran".to_owned(),
                 };
-                let words = process::last_words(&self.host, layout).await;
+                let words = words::last(&self.host, layout).await;
                 with_message(EngineState::Stopped, format!("the server {how}: {words}"))
             }
         }

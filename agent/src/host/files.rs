@@ -8,6 +8,7 @@
 //! [`Files`] is the asynchronous face; the [`Tree`] behind it blocks and is either the [`Disk`] or the fake.
 
 mod disk;
+mod kernel;
 #[cfg(test)]
 pub(crate) mod tests;
 
@@ -30,6 +31,7 @@ pub const MAX_ENTRIES: usize = 10_000;
 pub trait Tree: std::fmt::Debug + Send + Sync {
     fn write(&self, path: &Path, contents: &[u8], access: Access) -> Result<(), Error>;
     fn read(&self, path: &Path, limit: u64) -> Result<Vec<u8>, Error>;
+    fn read_end(&self, path: &Path, limit: u64) -> Result<Vec<u8>, Error>;
     fn create_dir(&self, path: &Path, access: Access) -> Result<(), Error>;
     fn set_access(&self, path: &Path, access: Access) -> Result<(), Error>;
     fn rename(&self, from: &Path, to: &Path) -> Result<(), Error>;
@@ -163,6 +165,12 @@ impl Files {
     pub async fn read(&self, path: impl Into<PathBuf>, limit: u64) -> Result<Vec<u8>, Error> {
         let path = path.into();
         self.blocking(move |tree| tree.read(&path, limit)).await
+    }
+
+    /// At most the last `limit` bytes of a regular file.
+    pub async fn read_end(&self, path: impl Into<PathBuf>, limit: u64) -> Result<Vec<u8>, Error> {
+        let path = path.into();
+        self.blocking(move |tree| tree.read_end(&path, limit)).await
     }
 
     /// Makes sure that the folder exists with this access. Missing folders above it (below the root) are made with

@@ -189,11 +189,13 @@ pub(super) async fn observe(
 ) -> Result<(), Error> {
     let nodes = &ctx.means().nodes;
     let mut changes = nodes.changes();
+    let mut told = String::new();
     let wait = async {
         loop {
             changes.borrow_and_update();
             let Some(what) = missing(&|node| nodes.state(node, cluster.id)) else { return };
-            ctx.say(what);
+            told = reasoned(&told, what);
+            ctx.say(told.clone());
             if changes.changed().await.is_err() {
                 // The fleet is going away, and this coordinator with it.
                 std::future::pending::<()>().await;
@@ -207,9 +209,15 @@ pub(super) async fn observe(
         None => Ok(()),
         Some(what) => Err(Error::again(Failure::new(
             Reason::CommandTimedOut,
-            format!("still waiting after {} s: {what}", time.as_secs()),
+            format!("still waiting after {} s: {}", time.as_secs(), reasoned(&told, what)),
         ))),
     }
+}
+
+/// What is missing, with the reason that was told for just that before: a server that ends again and again is seen starting
+/// in between, which says nothing of why.
+fn reasoned(told: &str, what: String) -> String {
+    if told.starts_with(&what) { told.to_owned() } else { what }
 }
 
 /// What keeps a member from being in its role, running, in the cluster's term.
@@ -382,4 +390,19 @@ pub(super) async fn forget_member(
     }
     let also = || Writes { compares: Vec::new(), ops: Records::writes_of_gone(&now, node) };
     Ok(records.update_with(cluster, |cluster| cluster.without(node), also).await?)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::reasoned;
+
+    #[test]
+    fn why_a_server_ended_is_not_forgotten_while_it_is_started_again() {
+        let why = "n1 does not run yet (the server ended with code 1: FATAL:  no room)";
+        let again = reasoned(why, "n1 does not run yet".to_owned());
+        assert_eq!(again, why);
+        let other = "n1 does not run yet (the server ended with code 1: FATAL:  bad luck)".to_owned();
+        assert_eq!(reasoned(&again, other.clone()), other);
+        assert_eq!(reasoned(why, "n2 is offline".to_owned()), "n2 is offline");
+    }
 }

@@ -10,9 +10,9 @@ use nix::errno::Errno;
 use nix::sys::stat;
 
 use super::layout::Layout;
+use super::words;
 use crate::engine::Error;
 use crate::host::Host;
-use crate::host::exec::Captured;
 use crate::host::files::Access;
 use crate::host::system::Owner;
 use crate::host::units::{self, Service, ServiceName, Signal, Status, Stop};
@@ -24,7 +24,6 @@ const IMMEDIATE_DEADLINE: Duration = Duration::from_secs(15);
 /// How long a start is watched for a server that ends at once.
 const START_WATCH: Duration = Duration::from_secs(3);
 const PAUSE: Duration = Duration::from_millis(100);
-const MAX_LOG_BYTES: u64 = 256 * 1024 * 1024;
 
 /// The name of a member's service.
 pub(super) fn service_name(cluster: holdfast_common::id::ClusterId) -> Result<ServiceName, Error> {
@@ -135,7 +134,7 @@ async fn watch(host: &Host, layout: &Layout, name: &ServiceName) -> Result<(), E
     match watched.await {
         Ok(true) | Err(_) => Ok(()),
         Ok(false) => {
-            let problem = format!("it ended at once: {}", last_words(host, layout).await);
+            let problem = format!("it ended at once: {}", words::last(host, layout).await);
             Err(Error::Wrong { deed: "start PostgreSQL".to_owned(), problem })
         }
     }
@@ -144,14 +143,6 @@ async fn watch(host: &Host, layout: &Layout, name: &ServiceName) -> Result<(), E
 async fn has_socket(host: &Host, layout: &Layout) -> bool {
     let entries = host.files().list(layout.run()).await.unwrap_or_default();
     entries.iter().any(|entry| entry.name.to_str().is_some_and(|name| name.ends_with(".lock")))
-}
-
-/// The end of what the server said before its log began.
-pub(super) async fn last_words(host: &Host, layout: &Layout) -> String {
-    match host.files().read(layout.early_log(), MAX_LOG_BYTES).await {
-        Ok(bytes) => Captured { bytes, omitted_bytes: 0 }.last_lines(),
-        Err(_) => "it left no message".to_owned(),
-    }
 }
 
 /// Files that name a process which may by now be another: without them a server starts after a power cut too. The caller

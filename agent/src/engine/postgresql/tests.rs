@@ -325,6 +325,28 @@ async fn a_server_that_was_killed_starts_again_although_its_pid_file_names_anoth
     b.bench.stop(other.id).await;
 }
 
+#[tokio::test]
+async fn a_server_that_ends_after_its_log_has_begun_is_told_with_its_reason() {
+    let machine = Machine::new();
+    let a = machine.node("a", 43).await;
+    let cluster = primary(&a).await;
+    a.bench.stop(cluster.id).await;
+    for file in std::fs::read_dir(a.data(cluster.id).join("pg_wal")).unwrap() {
+        let path = file.unwrap().path();
+        if path.is_file() {
+            std::fs::remove_file(path).unwrap();
+        }
+    }
+    // Whether it has ended by the time that the start has been watched is a matter of luck.
+    let started = a.bench.engine.start(&cluster.primary(&a.bench)).await;
+    let reason = "PANIC:  could not locate a valid checkpoint record";
+    if let Err(error) = &started {
+        assert!(error.to_string().contains(reason), "{error}");
+    }
+    let seen = |o: &Observation| o.state == EngineState::Stopped && o.message.contains(reason);
+    a.bench.wait(cluster.id, "the reason", seen).await;
+}
+
 #[test]
 fn configuration_is_rendered_as_before() {
     let node: NodeId = "01890a5d-ac96-774b-bcce-b302099a8051".parse().unwrap();

@@ -4,7 +4,7 @@
 
 use std::ffi::{OsStr, OsString};
 use std::fs::File;
-use std::io::{self, Read as _, Write as _};
+use std::io::{self, Read as _, Seek as _, Write as _};
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Component, Path, PathBuf};
@@ -12,11 +12,12 @@ use std::sync::{Mutex, PoisonError};
 
 use nix::errno::Errno;
 use nix::fcntl::{self, AtFlags, OFlag};
-use nix::sys::stat::{self, FileStat, Mode, SFlag};
+use nix::sys::stat::{self, Mode};
 use nix::sys::statvfs;
 use nix::unistd::{self, Gid, Uid, UnlinkatFlags};
 
-use super::{Access, Deed, Entry, Error, Inodes, Kind, MAX_ENTRIES, Removed, Space, Stat, Tree, plain_path};
+use super::kernel::{described, kind_of, room};
+use super::{Access, Deed, Entry, Error, Kind, MAX_ENTRIES, Removed, Space, Stat, Tree, plain_path};
 use crate::host::system::Owner;
 
 /// How deep folders may be nested below one that is removed.
@@ -91,6 +92,18 @@ impl Disk {
             .map(File::from)
             .map_err(|errno| failed(deed, path, errno))
     }
+
+    /// Opens a regular file for reading.
+    fn open_file(&self, path: &Path) -> Result<File, Error> {
+        let deed = Deed::Read;
+        // O_NONBLOCK: a FIFO under this name must not hang the agent.
+        let file = self.open(deed, path, OFlag::O_RDONLY | OFlag::O_NONBLOCK)?;
+        let metadata = file.metadata().map_err(|source| Error::Io { deed, path: path.to_owned(), source })?;
+        if !metadata.is_file() {
+            return Err(Error::WrongKind { deed, path: path.to_owned(), expected: "a regular file" });
+        }
+        Ok(file)
+    }
 }
 
 impl Tree for Disk {
@@ -111,19 +124,24 @@ impl Tree for Disk {
 
     fn read(&self, path: &Path, limit: u64) -> Result<Vec<u8>, Error> {
         let deed = Deed::Read;
-        // O_NONBLOCK: a FIFO under this name must not hang the agent.
-        let file = self.open(deed, path, OFlag::O_RDONLY | OFlag::O_NONBLOCK)?;
+        let file = self.open_file(path)?;
         let io = |source| Error::Io { deed, path: path.to_owned(), source };
-        let metadata = file.metadata().map_err(io)?;
-        if !metadata.is_file() {
-            return Err(Error::WrongKind { deed, path: path.to_owned(), expected: "a regular file" });
-        }
         let mut contents = Vec::new();
         // Files of /proc say that they are empty: only reading tells.
         file.take(limit.saturating_add(1)).read_to_end(&mut contents).map_err(io)?;
         if contents.len() as u64 > limit {
             return Err(Error::TooLarge { deed, path: path.to_owned(), limit });
         }
+        Ok(contents)
+    }
+
+    fn read_end(&self, path: &Path, limit: u64) -> Result<Vec<u8>, Error> {
+        let mut file = self.open_file(path)?;
+        let io = |source| Error::Io { deed: Deed::Read, path: path.to_owned(), source };
+        let length = file.metadata().map_err(io)?.len();
+        file.seek(io::SeekFrom::Start(length.saturating_sub(limit))).map_err(io)?;
+        let mut contents = Vec::new();
+        file.take(limit).read_to_end(&mut contents).map_err(io)?;
         Ok(contents)
     }
 
@@ -443,36 +461,6 @@ fn empty(deed: Deed, path: &Path, folder: &OwnedFd, device: u64, depth: usize) -
                 Err(errno) => return Err(failed(errno)),
             }
         }
-    }
-}
-
-fn kind_of(mode: u32) -> Kind {
-    let kind = SFlag::from_bits_truncate(mode & SFlag::S_IFMT.bits());
-    match () {
-        () if kind == SFlag::S_IFREG => Kind::File,
-        () if kind == SFlag::S_IFDIR => Kind::Directory,
-        () if kind == SFlag::S_IFLNK => Kind::SymbolicLink,
-        () => Kind::Other,
-    }
-}
-
-fn described(found: &FileStat) -> Stat {
-    Stat {
-        kind: kind_of(found.st_mode),
-        mode: found.st_mode & 0o7777,
-        owner: Owner { uid: found.st_uid, gid: found.st_gid },
-        size_bytes: u64::try_from(found.st_size).unwrap_or(0),
-    }
-}
-
-/// Shared with telemetry, which measures every mounted file system.
-pub(crate) fn room(found: &statvfs::Statvfs) -> Space {
-    let block = found.fragment_size();
-    let inodes = (found.files() > 0).then(|| Inodes { total: found.files(), free: found.files_free() });
-    Space {
-        total_bytes: found.blocks().saturating_mul(block),
-        available_bytes: found.blocks_available().saturating_mul(block),
-        inodes,
     }
 }
 

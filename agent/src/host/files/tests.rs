@@ -52,6 +52,10 @@ fn a_read_is_bounded_and_absence_is_told_apart() {
         let path = root.join("big");
         tree.write(&path, b"12345", Access::PUBLIC).unwrap();
         assert!(matches!(tree.read(&path, 4), Err(Error::TooLarge { limit: 4, .. })));
+        assert_eq!(tree.read_end(&path, 4).unwrap(), b"2345");
+        assert_eq!(tree.read_end(&path, 400).unwrap(), b"12345");
+        assert!(tree.read_end(&root.join("absent"), 4).unwrap_err().is_not_found());
+        assert!(matches!(tree.read_end(root, 4), Err(Error::WrongKind { .. })));
         assert!(tree.read(&root.join("absent"), 4).unwrap_err().is_not_found());
         assert!(tree.write(&root.join("no/folder"), b"", Access::PUBLIC).unwrap_err().is_not_found());
         assert_eq!(tree.stat(&root.join("absent")).unwrap(), None);

@@ -1,0 +1,133 @@
+//! Why a server ended, in its own words: what it said before its log began, else the last `FATAL` or `PANIC` of its log.
+//!
+//! Nothing else of a log is ever quoted: it may show what clients sent.
+
+use super::layout::Layout;
+use crate::host::Host;
+use crate::host::exec::Captured;
+
+const MAX_EARLY_BYTES: u64 = 256 * 1024 * 1024;
+/// How much of the end of a log is looked at.
+const TAIL_BYTES: u64 = 64 * 1024;
+/// The server's last early words once it has a log of its own.
+const REDIRECTED: &str = "redirecting log output to logging collector process";
+/// The first line of a start.
+const STARTING: &str = "LOG:  starting PostgreSQL";
+/// Only these end a server.
+const LEVELS: [&str; 2] = ["FATAL:  ", "PANIC:  "];
+/// What may stand below such a line.
+const MORE: [&str; 2] = ["DETAIL:  ", "HINT:  "];
+/// Of the process that receives from the primary: it ends so again and again, and the server goes on.
+const RECEIVER: [&str; 4] = ["walreceiver", "WAL stream", "connect to the primary", "streaming replication"];
+
+/// Whether a file in the log's folder is one of the server's own.
+pub(super) fn is_log(name: &str) -> bool {
+    name.starts_with("postgresql-") && name.ends_with(".log")
+}
+
+/// Why the server ended, as far as it said.
+pub(super) async fn last(host: &Host, layout: &Layout) -> String {
+    let early = match host.files().read(layout.early_log(), MAX_EARLY_BYTES).await {
+        Ok(bytes) => Captured { bytes, omitted_bytes: 0 }.last_lines(),
+        Err(_) => return "it left no message".to_owned(),
+    };
+    if !early.contains(REDIRECTED) {
+        return early;
+    }
+    // Names carry the time, so they sort by age.
+    let entries = host.files().list(layout.log()).await.unwrap_or_default();
+    let newest = entries.into_iter().rev().find(|entry| entry.name.to_str().is_some_and(is_log));
+    let Some(newest) = newest.map(|entry| layout.log().join(entry.name)) else {
+        return "it left no log".to_owned();
+    };
+    let tail = host.files().read_end(&newest, TAIL_BYTES).await.unwrap_or_default();
+    let silent = || format!("its log says nothing of it; look at {}", newest.display());
+    reason(&String::from_utf8_lossy(&tail)).unwrap_or_else(silent)
+}
+
+/// The last line of the last start that ends a server, with its details.
+fn reason(log: &str) -> Option<String> {
+    let lines: Vec<&str> = log.lines().collect();
+    let begun = lines.iter().rposition(|line| line.contains(STARTING)).unwrap_or(0);
+    let lines = lines.get(begun..)?;
+    let own = lines.iter().rposition(|line| ends_the_server(line));
+    let at = own.or_else(|| lines.iter().rposition(|line| level(line).is_some() && !is_receiver(line)))?;
+    let mut said = level(lines.get(at)?)?.1.to_owned();
+    for line in lines.iter().skip(at + 1) {
+        let Some(more) = MORE.iter().find_map(|more| line.find(more).and_then(|at| line.get(at..))) else {
+            break;
+        };
+        said.push_str("; ");
+        said.push_str(more);
+    }
+    Some(said)
+}
+
+/// What stands before the level, and the line from there.
+fn level(line: &str) -> Option<(&str, &str)> {
+    let at = LEVELS.iter().filter_map(|level| line.find(level)).min()?;
+    Some(line.split_at(at))
+}
+
+/// A session's line has user and database before the level, one of the server's own processes does not; and any panic ends
+/// all.
+fn ends_the_server(line: &str) -> bool {
+    level(line).is_some_and(|(before, said)| {
+        (before.trim_end().ends_with(']') && !is_receiver(said)) || said.starts_with("PANIC")
+    })
+}
+
+fn is_receiver(line: &str) -> bool {
+    RECEIVER.iter().any(|sign| line.contains(sign))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const START: &str = "2026-01-01 00:00:00.000 UTC [7] LOG:  starting PostgreSQL 15.14 on x86_64";
+
+    fn said(lines: &[&str]) -> Option<String> {
+        let stamped: Vec<String> =
+            lines.iter().map(|line| format!("2026-01-01 00:00:00.000 UTC [9] {line}")).collect();
+        reason(&format!("{START}\n{}\n", stamped.join("\n")))
+    }
+
+    #[test]
+    fn the_last_line_that_ends_a_server_is_found_with_its_details() {
+        let log = [
+            "LOG:  entering standby mode",
+            "FATAL:  recovery aborted because of insufficient parameter settings",
+            "DETAIL:  max_connections = 10 is a lower setting than on the primary server, where its value was 100.",
+            "HINT:  You can restart the server after making the necessary configuration changes.",
+            "LOG:  startup process (PID 9) exited with exit code 1",
+            "LOG:  database system is shut down",
+        ];
+        let said = said(&log).unwrap();
+        assert!(
+            said.starts_with("FATAL:  recovery aborted") && said.ends_with("configuration changes."),
+            "{said}"
+        );
+        assert!(said.contains("; DETAIL:  max_connections = 10"), "{said}");
+    }
+
+    #[test]
+    fn what_sessions_and_receivers_say_is_no_reason() {
+        let log = [
+            "FATAL:  could not create any TCP/IP sockets",
+            "app@app 10.0.0.1(4242) FATAL:  password authentication failed for user \"app\"",
+            "FATAL:  could not connect to the primary server: connection refused",
+            "FATAL:  terminating walreceiver process due to administrator command",
+        ];
+        assert_eq!(said(&log).as_deref(), Some("FATAL:  could not create any TCP/IP sockets"));
+        assert_eq!(said(&["app@app [local] PANIC:  x"]).as_deref(), Some("PANIC:  x"));
+        assert_eq!(said(&["LOG:  all is well", "app@app [local] STATEMENT:  select 'FATAL'"]), None);
+    }
+
+    #[test]
+    fn an_earlier_start_is_forgotten() {
+        let log = format!("2026-01-01 UTC [3] FATAL:  long ago\n{START}\n2026-01-01 UTC [9] LOG:  ready\n");
+        assert_eq!(reason(&log), None);
+        assert_eq!(reason(""), None);
+    }
+}
