@@ -459,7 +459,7 @@ pub(crate) enum Operation {
     )]
     Wait {
         id: String,
-        /// How long to wait
+        /// How long to wait in all; --timeout is for a single answer
         #[arg(long = "for", value_parser = duration, default_value = "1h", value_name = "TIME")]
         patience: Duration,
     },

@@ -2,7 +2,7 @@
 //!
 //! | module | answers for |
 //! | --- | --- |
-//! | [`args`] | what may be written on the command line, and its help |
+//! | [`args`], [`usage`] | what may be written on the command line, and its help; what is wrong with one |
 //! | [`client`] | calls to the coordinator: connection, deadlines, repeats |
 //! | [`commands`] | one module for each noun |
 //! | [`output`], [`error`] | tables, JSON; failures and exit codes |
@@ -14,6 +14,7 @@ mod error;
 mod output;
 #[cfg(test)]
 mod tests;
+mod usage;
 
 use std::env;
 use std::io::{self, IsTerminal as _, Write as _};
@@ -28,7 +29,10 @@ use crate::output::Output;
 
 fn main() -> process::ExitCode {
     holdfast_common::tls::install_provider();
-    let cli = Cli::parse();
+    let cli = match Cli::try_parse() {
+        Ok(cli) => cli,
+        Err(error) => return usage::tell(&error, env::args_os()),
+    };
     let format = cli.global.output;
     let result = run(cli);
     let code = match &result {

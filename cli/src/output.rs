@@ -241,6 +241,13 @@ pub(crate) fn distance(now: Timestamp, time: Option<&prost_types::Timestamp>) ->
     or_dash(timestamp(time).map(|time| span((now.as_second() - time.as_second()).abs())))
 }
 
+/// How long until, or that it was over how long ago.
+pub(crate) fn expiry(now: Timestamp, time: Option<&prost_types::Timestamp>) -> String {
+    let over = timestamp(time).is_some_and(|time| time <= now);
+    let distance = distance(now, time);
+    if over { format!("expired {distance} ago") } else { distance }
+}
+
 /// PostgreSQL's way of writing a position: `0/3000060`.
 pub(crate) fn position(position: &nouns::Position) -> String {
     format!("{:X}/{:X}", position.offset >> 32, position.offset & 0xffff_ffff)
@@ -257,6 +264,17 @@ mod tests {
             ["0 B", "999 B", "1.0 KiB", "1.4 MiB", "16384 PiB"]
         );
         assert_eq!([-5, 59, 61, 3700, 100_000].map(span), ["0s", "59s", "1m", "1h1m", "1d3h"]);
+    }
+
+    #[test]
+    fn what_has_expired_is_told_as_past() {
+        let now = Timestamp::from_second(1_000).unwrap();
+        let told = |seconds| expiry(now, Some(&prost_types::Timestamp { seconds, nanos: 0 }));
+        assert_eq!(
+            (told(1_180), told(820), told(1_000)),
+            ("3m".into(), "expired 3m ago".into(), "expired 0s ago".into())
+        );
+        assert_eq!(expiry(now, None), distance(now, None));
     }
 
     #[test]

@@ -280,6 +280,11 @@ impl Violations {
         value.map_err(|error| self.add(field, error)).ok()
     }
 
+    /// The fields that have an entry.
+    pub fn fields(&self) -> impl Iterator<Item = &str> {
+        self.found.iter().map(|violation| violation.name.as_str())
+    }
+
     pub fn is_empty(&self) -> bool {
         self.found.is_empty()
     }

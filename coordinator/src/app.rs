@@ -276,8 +276,8 @@ fn served(parts: &Parts, handle: operation::Handle<Procedures>) -> Operators<Pro
             identity: parts.identity.clone(),
             agent_endpoints: parts.config.agent_endpoints(),
         },
-        events: Events { events: parts.events.clone() },
-        operations: Operations { handle },
+        events: Events { events: parts.events.clone(), directory: parts.directory.clone() },
+        operations: Operations { handle, directory: parts.directory.clone() },
         metrics: parts.metrics.clone(),
     }
 }

@@ -100,8 +100,8 @@ pub struct Point {
 /// Why a query has no answer.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
-    #[error("`{field}` {problem}")]
-    Invalid { field: String, problem: String },
+    #[error("{}", told(.0))]
+    Invalid(Vec<Violation>),
     #[error("nothing is kept from before {oldest}; ask for a later time")]
     Compacted { oldest: Timestamp },
     #[error("rollups cannot be read")]
@@ -138,6 +138,37 @@ pub struct Service {
 #[derive(Debug, Clone)]
 pub struct Handle {
     shared: Arc<Shared>,
+}
+
+// === impl Query ===
+
+impl Query {
+    /// All that is wrong with it, field by field.
+    pub fn problems(&self) -> Vec<Violation> {
+        let problem = |name: String, message: String| Violation { name, subject: String::new(), message };
+        let mut found = Vec::new();
+        if self.start >= self.end {
+            found.push(problem("start_time".to_owned(), "must be before `end_time`".to_owned()));
+        }
+        if self.step.is_some_and(|step| step_ms(step).is_none()) {
+            found.push(problem("step".to_owned(), "must be from 1 ms to 14 days, such as 60s".to_owned()));
+        }
+        // All names are told once, and last: they are many.
+        let known: Vec<_> = Kind::ALL.iter().map(|kind| kind.name()).collect();
+        let unknown = self.series.iter().enumerate().filter(|(_, name)| Kind::of_name(name).is_none());
+        let mut unknown = unknown.peekable();
+        while let Some((place, name)) = unknown.next() {
+            let shown: String = name.chars().take(64).collect();
+            let known = if unknown.peek().is_none() {
+                format!("; there are {}", known.join(", "))
+            } else {
+                String::new()
+            };
+            let message = format!("names no series: `{shown}`{known}");
+            found.push(problem(format!("series[{place}]"), message));
+        }
+        found
+    }
 }
 
 // === impl Service ===
@@ -212,25 +243,18 @@ impl Handle {
     /// # Errors
     /// `InvalidField`, `HistoryCompacted` if the whole span is older than what is kept, `Internal` if the file is unreadable.
     pub async fn query(&self, node: NodeId, query: Query) -> Result<Answer, Error> {
-        let wanted = kinds(&query.series)?;
+        let problems = query.problems();
+        if !problems.is_empty() {
+            return Err(Error::Invalid(problems));
+        }
+        let wanted = kinds(&query.series);
         let now_ms = self.shared.now_ms();
         let (start, end) = (query.start.as_millisecond(), query.end.as_millisecond());
-        if start >= end {
-            return Err(Error::invalid("start_time", "must be before `end_time`"));
-        }
         let oldest = now_ms - KEPT_ROLLUPS_MS;
         if end <= oldest {
             return Err(Error::Compacted { oldest: timestamp(oldest) });
         }
-        let asked_ms = match query.step {
-            None => None,
-            Some(step) => Some(
-                i64::try_from(step.as_millis())
-                    .ok()
-                    .filter(|step| (1..=KEPT_ROLLUPS_MS).contains(step))
-                    .ok_or_else(|| Error::invalid("step", "must be from 1 ms to 14 days, such as 60s"))?,
-            ),
-        };
+        let asked_ms = query.step.and_then(step_ms);
         let shared = Arc::clone(&self.shared);
         let search = Search { node, wanted, start: start.max(oldest), end, asked_ms, now_ms };
         match tokio::task::spawn_blocking(move || shared.search(&search)).await {
@@ -264,7 +288,7 @@ impl Handle {
 
 impl Error {
     fn invalid(field: impl Into<String>, problem: impl Into<String>) -> Self {
-        Self::Invalid { field: field.into(), problem: problem.into() }
+        Self::Invalid(vec![Violation { name: field.into(), subject: String::new(), message: problem.into() }])
     }
 }
 
@@ -277,7 +301,7 @@ impl From<database::Error> for Error {
 impl Classify for Error {
     fn reason(&self) -> Reason {
         match self {
-            Self::Invalid { .. } => Reason::InvalidField,
+            Self::Invalid(_) => Reason::InvalidField,
             Self::Compacted { .. } => Reason::HistoryCompacted,
             Self::Rollups(_) => Reason::Internal,
         }
@@ -285,30 +309,30 @@ impl Classify for Error {
 
     fn violations(&self) -> Vec<Violation> {
         match self {
-            Self::Invalid { field, problem } => {
-                vec![Violation { name: field.clone(), subject: String::new(), message: problem.clone() }]
-            }
+            Self::Invalid(violations) => violations.clone(),
             Self::Compacted { .. } | Self::Rollups(_) => Vec::new(),
         }
     }
 }
 
-fn kinds(names: &[String]) -> Result<Vec<Kind>, Error> {
+/// The series of these names, each once; what is none was refused before.
+fn kinds(names: &[String]) -> Vec<Kind> {
     let mut kinds = Vec::with_capacity(names.len().min(Kind::ALL.len()));
-    for (place, name) in names.iter().enumerate() {
-        let Some(kind) = Kind::of_name(name) else {
-            let known: Vec<_> = Kind::ALL.iter().map(|kind| kind.name()).collect();
-            let shown: String = name.chars().take(64).collect();
-            return Err(Error::invalid(
-                format!("series[{place}]"),
-                format!("names no series: `{shown}`; there are {}", known.join(", ")),
-            ));
-        };
+    for kind in names.iter().filter_map(|name| Kind::of_name(name)) {
         if !kinds.contains(&kind) {
             kinds.push(kind);
         }
     }
-    Ok(kinds)
+    kinds
+}
+
+/// The step in milliseconds, if it is one that can be given.
+fn step_ms(step: Duration) -> Option<i64> {
+    i64::try_from(step.as_millis()).ok().filter(|step| (1..=KEPT_ROLLUPS_MS).contains(step))
+}
+
+fn told(violations: &[Violation]) -> String {
+    violations.iter().map(|it| format!("`{}` {}", it.name, it.message)).collect::<Vec<_>>().join("; ")
 }
 
 fn timestamp(ms: i64) -> Timestamp {

@@ -12,6 +12,7 @@
 //! | `guard`, `body`, `deadline` | calls: room, rate, size, deadline, count |
 //! | `peer`, `rules` | who calls, and who may call what |
 //! | `repeat` | a repeat of a call gets the first answer |
+//! | `named` | names in the filters of lists mean something |
 //! | `live` | streams end with the credential that they began with |
 //! | the others | parse, call, render: one service each |
 //!
@@ -28,6 +29,7 @@ pub mod identity;
 pub mod link;
 pub mod listener;
 pub mod live;
+mod named;
 pub mod nodes;
 pub mod operations;
 mod oversize;

@@ -67,3 +67,30 @@ async fn parameters_that_no_member_could_start_with_are_refused_before_anything_
     let given = ["--extension", "pg_stat_statements", "--param", "pg_stat_statements.max=500"];
     fleet.cli(creation(&fleet, &given))?.deadline(DEADLINE).run().await.map(drop)
 }
+
+#[tokio::test]
+async fn what_is_wrong_with_a_command_line_is_told_as_the_command_line_asks() -> anyhow::Result<()> {
+    let fleet = small().await?;
+    for words in
+        [&["node", "show"][..], &["node", "frobnicate"], &["cluster", "create", "x", "--port", "many"]]
+    {
+        let (code, error) = refused(&fleet, words).await?;
+        ensure!(
+            code == 2 && error["reason"] == "USAGE" && error["exit_code"] == 2,
+            "{words:?}: it is {error}"
+        );
+    }
+    let (code, error) = refused(&fleet, &["node", "token", "create", "--uses", "0"]).await?;
+    ensure!(code == 2 && fields(&error) == ["uses"], "it is {error}");
+    for (words, name) in [
+        (["event", "list", "--cluster", "c9"], "c9"),
+        (["event", "list", "--node", "n9"], "n9"),
+        (["operation", "list", "--resource", "clusters/c9"], "c9"),
+    ] {
+        let (code, error) = refused(&fleet, &words).await?;
+        ensure!(code == 3 && error.to_string().contains(name), "{words:?}: it is {error}");
+    }
+    let (code, error) = refused(&fleet, &["node", "watch", "n9"]).await?;
+    ensure!(code == 3 && error["reason"] == "NODE_NOT_FOUND", "it is {error}");
+    Ok(())
+}

@@ -40,7 +40,7 @@ pub(super) async fn run(session: &mut Session, wanted: Wanted) -> Result<(), Err
     }
     let request = v1::CreateJoinTokenRequest {
         ttl: Some(wire_duration(ttl)),
-        uses: 1,
+        uses: Some(1),
         description: "cloud-init".to_owned(),
         node_name: name.to_string(),
         rejoin: false,

@@ -24,7 +24,7 @@ pub(super) async fn whoami(session: &mut Session) -> Result<(), Error> {
         ("name", caller.name.clone()),
         ("role", output::or_dash(output::word(caller.role().as_str_name(), "OPERATOR_ROLE_"))),
         ("by", caller.method.clone()),
-        ("valid for", output::distance(now, caller.expire_time.as_ref())),
+        ("valid for", output::expiry(now, caller.expire_time.as_ref())),
         ("fleet", caller.fleet_id.clone()),
         ("coordinator", caller.coordinator_version),
     ])?)
@@ -94,7 +94,7 @@ pub(super) async fn run_operator(session: &mut Session, command: Operator) -> Re
                     operator.name.clone(),
                     output::or_dash(output::word(operator.role().as_str_name(), "OPERATOR_ROLE_")),
                     output::distance(now, operator.create_time.as_ref()),
-                    output::distance(now, operator.certificate_expire_time.as_ref()),
+                    output::expiry(now, operator.certificate_expire_time.as_ref()),
                 ]
             });
             let rows = rows.collect();
@@ -149,7 +149,7 @@ pub(super) async fn run_token(session: &mut Session, command: Token) -> Result<(
                     token.operator.clone(),
                     state.to_owned(),
                     output::distance(now, token.create_time.as_ref()),
-                    output::distance(now, token.expire_time.as_ref()),
+                    output::expiry(now, token.expire_time.as_ref()),
                     token.description.clone(),
                 ]
             });
@@ -169,7 +169,7 @@ pub(super) async fn run_join_token(session: &mut Session, command: JoinToken) ->
             let returns = rejoin.is_some();
             let request = v1::CreateJoinTokenRequest {
                 ttl: Some(wire_duration(ttl)),
-                uses,
+                uses: Some(uses),
                 description,
                 node_name: rejoin.unwrap_or(node),
                 rejoin: returns,
@@ -220,7 +220,7 @@ pub(super) async fn run_join_token(session: &mut Session, command: JoinToken) ->
                     state.to_owned(),
                     format!("{}/{}", token.uses_left, token.uses_allowed),
                     output::or_dash(Some(token.node_name.clone())),
-                    output::distance(now, token.expire_time.as_ref()),
+                    output::expiry(now, token.expire_time.as_ref()),
                     token.created_by.clone(),
                     token.description.clone(),
                 ]

@@ -145,7 +145,7 @@ async fn show(session: &mut Session, name: String) -> Result<(), Error> {
         ("last heartbeat", format!("{} ago", output::distance(now, node.last_heartbeat_time.as_ref()))),
         ("clusters", or_dash(Some(node.clusters.join(", ")))),
         ("agent", node.agent_version.clone()),
-        ("certificate ends in", output::distance(now, node.certificate_expire_time.as_ref())),
+        ("certificate ends in", output::expiry(now, node.certificate_expire_time.as_ref())),
         ("clock ahead by", or_dash(node.clock_offset_seconds.map(|offset| format!("{offset:.3} s")))),
     ])?;
     if let Some(inventory) = &node.inventory {

@@ -239,11 +239,14 @@ impl Operation {
         &mut self.steps[at]
     }
 
-    /// Ends the step under way, if there is one.
+    /// Ends the step under way, if there is one. One that is done waits for nothing any more, so what it last said is gone.
     pub(super) fn end_step(&mut self, state: StepState, now: Timestamp) {
         for step in self.steps.iter_mut().filter(|step| step.state == StepState::Running) {
             step.state = state;
             step.ended = Some(now);
+            if state == StepState::Succeeded {
+                step.message.clear();
+            }
         }
     }
 

@@ -406,7 +406,8 @@ impl<P: Procedure> Runner<P> {
                 && seen.state == StepState::Running
             {
                 step.progress = seen.progress;
-                if step.state != StepState::Failed {
+                // A failed one has its failure to tell, one that is done has nothing.
+                if !matches!(step.state, StepState::Failed | StepState::Succeeded) {
                     step.message.clone_from(&seen.message);
                 }
             }

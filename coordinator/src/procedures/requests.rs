@@ -143,7 +143,8 @@ impl Desk {
     }
 }
 
-fn no_cluster(name: &ClusterName) -> Failure {
+/// `CLUSTER_NOT_FOUND`.
+pub fn no_cluster(name: &ClusterName) -> Failure {
     let message = format!("there is no cluster `{name}`; `holdfast cluster list` shows all");
     Failure::about(Reason::ClusterNotFound, "cluster", name, message)
 }

@@ -64,9 +64,9 @@ impl IdentityService for Identities {
         let repeat = repeat(&request.request_id, &actor, "CreateJoinToken", &request).map_err(refuse)?;
         let mut violations = Violations::default();
         let ttl = convert::duration(&mut violations, "ttl", request.ttl, 15 * MINUTE, (MINUTE, 30 * DAY));
-        let uses = if request.uses == 0 { 1 } else { request.uses };
-        if uses > MAX_USES {
-            violations.add("uses", format!("must be from 1 to {MAX_USES}"));
+        let uses = request.uses.unwrap_or(1);
+        if !(1..=MAX_USES).contains(&uses) {
+            violations.add("uses", format!("is {uses}; must be from 1 to {MAX_USES}"));
         }
         let description = convert::text(&mut violations, "description", request.description);
         let node_name = optional_name(&mut violations, "node_name", &request.node_name);

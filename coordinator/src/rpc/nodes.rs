@@ -81,6 +81,9 @@ impl NodeService for Nodes {
         request: Request<proto::WatchNodesRequest>,
     ) -> Result<Response<Self::WatchNodesStream>, Status> {
         let names = parse_names(&request.into_inner().names).map_err(refuse)?;
+        for name in &names {
+            self.named(name).map_err(refuse)?;
+        }
         Ok(Response::new(Box::pin(watch(self.fleet.clone(), names))))
     }
 
@@ -131,9 +134,15 @@ impl NodeService for Nodes {
         let bounds = (Duration::from_secs(1), Duration::from_secs(14 * 24 * 3600));
         let step =
             request.step.map(|step| convert::duration(&mut violations, "step", Some(step), bounds.0, bounds));
+        let name = violations.take("node", request.node.parse::<NodeName>());
+        let mut query = history::Query { series: request.series, start, end, step };
+        // More names than are allowed are not looked at.
+        query.series.truncate(MAX_NAMES);
+        let told: Vec<String> = violations.fields().map(str::to_owned).collect();
+        violations.extend(query.problems().into_iter().filter(|problem| !told.contains(&problem.name)));
         convert::check(violations)?;
-        let view = self.find("node", &request.node).map_err(refuse)?;
-        let query = history::Query { series: request.series, start, end, step };
+        let name = name.ok_or_else(|| refuse(Failure::invalid_field("node", "is missing")))?;
+        let view = self.named(&name).map_err(refuse)?;
         let answer = self.history.query(view.id(), query).await.map_err(refuse)?;
         Ok(Response::new(proto::QueryMetricsResponse {
             step: Some(convert::step_duration(answer.step)),
@@ -144,8 +153,11 @@ impl NodeService for Nodes {
 
 impl Nodes {
     fn find(&self, field: &str, name: &str) -> Result<NodeView, Failure> {
-        let name: NodeName = name.parse().map_err(|error| Failure::invalid_field(field, error))?;
-        self.fleet.node_by_name(&name).ok_or_else(|| directory::no_node(&name))
+        self.named(&name.parse().map_err(|error| Failure::invalid_field(field, error))?)
+    }
+
+    fn named(&self, name: &NodeName) -> Result<NodeView, Failure> {
+        self.fleet.node_by_name(name).ok_or_else(|| directory::no_node(name))
     }
 
     /// Clusters that have a member there: those recorded, and those that the node still reports.

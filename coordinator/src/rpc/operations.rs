@@ -4,14 +4,18 @@ use std::pin::Pin;
 use std::time::Duration;
 
 use futures::{Stream, StreamExt as _};
-use holdfast_common::error::{Failure, Violations};
+use holdfast_common::error::{Classify as _, Failure, Violations};
 use holdfast_common::id::OperationId;
+use holdfast_common::name::ClusterName;
 use holdfast_proto::v1::operation_service_server::OperationService;
 use holdfast_proto::v1::{self as proto, WatchOperationResponse};
 use tonic::{Request, Response, Status};
 
 use super::convert::{self, PageRequest, refuse};
+use super::named;
+use crate::directory::Directory;
 use crate::operation::{Filter, Handle, Procedure, State};
+use crate::procedures::requests::no_cluster;
 
 const UNFINISHED: [State; 4] = [State::Pending, State::Running, State::RollingBack, State::Blocked];
 /// How long a wait is, if the caller does not say, and at most.
@@ -22,6 +26,7 @@ const MAX_WAIT: Duration = Duration::from_secs(600);
 #[derive(Debug)]
 pub struct Operations<P> {
     pub handle: Handle<P>,
+    pub directory: Directory,
 }
 
 #[tonic::async_trait]
@@ -46,6 +51,9 @@ impl<P: Procedure> OperationService for Operations<P> {
             states: if unfinished { UNFINISHED.to_vec() } else { Vec::new() },
         };
         let found = self.handle.list(&filter, after, page.size).await.map_err(refuse)?;
+        if let Some(resource) = filter.resource.filter(|_| found.operations.is_empty() && after.is_none()) {
+            self.check_resource(resource).await.map_err(refuse)?;
+        }
         Ok(Response::new(proto::ListOperationsResponse {
             operations: found.operations.iter().map(convert::operation).collect(),
             next_page_token: found.next.map(|last| page.token(&last.to_string())).unwrap_or_default(),
@@ -101,6 +109,24 @@ impl<P: Procedure> OperationService for Operations<P> {
     ) -> Result<Response<proto::ResumeOperationResponse>, Status> {
         let operation = self.handle.resume(parse(&request.into_inner().id)?).await.map_err(refuse)?;
         Ok(Response::new(proto::ResumeOperationResponse { operation: Some(convert::operation(&operation)) }))
+    }
+}
+
+impl<P: Procedure> Operations<P> {
+    /// Of a cluster that is gone there may be operations still; a resource that neither is there nor in any operation was never
+    /// there, as far as is known.
+    async fn check_resource(&self, resource: String) -> Result<(), Failure> {
+        let cluster = resource.strip_prefix("clusters/").map(str::parse::<ClusterName>);
+        let Some(Ok(cluster)) = cluster else {
+            let message = format!("`{resource}` is no resource; give clusters/NAME");
+            return Err(Failure::invalid_field("resource", message));
+        };
+        if named::has_cluster(&self.directory, &cluster).await? {
+            return Ok(());
+        }
+        let ever = Filter { resource: Some(resource), kind: None, states: Vec::new() };
+        let found = self.handle.list(&ever, None, 1).await.map_err(|error| error.to_failure())?;
+        if found.operations.is_empty() { Err(no_cluster(&cluster)) } else { Ok(()) }
     }
 }
 

@@ -144,7 +144,7 @@ impl Coordinator {
     }
 
     async fn join_token(&self, uses: u32) -> String {
-        let request = proto::CreateJoinTokenRequest { uses, ..Default::default() };
+        let request = proto::CreateJoinTokenRequest { uses: Some(uses), ..Default::default() };
         self.identities().create_join_token(request).await.unwrap().into_inner().token
     }
 

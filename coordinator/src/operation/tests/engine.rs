@@ -116,6 +116,7 @@ async fn an_operation_runs_its_steps_in_order_and_shows_them() {
     assert_eq!(ended.result, Some(serde_json::json!({ "port": 5000 })));
     assert!(ended.steps.iter().all(|step| step.state == Succeeded && step.attempts == 1));
     assert!(ended.steps.iter().all(|step| step.started.is_some() && step.ended >= step.started));
+    assert!(ended.steps.iter().all(|step| step.message.is_empty()), "they still say what they waited for");
     assert_eq!(bench.store.get(&lock::key("cluster/main")).await.unwrap(), None);
     let last: Vec<_> = engine.handle.watch(id).await.unwrap().collect().await;
     assert_eq!(last.len(), 1, "a finished one has one last snapshot");

@@ -7,10 +7,11 @@ use holdfast_common::command::{Command, Payload, SetPassword};
 use holdfast_common::error::{Failure, Reason};
 use holdfast_common::id::{CommandId, NodeId};
 use holdfast_common::name::ClusterName;
+use holdfast_common::role::Availability;
 
 use super::create::{new_password, password_context};
 use super::{Desk, reference, store_failure};
-use crate::cluster::{Access, Cluster, MemberPhase, Password, PendingPassword, Phase};
+use crate::cluster::{Access, Cluster, Member, MemberPhase, Password, PendingPassword, Phase};
 use crate::procedures::nodes::{CallError, step_error};
 use crate::procedures::steps::deadline;
 
@@ -74,7 +75,7 @@ impl Desk {
     /// reset that was cut off is finished, with the same password, by the next one.
     ///
     /// # Errors
-    /// As [`Desk::connection`], and what the primary's node says. If that node was not reached, the old password still works;
+    /// As [`Desk::connection`]; `AGENT_OFFLINE` if the primary's node is known to be away; and what that node says. If that node was not reached, the old password still works;
     /// else the reset must be repeated.
     pub async fn reset_password(&self, name: &ClusterName) -> Result<Connection, Failure> {
         let cluster = self.cluster(name).await?.value;
@@ -82,6 +83,10 @@ impl Desk {
         let Some(primary) = cluster.primary_member() else {
             return Err(not_ready(&cluster, "has no primary"));
         };
+        let state = self.means.nodes.state(primary.node_id, cluster.id);
+        if state.is_some_and(|state| state.availability == Availability::Offline) {
+            return Err(offline(primary));
+        }
         let drawn = Box::new(PendingPassword { password: new_password(self, cluster.id)?, attempts: 0 });
         let stored = self.update_access(&cluster, |access| {
             access.pending.get_or_insert_with(|| drawn.clone()).attempts += 1;
@@ -157,6 +162,14 @@ fn ready(cluster: &Cluster) -> Result<(), Failure> {
         Phase::Creating => Err(not_ready(cluster, "is still being made; wait for that operation")),
         Phase::Deleting => Err(not_ready(cluster, "is being deleted")),
     }
+}
+
+fn offline(primary: &Member) -> Failure {
+    let name = &primary.node_name;
+    let message = format!(
+        "node {name}, which has the primary, is offline; start its agent (systemctl start holdfast-agent), then reset again"
+    );
+    Failure::new(Reason::AgentOffline, message).with("node", name)
 }
 
 fn not_ready(cluster: &Cluster, why: &str) -> Failure {

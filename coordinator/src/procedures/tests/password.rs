@@ -72,6 +72,18 @@ async fn a_reset_that_was_not_sent_changes_nothing() {
 }
 
 #[tokio::test]
+async fn a_reset_is_refused_at_once_while_the_primarys_node_is_away() {
+    let bench = bench().await;
+    let before = bench.cluster();
+    bench.world.go_away();
+    let refused = bench.reset().await.unwrap_err();
+    assert_eq!(refused.reason, Reason::AgentOffline);
+    assert!(refused.message.contains("is offline; start its agent"), "{}", refused.message);
+    assert_eq!(bench.cluster(), before);
+    assert_eq!(bench.world.password(), None, "it was asked nevertheless");
+}
+
+#[tokio::test]
 async fn a_reset_whose_answer_was_lost_is_finished_by_the_next() {
     let bench = bench().await;
     bench.world.next_command_is(Fate::Unanswered);

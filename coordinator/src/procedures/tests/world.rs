@@ -49,6 +49,7 @@ struct State {
     password: Option<Verifier>,
     /// Of the next command.
     fate: Fate,
+    away: bool,
 }
 
 /// What becomes of a command on its way.
@@ -119,6 +120,11 @@ impl World {
         let key = cluster_key(&self.sample.template().name);
         let found = record::get::<Cluster>(&**store, &key).now_or_never()?;
         found.ok().flatten().map(|found| found.value)
+    }
+
+    /// All nodes are known to be offline.
+    pub(super) fn go_away(&self) {
+        self.lock().away = true;
     }
 
     pub(super) fn next_command_is(&self, fate: Fate) {
@@ -214,7 +220,9 @@ impl Nodes for Seen {
             system_identifier,
             ..report(cluster)
         };
-        Some(NodeState { availability: Availability::Online, report: Some((report, Timestamp::UNIX_EPOCH)) })
+        let away = self.world.lock().away;
+        let availability = if away { Availability::Offline } else { Availability::Online };
+        Some(NodeState { availability, report: Some((report, Timestamp::UNIX_EPOCH)) })
     }
 
     fn filtering(&self, _: NodeId) -> Filtering {

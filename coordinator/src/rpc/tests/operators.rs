@@ -5,6 +5,7 @@ use holdfast_common::report::Severity;
 use holdfast_proto::v1::event_service_client::EventServiceClient;
 use holdfast_proto::v1::identity_service_client::IdentityServiceClient;
 use holdfast_proto::v1::node_service_client::NodeServiceClient;
+use holdfast_proto::v1::operation_service_client::OperationServiceClient;
 use holdfast_proto::v1::{self as proto, WatchKind};
 use http_body_util::{BodyExt as _, Empty};
 use hyper_util::rt::TokioIo;
@@ -32,7 +33,7 @@ async fn a_repeated_request_id_gets_the_same_secret_and_another_request_is_refus
     let coordinator = Coordinator::start().await;
     let request = proto::CreateJoinTokenRequest {
         request_id: Uuid::now_v7().to_string(),
-        uses: 3,
+        uses: Some(3),
         ..Default::default()
     };
     let mut identities = coordinator.identities();
@@ -42,7 +43,7 @@ async fn a_repeated_request_id_gets_the_same_secret_and_another_request_is_refus
     let tokens =
         identities.list_join_tokens(proto::ListJoinTokensRequest::default()).await.unwrap().into_inner();
     assert_eq!(tokens.join_tokens.len(), 1);
-    let other = proto::CreateJoinTokenRequest { uses: 4, ..request };
+    let other = proto::CreateJoinTokenRequest { uses: Some(4), ..request };
     let refused = identities.create_join_token(other).await.unwrap_err();
     assert_eq!(reason(&refused), Reason::RequestIdReused);
     // At rest neither the token nor what is remembered of it can be read.
@@ -59,7 +60,7 @@ async fn all_bad_fields_are_named_at_once() {
     let coordinator = Coordinator::start().await;
     let request = proto::CreateJoinTokenRequest {
         ttl: Some(prost_types::Duration { seconds: -1, nanos: 0 }),
-        uses: 1_000_000,
+        uses: Some(1_000_000),
         description: "a\u{202e}b".into(),
         node_name: "../x".into(),
         request_id: String::new(),
@@ -69,6 +70,76 @@ async fn all_bad_fields_are_named_at_once() {
     for field in ["ttl", "uses", "description", "node_name"] {
         assert!(refused.message().contains(&format!("`{field}`")), "{}", refused.message());
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_token_without_a_use_is_refused_and_one_unsaid_has_one() {
+    let coordinator = Coordinator::start().await;
+    let token = async |uses| {
+        let request = proto::CreateJoinTokenRequest { uses, ..Default::default() };
+        coordinator.identities().create_join_token(request).await.map(tonic::Response::into_inner)
+    };
+    let refused = token(Some(0)).await.unwrap_err();
+    assert!(refused.message().contains("`uses` is 0; must be from 1 to"), "{}", refused.message());
+    assert_eq!(token(None).await.unwrap().join_token.unwrap().uses_allowed, 1);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn all_that_is_wrong_with_a_query_of_metrics_is_told_at_once() {
+    let coordinator = Coordinator::start().await;
+    let time = |seconds| Some(prost_types::Timestamp { seconds, nanos: 0 });
+    let request = proto::QueryMetricsRequest {
+        node: "../x".into(),
+        series: vec!["nonsense".into(), "cpu_busy_fraction".into(), "folly".into()],
+        start_time: time(1_000),
+        end_time: time(999),
+        step: Some(prost_types::Duration { seconds: -1, nanos: 0 }),
+    };
+    let refused = coordinator.nodes().query_metrics(request).await.unwrap_err();
+    for field in ["node", "series[0]", "series[2]", "start_time", "step"] {
+        let named = refused.message().matches(&format!("`{field}`")).count();
+        assert_eq!(named, 1, "{field}: {}", refused.message());
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn filters_that_name_what_never_was_are_refused() {
+    let coordinator = Coordinator::start().await;
+    let mut events = EventServiceClient::new(coordinator.to_operators(Some(&coordinator.admin)));
+    let mut operations = OperationServiceClient::new(coordinator.to_operators(Some(&coordinator.admin)));
+    let mut nodes = coordinator.nodes();
+    let of = |node: &str, cluster: &str| proto::ListEventsRequest {
+        node: node.into(),
+        cluster: cluster.into(),
+        ..Default::default()
+    };
+    let watch = proto::WatchNodesRequest { names: vec!["n9".into()] };
+    assert_eq!(reason(&nodes.watch_nodes(watch).await.unwrap_err()), Reason::NodeNotFound);
+    let refused = events.list_events(of("n9", "")).await.unwrap_err();
+    assert_eq!((reason(&refused), refused.message().contains("`n9`")), (Reason::NodeNotFound, true));
+    let refused = events.list_events(of("", "c9")).await.unwrap_err();
+    assert_eq!((reason(&refused), refused.message().contains("`c9`")), (Reason::ClusterNotFound, true));
+    let refused = events.list_events(of("../x", "")).await.unwrap_err();
+    assert_eq!(reason(&refused), Reason::InvalidField);
+    let listed =
+        |resource: &str| proto::ListOperationsRequest { resource: resource.into(), ..Default::default() };
+    let refused = operations.list_operations(listed("clusters/c9")).await.unwrap_err();
+    assert_eq!((reason(&refused), refused.message().contains("`c9`")), (Reason::ClusterNotFound, true));
+    let refused = operations.list_operations(listed("c9")).await.unwrap_err();
+    assert!(refused.message().contains("`resource`"), "{}", refused.message());
+
+    // What is there, or was, is answered: the node by its record, the cluster by an event.
+    coordinator.join("n1").await;
+    events.list_events(of("n1", "")).await.unwrap();
+    let gone = NewEvent {
+        cluster: Some("gone".to_owned()),
+        ..NewEvent::new(Severity::Info, "CLUSTER_DELETED", "it is gone".to_owned())
+    };
+    coordinator.parts.events.record(gone).await.unwrap();
+    let answer = events.list_events(of("", "gone")).await.unwrap().into_inner();
+    assert_eq!(answer.events.len(), 1);
+    let none = proto::ListEventsRequest { severity: proto::Severity::Error.into(), ..of("", "gone") };
+    assert!(events.list_events(none).await.unwrap().into_inner().events.is_empty());
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -232,7 +303,7 @@ async fn changing_calls_are_written_down_allowed_or_denied() {
     let mut denied = IdentityServiceClient::new(coordinator.to_operators(Some(&viewer)));
     denied.create_join_token(proto::CreateJoinTokenRequest::default()).await.unwrap_err();
     coordinator.join_token(1).await;
-    let bad = proto::CreateJoinTokenRequest { uses: 1_000_000, ..Default::default() };
+    let bad = proto::CreateJoinTokenRequest { uses: Some(1_000_000), ..Default::default() };
     coordinator.identities().create_join_token(bad).await.unwrap_err();
     coordinator.nodes().list_nodes(proto::ListNodesRequest::default()).await.unwrap();
     let records = coordinator.parts.directory.list::<AuditRecord>("audit/").await.unwrap();
