@@ -12,6 +12,7 @@ use holdfast_common::name::NodeName;
 use holdfast_common::role::Availability;
 use holdfast_common::telemetry::Filtering;
 use holdfast_common::term::Term;
+use jiff::Timestamp;
 
 use super::Desk;
 use crate::cluster::Cluster;
@@ -96,18 +97,22 @@ pub(super) async fn check_nodes(
     nodes: &[&Node],
     check: &CheckMember,
 ) -> (Vec<Precondition>, Vec<(NodeId, CheckedMember)>) {
-    let answers =
-        join_all(nodes.iter().map(|node| async move { (node, ask(desk, node.id, check).await) })).await;
+    // The time is taken with each answer: another node's may come much later.
+    let asked = nodes.iter().map(|node| async move {
+        let answer = ask(desk, node.id, check).await;
+        (node, answer, desk.means.clock.now())
+    });
+    let answers = join_all(asked).await;
     let mut conditions = Vec::new();
     let mut found = Vec::new();
-    for (node, answer) in answers {
+    for (node, answer, now) in answers {
         let subject = about_node(&node.name);
         match answer {
             Ok(Success::CheckMember(checked)) => {
                 conditions.extend(checked.checks.iter().map(|check| {
                     Precondition::new(&check.name, subject.clone(), check.met, check.message.clone())
                 }));
-                conditions.push(clock(desk, &checked, subject));
+                conditions.push(clock(now, &checked, subject));
                 found.push((node.id, checked));
             }
             Ok(_) => conditions.push(Precondition::new(
@@ -136,8 +141,8 @@ async fn ask(desk: &Desk, node: NodeId, check: &CheckMember) -> Result<Success, 
     means.nodes.call(node, command, &|_| {}).await
 }
 
-fn clock(desk: &Desk, checked: &CheckedMember, subject: String) -> Precondition {
-    let offset = desk.means.clock.now().duration_since(checked.node_time).unsigned_abs();
+fn clock(now: Timestamp, checked: &CheckedMember, subject: String) -> Precondition {
+    let offset = now.duration_since(checked.node_time).unsigned_abs();
     let message = format!("the node's clock differs by {:.1} s from the coordinator's", offset.as_secs_f64());
     let met = offset <= MAX_CLOCK_OFFSET;
     let remedy = if met { "" } else { "; at most 5 s are allowed: set it right, best with an NTP service" };
