@@ -5,19 +5,24 @@
 //! | [`packages`] | versions and extensions: what is here, what can be installed |
 //! | [`layout`] | where a member's files lie, and the marker that says whose they are |
 //! | [`tuning`], [`parameters`], [`render`] | the configuration, from assignment and machine (pure) |
-//! | [`build`] | making data: a new database, a copy |
+//! | [`configuration`] | files and slots as the assignment says |
+//! | [`build`], [`removal`] | making data: a new database, a copy; removing them |
 //! | [`process`] | starting, stopping with proof, who uses the data |
+//! | [`observation`] | what is true of a member now |
 //! | [`words`] | why a server ended |
 //! | [`session`] | what is asked of a running server |
 //! | [`checks`] | whether a member could be made here |
 
 mod build;
 mod checks;
+mod configuration;
 mod control;
 mod layout;
+mod observation;
 mod packages;
 mod parameters;
 mod process;
+mod removal;
 mod render;
 mod session;
 mod sql_names;
@@ -32,7 +37,6 @@ use std::fmt;
 use std::net::IpAddr;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Duration;
 
 use futures::FutureExt as _;
 use futures::future::BoxFuture;
@@ -42,7 +46,6 @@ use holdfast_common::command::{
 };
 use holdfast_common::engine::{Engine as Kind, EngineVersion};
 use holdfast_common::id::{ClusterId, NodeId};
-use holdfast_common::report::EngineState;
 use holdfast_common::role::Role;
 use holdfast_common::telemetry::{EngineOffer, Privilege};
 use tokio::sync::watch;
@@ -55,22 +58,13 @@ pub use tuning::Budget;
 use self::layout::{Layout, Marker, State};
 use self::packages::Packages;
 use self::process::Start;
-use self::render::{Place, Subject};
 use self::session::{NoAnswer, Session};
 use super::{Copied, Deed, Drift, Engine, Error, LocalMember, Observation, Work};
 use crate::host::Host;
-use crate::host::files::{Access, Kind as FileKind, Removed};
 use crate::host::system::Owner;
-use crate::host::units::{Ending, Status};
 
 /// The user that owns the data where the agent is root.
 const ENGINE_USER: &str = "postgres";
-/// How often what is dear to ask for is asked again.
-const SLOW_PERIOD: Duration = Duration::from_secs(10);
-const SIZE_PERIOD: Duration = Duration::from_secs(60);
-const MAX_CONFIG_BYTES: u64 = 1024 * 1024;
-/// Log files that are kept, of 16 MiB each.
-const LOG_FILES: usize = 16;
 
 /// The driver. Cheap to clone.
 #[derive(Debug, Clone)]
@@ -120,13 +114,6 @@ struct Known {
     refused_settings: Vec<String>,
     size_at: Option<Instant>,
     data_bytes: Option<u64>,
-}
-
-/// A file of the configuration as it should be.
-struct Wanted {
-    path: PathBuf,
-    contents: Zeroizing<Vec<u8>>,
-    access: Access,
 }
 
 // === impl Postgresql ===
@@ -268,130 +255,6 @@ impl Inner {
         }
     }
 
-    // --- configuration
-
-    fn wanted(&self, member: &MemberAssignment, marker: &Marker, place: Place) -> Result<Vec<Wanted>, Error> {
-        let layout = self.layout(member.cluster_id);
-        let local_users = self.local_users()?;
-        let (node, budget) = (self.settings.node_id, marker.budget);
-        let subject = Subject { member, node, layout: &layout, budget, local_users: &local_users, place };
-        let credentials = self.credentials.borrow().clone();
-        let secret = Access { mode: 0o600, owner: self.owner()? };
-        let file = |path: PathBuf, text: &str, access| Wanted {
-            path,
-            contents: Zeroizing::new(text.as_bytes().to_vec()),
-            access,
-        };
-        Ok(vec![
-            file(layout.tls().join("fleet.crt"), &credentials.fleet, Access::PUBLIC),
-            file(layout.tls().join("node.crt"), &credentials.chain, Access::PUBLIC),
-            file(layout.tls().join("node.key"), &credentials.key, secret),
-            file(layout.conf().join("pg_ident.conf"), &render::identities(&subject), Access::PUBLIC),
-            file(layout.conf().join("pg_hba.conf"), &render::access(&subject), Access::PUBLIC),
-            file(layout.config_file(), &render::server(&subject), Access::PUBLIC),
-        ])
-    }
-
-    /// Writes what differs; whether anything did.
-    async fn write_configuration(
-        &self,
-        member: &MemberAssignment,
-        marker: &Marker,
-        place: Place,
-    ) -> Result<bool, Error> {
-        parameters::check(&member.parameters)?;
-        let mut changed = false;
-        for wanted in self.wanted(member, marker, place)? {
-            if !self.is_current(&wanted).await? {
-                let Wanted { path, contents, access } = wanted;
-                let written = self.host.files().write(path, contents.to_vec(), access).await;
-                written.map_err(|error| Error::failed("write the configuration", error))?;
-                changed = true;
-            }
-        }
-        Ok(changed)
-    }
-
-    async fn is_current(&self, wanted: &Wanted) -> Result<bool, Error> {
-        match self.host.files().read(&wanted.path, MAX_CONFIG_BYTES).await {
-            Ok(found) => Ok(*Zeroizing::new(found) == *wanted.contents),
-            Err(error) if error.is_not_found() => Ok(false),
-            Err(error) => Err(Error::failed("read the configuration", error)),
-        }
-    }
-
-    async fn compare(&self, member: &MemberAssignment, observed: &Observation) -> Result<Drift, Error> {
-        let (_, marker) = self.complete(member.cluster_id).await?;
-        parameters::check(&member.parameters)?;
-        let mut drift = Drift::NONE;
-        for wanted in self.wanted(member, &marker, Place::Data)? {
-            drift.configuration |= !self.is_current(&wanted).await?;
-        }
-        if observed.state == EngineState::Running && observed.role == Some(Role::Primary) {
-            let session =
-                self.session(member.cluster_id).await.map_err(|why| why.during("look at the slots"))?;
-            let (missing, surplus) = self.slots(member, &session).await?;
-            drift.admission = !(missing.is_empty() && surplus.is_empty());
-        }
-        Ok(drift)
-    }
-
-    async fn configure(&self, member: &MemberAssignment) -> Result<(), Error> {
-        let (layout, marker) = self.complete(member.cluster_id).await?;
-        self.write_configuration(member, &marker, Place::Data).await?;
-        self.trim_log(&layout).await?;
-        let name = process::service_name(member.cluster_id)?;
-        if self.host.units().status(&name).await.is_running() {
-            // Also when nothing was written: the agent may have been killed between a write and its reload.
-            let session = self.session(member.cluster_id).await.map_err(|why| why.during("reload"))?;
-            session.reload().await.map_err(|why| why.during("reload"))?;
-            self.with_known(member.cluster_id, |known| known.slow_at = None);
-        }
-        Ok(())
-    }
-
-    /// Keeps the newest log files; the server makes a new one every day and every 16 MiB.
-    async fn trim_log(&self, layout: &Layout) -> Result<(), Error> {
-        let failed = |error| Error::failed("remove old log files", error);
-        let entries = self.host.files().list(layout.log()).await.map_err(failed)?;
-        // Names carry the time, so they sort by age.
-        let names: Vec<_> = entries.into_iter().map(|entry| entry.name).collect();
-        let logs: Vec<_> = names.iter().filter(|name| name.to_str().is_some_and(words::is_log)).collect();
-        for old in logs.iter().take(logs.len().saturating_sub(LOG_FILES)) {
-            self.host.files().remove_file(layout.log().join(old)).await.map_err(failed)?;
-        }
-        Ok(())
-    }
-
-    /// The slots that are missing, and those that nobody should have.
-    async fn slots(
-        &self,
-        member: &MemberAssignment,
-        session: &Session,
-    ) -> Result<(Vec<String>, Vec<session::Slot>), Error> {
-        let found = session.slots().await.map_err(|why| why.during("look at the slots"))?;
-        let wanted: BTreeSet<String> =
-            render::others(member, self.settings.node_id).map(|peer| render::slot(peer.node_id)).collect();
-        let sound: BTreeSet<&str> =
-            found.iter().filter(|slot| !slot.lost).map(|slot| slot.name.as_str()).collect();
-        let missing = wanted.iter().filter(|name| !sound.contains(name.as_str())).cloned().collect();
-        let surplus =
-            found.iter().filter(|slot| slot.lost || !wanted.contains(&slot.name)).cloned().collect();
-        Ok((missing, surplus))
-    }
-
-    async fn admit(&self, member: &MemberAssignment) -> Result<(), Error> {
-        let session = self.session(member.cluster_id).await.map_err(|why| why.during("reach the server"))?;
-        let (missing, surplus) = self.slots(member, &session).await?;
-        for slot in surplus {
-            session.drop_slot(&slot).await.map_err(|why| why.during("drop a slot"))?;
-        }
-        for name in missing {
-            session.create_slot(&name).await.map_err(|why| why.during("make a slot"))?;
-        }
-        Ok(())
-    }
-
     // --- the process
 
     async fn start(&self, member: &MemberAssignment) -> Result<(), Error> {
@@ -416,81 +279,6 @@ impl Inner {
     async fn stop(&self, cluster: ClusterId) -> Result<(), Error> {
         self.forget(cluster);
         process::stop(&self.host, &self.layout(cluster), &process::service_name(cluster)?).await
-    }
-
-    async fn destroy(&self, request: &DestroyMember, work: &Work) -> Result<bool, Error> {
-        let cluster = request.cluster_id;
-        let layout = self.layout(cluster);
-        let left = self.remove_set_aside(cluster).await?;
-        let failed = |error| Error::failed("look at the member's folder", error);
-        let files = self.host.files();
-        match files.stat(layout.root()).await.map_err(failed)? {
-            None => return Ok(left),
-            Some(stat) if stat.kind != FileKind::Directory => {
-                let why = format!("{} is not a folder; remove it by hand", layout.root().display());
-                return Err(Error::WouldDestroyData { why });
-            }
-            Some(_) => {}
-        }
-        self.confirm(&layout, request).await?;
-        for data in [layout.data(), layout.data_new()] {
-            let stat = files.stat(&data).await.map_err(failed)?;
-            if stat.is_some_and(|stat| stat.kind != FileKind::Directory) {
-                let why = format!("{} is not a folder; remove it by hand", data.display());
-                return Err(Error::WouldDestroyData { why });
-            }
-        }
-        work.say("stopping the server");
-        self.stop(cluster).await?;
-        process::refuse_users(&layout.data_new()).await?;
-        let name = process::service_name(cluster)?;
-        self.host.units().forget(&name).await.map_err(|error| Error::failed("forget the service", error))?;
-        work.say("removing the data");
-        let aside = layout.removed(work.command);
-        files
-            .rename(layout.root(), aside)
-            .await
-            .map_err(|error| Error::failed("set the data aside", error))?;
-        self.remove_set_aside(cluster).await?;
-        Ok(true)
-    }
-
-    /// `confirm` must be the name that was recorded when the data were made.
-    async fn confirm(&self, layout: &Layout, request: &DestroyMember) -> Result<(), Error> {
-        let files = self.host.files();
-        match layout.read_marker(files, request.cluster_id).await? {
-            Some(marker) if marker.cluster_name == request.confirm => Ok(()),
-            Some(marker) => {
-                Err(Error::NotConfirmed { given: request.confirm.clone(), recorded: marker.cluster_name })
-            }
-            None => {
-                let failed = |error| Error::failed("look at the member's folder", error);
-                let data = files.stat(layout.data()).await.map_err(failed)?;
-                let new = files.stat(layout.data_new()).await.map_err(failed)?;
-                if data.is_none() && new.is_none() {
-                    return Ok(());
-                }
-                let why =
-                    format!("{} holds data that no command of this agent made", layout.root().display());
-                Err(Error::WouldDestroyData { why })
-            }
-        }
-    }
-
-    /// Removes what a destroy has set aside, also one that was cut.
-    async fn remove_set_aside(&self, cluster: ClusterId) -> Result<bool, Error> {
-        let failed = |error| Error::failed("remove the data", error);
-        let files = self.host.files();
-        let entries = match files.list(&self.settings.data_dir).await {
-            Err(error) if error.is_not_found() => return Ok(false),
-            other => other.map_err(failed)?,
-        };
-        let mut removed = false;
-        for entry in entries.iter().filter(|entry| layout::is_removed(entry, cluster)) {
-            let gone = files.remove_tree(self.settings.data_dir.join(&entry.name)).await.map_err(failed)?;
-            removed |= gone == Removed::Now;
-        }
-        Ok(removed)
     }
 
     async fn set_password(&self, request: &SetPassword) -> Result<(), Error> {
@@ -530,118 +318,6 @@ impl Inner {
         Ok(found)
     }
 
-    // --- observation
-
-    async fn observe(&self, cluster: ClusterId) -> Observation {
-        let layout = self.layout(cluster);
-        let marker = match layout.read_marker(self.host.files(), cluster).await {
-            Ok(Some(marker)) => marker,
-            Ok(None) => return Observation::only(EngineState::Absent),
-            Err(error) => return with_message(EngineState::Unknown, error.to_string()),
-        };
-        if marker.state == State::Building {
-            let message = format!("command {} has not finished making the data", marker.made_by);
-            return with_message(EngineState::Absent, message);
-        }
-        let mut observed = self.observe_process(cluster, &layout).await;
-        observed.data_role = self.data_role(&layout).await;
-        if observed.system_identifier.is_none() {
-            observed.system_identifier = match build::identity(self, &layout, Place::Data).await {
-                Ok(found) => Some(found),
-                Err(error) => {
-                    observed.message = error.to_string();
-                    None
-                }
-            };
-        }
-        observed
-    }
-
-    /// The role in which the data would start; unknown if there are none.
-    async fn data_role(&self, layout: &Layout) -> Option<Role> {
-        let files = self.host.files();
-        files.stat(layout.data().join("PG_VERSION")).await.ok()??;
-        match files.stat(layout.data().join("standby.signal")).await {
-            Ok(Some(_)) => Some(Role::Replica),
-            Ok(None) => Some(Role::Primary),
-            Err(_) => None,
-        }
-    }
-
-    async fn observe_process(&self, cluster: ClusterId, layout: &Layout) -> Observation {
-        let status = match process::service_name(cluster) {
-            Ok(name) => self.host.units().status(&name).await,
-            Err(error) => Status::Unknown { why: error.to_string() },
-        };
-        match status {
-            Status::Running { .. } => self.observe_server(cluster).await,
-            Status::Unknown { why } => with_message(EngineState::Unknown, why),
-            Status::Exited | Status::NotFound => {
-                self.forget(cluster);
-                Observation::only(EngineState::Stopped)
-            }
-            Status::Failed { ending } => {
-                self.forget(cluster);
-                let how = match ending {
-                    Ending::Code(code) => format!("ended with code {code}"),
-                    Ending::Signal(signal) => format!("was ended by signal {signal}"),
-                    Ending::Unseen => "ended while no agent ran".to_owned(),
-                };
-                let words = words::last(&self.host, layout).await;
-                with_message(EngineState::Stopped, format!("the server {how}: {words}"))
-            }
-        }
-    }
-
-    async fn observe_server(&self, cluster: ClusterId) -> Observation {
-        let session = match self.session(cluster).await {
-            Ok(session) => session,
-            Err(why @ (NoAnswer::NotYet | NoAnswer::Nobody)) => {
-                return with_message(EngineState::Starting, why.to_string());
-            }
-            Err(why) => return with_message(EngineState::Unknown, why.to_string()),
-        };
-        match session.observe().await {
-            Ok(mut observed) => {
-                self.observe_slowly(cluster, &session).await;
-                let known = self.with_known(cluster, |known| known.clone());
-                observed.pending_restart = known.pending_restart;
-                observed.data_bytes = known.data_bytes;
-                if observed.message.is_empty() {
-                    observed.message = known.refused_settings.join("; ");
-                }
-                observed
-            }
-            Err(why) => {
-                self.forget(cluster);
-                with_message(EngineState::Unknown, why.to_string())
-            }
-        }
-    }
-
-    /// What is dear to ask for and seldom changes.
-    async fn observe_slowly(&self, cluster: ClusterId, session: &Session) {
-        let now = Instant::now();
-        let due = |at: Option<Instant>, period| at.is_none_or(|at| now.duration_since(at) >= period);
-        let known = self.with_known(cluster, |known| known.clone());
-        if due(known.slow_at, SLOW_PERIOD) {
-            let pending = session.pending_restart().await;
-            let refused = session.refused_settings().await;
-            self.with_known(cluster, |known| {
-                known.slow_at = Some(now);
-                known.pending_restart = pending.unwrap_or_default();
-                known.refused_settings = refused.unwrap_or_default();
-            });
-        }
-        if due(known.size_at, SIZE_PERIOD) {
-            let size = session.data_bytes().await;
-            self.with_known(cluster, |known| {
-                known.size_at = Some(now);
-                known.data_bytes = size.ok().flatten();
-            });
-        }
-    }
-
     /// The kept connection, or a new one.
     async fn session(&self, cluster: ClusterId) -> Result<Arc<Session>, NoAnswer> {
         let kept = self.with_known(cluster, |known| known.session.clone());
@@ -666,8 +342,4 @@ impl Inner {
     fn forget(&self, cluster: ClusterId) {
         self.members.lock().unwrap_or_else(PoisonError::into_inner).remove(&cluster);
     }
-}
-
-fn with_message(state: EngineState, message: String) -> Observation {
-    Observation { message, ..Observation::only(state) }
 }

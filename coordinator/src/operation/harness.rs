@@ -16,32 +16,29 @@
 
 #![allow(clippy::expect_used, reason = "a harness for tests")]
 
+mod faulty;
+mod stopping;
+
+pub use stopping::Stopping;
+
 use std::{
     fmt,
-    sync::{
-        Arc, Mutex, PoisonError,
-        atomic::{AtomicU64, Ordering},
-    },
+    sync::{Arc, Mutex, PoisonError, atomic::Ordering},
     time::Duration,
 };
 
-use futures::future::{BoxFuture, FutureExt};
-use holdfast_common::{
-    error::{Failure, Reason},
-    id::OperationId,
-};
-use serde::{Deserialize, Serialize};
+use futures::future::BoxFuture;
+use holdfast_common::id::OperationId;
+use serde::Serialize;
 use tokio_util::sync::CancellationToken;
 
+use self::faulty::{Faulty, Tried};
 use super::{
-    Handle, Operation, Request, Service, State, Submit, lock,
-    procedure::{Context, Error, Limits, Next, Procedure, StepLabel},
+    Operation, Request, Service, State, Submit, lock,
+    procedure::Procedure,
     record::{ACTIVE, RECORDS},
 };
-use crate::store::{
-    self, Key, Kv, LeaseId, Listing, Op, Outcome, Range, Revision, Shared, Status, Store, Txn, Watch,
-    memory::Memory,
-};
+use crate::store::{self, Op, Range, Shared, memory::Memory};
 
 /// Longest (paused) time that an operation may take to settle.
 const PATIENCE: Duration = Duration::from_secs(7 * 24 * 3600);
@@ -367,175 +364,5 @@ impl fmt::Display for Scenario {
             Some(Stop::After(write)) => write!(f, ", coordinator stopped after write {write}"),
             None => Ok(()),
         }
-    }
-}
-
-/// A procedure to which things happen.
-#[derive(Debug, Clone, Serialize, Deserialize)]
-#[serde(transparent)]
-struct Faulty<P>(P);
-
-struct Tried<P: Procedure> {
-    means: Arc<P::Means>,
-    plan: Arc<Plan>,
-    handle: Arc<std::sync::OnceLock<Handle<Faulty<P>>>>,
-}
-
-// === impl Faulty ===
-
-impl<P: Procedure> Procedure for Faulty<P> {
-    type Means = Tried<P>;
-
-    fn kind(&self) -> &'static str {
-        self.0.kind()
-    }
-
-    fn steps(&self) -> Vec<StepLabel> {
-        self.0.steps()
-    }
-
-    fn step(&self) -> String {
-        self.0.step()
-    }
-
-    async fn next(self, ctx: &Context<Self::Means>) -> Result<Next<Self>, Error> {
-        let Tried { means, plan, handle } = ctx.means();
-        let inner = ctx.with_means(Arc::clone(means));
-        let visit = plan.visit(&self.0);
-        let how = match plan.fault {
-            Fault::None => None,
-            Fault::Twice => {
-                self.0.clone().next(&inner).await?;
-                None
-            }
-            Fault::At(step, how) => (step == visit).then_some(how),
-        };
-        let injected = || Failure::new(Reason::EngineFailed, "failure made by the harness");
-        match how {
-            Some(How::Refused) => return Err(Error::new(injected())),
-            Some(How::DoneButFailed) => {
-                self.0.next(&inner).await?;
-                return Err(Error::new(injected()));
-            }
-            Some(How::DoneButRetried) if plan.first_retry() => {
-                self.0.next(&inner).await?;
-                return Err(Error::again(injected()));
-            }
-            Some(How::Cancelled) => {
-                let handle = handle.get().expect("set before the service runs");
-                // Noted before: the coordinator may be stopped right after the request was stored.
-                let asked_before = plan.note_cancelled(Some(true)).is_some();
-                if handle.cancel(ctx.operation()).await.is_err() && !asked_before {
-                    plan.note_cancelled(Some(false));
-                }
-            }
-            Some(How::DoneButRetried) | None => {}
-        }
-        Ok(self.0.next(&inner).await?.map(Faulty))
-    }
-
-    fn way_back(&self, why: &Error) -> Option<Self> {
-        self.0.way_back(why).map(Faulty)
-    }
-
-    fn may_cancel(&self) -> bool {
-        self.0.may_cancel()
-    }
-
-    fn limits(&self) -> Limits {
-        self.0.limits()
-    }
-}
-
-/// A store that at some write ceases to answer: what a coordinator that is killed sees.
-#[derive(Debug)]
-pub struct Stopping {
-    store: Shared,
-    stop: Option<Stop>,
-    writes: AtomicU64,
-    stopped: CancellationToken,
-}
-
-// === impl Stopping ===
-
-impl Stopping {
-    /// Stops then, or never.
-    pub fn new(store: Shared, stop: Option<Stop>) -> Self {
-        Self { store, stop, writes: AtomicU64::new(0), stopped: CancellationToken::new() }
-    }
-
-    /// Ends when it has stopped.
-    pub fn stopped(&self) -> &CancellationToken {
-        &self.stopped
-    }
-
-    async fn alive(&self) {
-        if self.stopped.is_cancelled() {
-            std::future::pending::<()>().await;
-        }
-    }
-}
-
-impl Store for Stopping {
-    fn get<'a>(&'a self, key: &'a Key) -> BoxFuture<'a, store::Result<Option<Kv>>> {
-        async move {
-            self.alive().await;
-            self.store.get(key).await
-        }
-        .boxed()
-    }
-
-    fn range(&self, range: Range) -> BoxFuture<'_, store::Result<Listing>> {
-        async move {
-            self.alive().await;
-            self.store.range(range).await
-        }
-        .boxed()
-    }
-
-    fn txn(&self, txn: Txn) -> BoxFuture<'_, store::Result<Outcome>> {
-        async move {
-            self.alive().await;
-            let next = self.writes.load(Ordering::Relaxed) + 1;
-            if txn.writes() && self.stop == Some(Stop::Before(next)) {
-                self.stopped.cancel();
-            }
-            self.alive().await;
-            let before = self.store.status().await?.revision;
-            let outcome = self.store.txn(txn).await?;
-            if outcome.revision > before {
-                self.writes.store(next, Ordering::Relaxed);
-                if self.stop == Some(Stop::After(next)) {
-                    self.stopped.cancel();
-                }
-            }
-            self.alive().await;
-            Ok(outcome)
-        }
-        .boxed()
-    }
-
-    fn watch<'a>(&'a self, prefix: &'a str, from: Revision) -> BoxFuture<'a, store::Result<Watch>> {
-        async move {
-            self.alive().await;
-            self.store.watch(prefix, from).await
-        }
-        .boxed()
-    }
-
-    fn lease_grant(&self, ttl: Duration) -> BoxFuture<'_, store::Result<LeaseId>> {
-        self.store.lease_grant(ttl)
-    }
-
-    fn lease_keep_alive(&self, lease: LeaseId) -> BoxFuture<'_, store::Result<()>> {
-        self.store.lease_keep_alive(lease)
-    }
-
-    fn lease_revoke(&self, lease: LeaseId) -> BoxFuture<'_, store::Result<()>> {
-        self.store.lease_revoke(lease)
-    }
-
-    fn status(&self) -> BoxFuture<'_, store::Result<Status>> {
-        self.store.status()
     }
 }

@@ -14,9 +14,11 @@ use holdfast_common::error::Reason;
 use holdfast_common::id::FleetId;
 use holdfast_common::pki::scram::verifier as scram;
 use holdfast_common::pki::{Authority, NodeKey, SigningRequest, Validity};
+use holdfast_common::report::EngineState;
 use tempfile::TempDir;
 use tokio_util::sync::CancellationToken;
 
+use super::render::{Place, Subject};
 use super::*;
 use crate::engine::contract::{self, Bench, Cluster, reason, work};
 use crate::host::Limits;

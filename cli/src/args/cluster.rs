@@ -1,0 +1,121 @@
+//! `holdfast cluster`.
+
+use clap::{ArgAction, Subcommand, ValueEnum};
+
+use super::values::parameter;
+use super::{Confirm, Run};
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Engine {
+    Postgresql,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Durability {
+    /// A commit counts once the primary has it; a failover may lose the last instants
+    Async,
+    /// A commit counts once half of the members besides the primary (rounded down) have it too
+    Quorum,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Cluster {
+    /// A new cluster: one primary, the other nodes replicas
+    #[command(
+        after_help = "Examples:\n  holdfast cluster create demo --engine postgresql --nodes n1,n2,n3 --durability quorum\n  holdfast cluster create demo --engine postgresql --nodes n1,n2 --primary n2 --port 5433 \\\n      --param max_connections=300 --extension pg_stat_statements\n  holdfast cluster create demo --engine postgresql --nodes n1,n2,n3 --plan"
+    )]
+    Create {
+        /// 1–40 characters of a–z, 0–9 and -
+        name: String,
+        #[arg(long, value_enum)]
+        engine: Engine,
+        /// Major version, such as 15; default: the newest that all nodes can run
+        #[arg(long, default_value = "", value_name = "VERSION", hide_default_value = true)]
+        engine_version: String,
+        /// Node names, separated by commas
+        #[arg(long, value_delimiter = ',', required = true, value_name = "NODE")]
+        nodes: Vec<String>,
+        /// One of the nodes; default: the first
+        #[arg(long, default_value = "", value_name = "NODE", hide_default_value = true)]
+        primary: String,
+        /// When a commit is acknowledged
+        #[arg(long, value_enum, default_value_t = Durability::Async)]
+        durability: Durability,
+        /// 1024–65535; default: the engine's usual port
+        #[arg(long, value_name = "PORT")]
+        port: Option<u32>,
+        /// A parameter of the engine; may be given more than once
+        #[arg(long, value_parser = parameter, value_name = "KEY=VALUE", action = ArgAction::Append)]
+        param: Vec<(String, String)>,
+        /// An extension to install; may be given more than once
+        #[arg(long, value_name = "NAME", action = ArgAction::Append)]
+        extension: Vec<String>,
+        /// Also on nodes that cannot filter: everybody who reaches their port reaches the database's login
+        #[arg(long)]
+        allow_unfiltered: bool,
+        #[command(flatten)]
+        run: Run,
+    },
+    /// All clusters
+    #[command(after_help = "Example:\n  holdfast cluster list")]
+    List,
+    /// One cluster: role, state, position and lag of each member
+    #[command(
+        after_help = "Examples:\n  holdfast cluster show demo\n  holdfast --output json cluster show demo"
+    )]
+    Show { name: String },
+    /// The cluster now and after every change
+    #[command(after_help = "Example:\n  holdfast cluster watch demo")]
+    Watch { name: String },
+    /// Stop a cluster and remove its data on every node
+    #[command(
+        after_help = "Examples:\n  holdfast cluster delete demo --confirm demo\n  holdfast cluster delete demo --confirm demo --force"
+    )]
+    Delete {
+        name: String,
+        #[command(flatten)]
+        confirm: Confirm,
+        /// Also while a node is offline; its data are removed when it returns
+        #[arg(long)]
+        force: bool,
+        #[command(flatten)]
+        run: Run,
+    },
+    /// Add a replica
+    #[command(after_help = "Example:\n  holdfast cluster add-member demo n4")]
+    AddMember {
+        cluster: String,
+        node: String,
+        #[command(flatten)]
+        run: Run,
+    },
+    /// Remove a replica and its data
+    #[command(after_help = "Example:\n  holdfast cluster remove-member demo n4 --confirm n4")]
+    RemoveMember {
+        cluster: String,
+        node: String,
+        #[command(flatten)]
+        confirm: Confirm,
+        /// Also while the node is offline; its data are removed when it returns
+        #[arg(long)]
+        force: bool,
+        #[command(flatten)]
+        run: Run,
+    },
+    /// How clients connect; with --reveal-password also the password, once
+    #[command(
+        after_help = "Examples:\n  holdfast cluster connection demo\n  psql \"$(holdfast cluster connection demo --reveal-password --uri)\""
+    )]
+    Connection {
+        cluster: String,
+        /// Show the password; it is shown only once
+        #[arg(long)]
+        reveal_password: bool,
+        /// Print nothing but the URI
+        #[arg(long)]
+        uri: bool,
+    },
+    /// Draw a new password and show it; the old one stops working
+    #[command(after_help = "Example:\n  holdfast cluster reset-password demo")]
+    ResetPassword { cluster: String },
+}

@@ -1,0 +1,112 @@
+//! `holdfast node`.
+
+use std::time::Duration;
+
+use clap::Subcommand;
+
+use super::values::duration;
+use super::{Confirm, PlanFlag};
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Node {
+    /// All nodes: availability, load, clusters
+    #[command(after_help = "Examples:\n  holdfast node list\n  holdfast --output json node list")]
+    List,
+    /// One node: what it is, what it does
+    #[command(after_help = "Example:\n  holdfast node show n1")]
+    Show { name: String },
+    /// Processors, memory, disk and network of every node, refreshed in place
+    #[command(after_help = "Examples:\n  holdfast node top\n  holdfast node top --once n1 n2")]
+    Top {
+        /// Only these nodes
+        nodes: Vec<String>,
+        /// Print one table and end; so it is too when the output is no terminal
+        #[arg(long)]
+        once: bool,
+    },
+    /// A line for every change of a node
+    #[command(after_help = "Examples:\n  holdfast node watch\n  holdfast --output json node watch n1")]
+    Watch {
+        /// Only these nodes
+        nodes: Vec<String>,
+    },
+    /// A node's telemetry over time: full resolution for the last hour, minutes for 14 days
+    #[command(
+        after_help = "Examples:\n  holdfast node metrics n1 --series cpu_busy_fraction,memory_used_bytes --since 1h\n  holdfast --output json node metrics n1 --since 24h --step 5m"
+    )]
+    Metrics {
+        node: String,
+        /// Names, separated by commas; default: all
+        #[arg(long, value_delimiter = ',', value_name = "NAME")]
+        series: Vec<String>,
+        /// From how long ago
+        #[arg(long, value_parser = duration, default_value = "1h", value_name = "TIME")]
+        since: Duration,
+        /// Until how long ago; default: now
+        #[arg(long, value_parser = duration, value_name = "TIME")]
+        until: Option<Duration>,
+        /// Distance of the points; default: the finest that is kept
+        #[arg(long, value_parser = duration, value_name = "TIME")]
+        step: Option<Duration>,
+    },
+    /// Take a node out of the fleet: its certificate is refused at once
+    #[command(after_help = "Example:\n  holdfast node remove n3 --confirm n3")]
+    Remove {
+        name: String,
+        #[command(flatten)]
+        confirm: Confirm,
+        #[command(flatten)]
+        plan: PlanFlag,
+    },
+    /// Join tokens: what a new machine needs to become a node
+    #[command(subcommand)]
+    Token(JoinToken),
+    /// User data for cloud-init that makes a new machine this node; it holds a new join token
+    #[command(
+        after_help = "Examples:\n  holdfast node cloud-init n4 > n4.yaml\n  holdfast node cloud-init n4 --ttl 1h --package-source 'deb [signed-by=/etc/apt/keyrings/own.asc] https://packages.example ./'"
+    )]
+    CloudInit {
+        /// The node's name; nobody else can join with the token
+        name: String,
+        /// How long the token is good: 1 minute to 30 days; the machine has to boot within it
+        #[arg(long, value_parser = duration, default_value = "15m", value_name = "TIME")]
+        ttl: Duration,
+        /// Where the new machine reaches the coordinator; default: what the coordinator advertises
+        #[arg(long, value_delimiter = ',', value_name = "HOST:PORT")]
+        coordinator: Vec<String>,
+        /// Where the package holdfast-agent is to be had, as a line of apt's; default: where the image looks anyway
+        #[arg(long, value_name = "LINE")]
+        package_source: Option<String>,
+    },
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum JoinToken {
+    /// A new token; it is shown only this once
+    #[command(
+        after_help = "Examples:\n  holdfast node token create --uses 3 --ttl 1h\n  holdfast node token create --node n1 --description 'rack 4'\n  holdfast node token create --rejoin n1\nOn the new machine:\n  holdfast-agent join --coordinator ADDRESS --token-file FILE"
+    )]
+    Create {
+        /// How long it is good: 1 minute to 30 days
+        #[arg(long, value_parser = duration, default_value = "15m", value_name = "TIME")]
+        ttl: Duration,
+        /// How many nodes may join with it: 1 to 1,000
+        #[arg(long, default_value_t = 1, value_name = "COUNT")]
+        uses: u32,
+        /// What it is for
+        #[arg(long, default_value = "", value_name = "TEXT", hide_default_value = true)]
+        description: String,
+        /// Only a node of this name may use it
+        #[arg(long, default_value = "", value_name = "NAME", hide_default_value = true)]
+        node: String,
+        /// This node, which is in the fleet already, gets a new certificate with it: its own has ended or was lost
+        #[arg(long, value_name = "NAME", conflicts_with_all = ["node", "uses"])]
+        rejoin: Option<String>,
+    },
+    /// All join tokens; their secrets are never shown again
+    #[command(after_help = "Example:\n  holdfast node token list")]
+    List,
+    /// Nobody joins with it any more
+    #[command(after_help = "Example:\n  holdfast node token revoke 01890a5d-ac96-774b-bcce-b302099a8057")]
+    Revoke { id: String },
+}
