@@ -1,13 +1,15 @@
 //! Wiring: which parts there are, and who is handed what. No decisions.
 //!
 //! ```text
-//!  link ──► assignments ──► converge ──► engines ──► host
-//!    │ │       └──► firewall ─────────────▲
+//!  link ──► assignments ─┬─► converge ──► engines ──► host
+//!    │ │                  ├─► firewall ─────▲
+//!    │ │   link/lease ──► lease (a thread) ─▲
 //!    │ └──► dispatch ─────────────────────▲
 //!    └──◄── outbox, newest report, newest sample
 //! ```
 
 mod boot;
+mod leases;
 
 pub use boot::load_firewall;
 
@@ -23,6 +25,7 @@ use sd_notify::NotifyState;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
+use self::leases::Leases;
 use crate::assignment::Assignments;
 use crate::config::Config;
 use crate::converge;
@@ -31,8 +34,10 @@ use crate::engine::postgresql::{Credentials, DEBIAN_PROGRAMS, Postgresql, SYSTEM
 use crate::engine::{self, Engines};
 use crate::firewall::{self, Firewall};
 use crate::host::files::{Disk, Files};
+use crate::host::units::Supervisor;
 use crate::host::{self, Host, Limits};
 use crate::identity::{self, Certificates, Identity, Renewal};
+use crate::lease;
 use crate::link::addresses::Addresses;
 use crate::link::{self, Coordinators, Link, Patience, Status};
 use crate::outbox::{Outbox, node_event};
@@ -50,6 +55,7 @@ pub struct App {
     commands: dispatch::Service,
     converge: converge::Service,
     firewall: firewall::Service,
+    leases: Leases,
     addresses: Addresses,
     renewal: Renewal,
     samples: Samples,
@@ -91,32 +97,16 @@ impl Config {
         let identity = Arc::new(Identity::open(files.clone(), state).await?);
         let record = identity.record();
         let coordinators = self.coordinators(&record)?;
-        let mut roots = vec![state.to_owned(), record.data_dir.clone()];
-        roots.extend(SYSTEM_FOLDERS.iter().map(PathBuf::from));
-        let host =
-            Host::open(Limits { roots, unit_records: state.join("units"), supervisor: self.supervisor })
-                .await?;
+        let host = open_host(state, &record, self.supervisor).await?;
         let certificates = identity.certificates();
         let credentials = watch::Sender::new(credentials(&certificates.borrow()));
         let engines = open_engines(&record, self.memory_bytes, &host, credentials.subscribe()).await?;
         let outbox = Outbox::default();
 
-        let (terms, mut findings) = Terms::open(files.clone(), state).await?;
-        let terms = Arc::new(terms);
-        let (assignments, found) = Assignments::open(files.clone(), state, Arc::clone(&terms)).await?;
-        findings.extend(found);
-        let assignments = Arc::new(assignments);
-        let means = dispatch::Means {
-            execute: Arc::new(engines.clone()),
-            terms: Arc::clone(&terms),
-            outbox: outbox.clone(),
-            clock: clock.clone(),
-        };
-        let (commands, orders, found) = dispatch::Service::open(files, state, means).await?;
-        findings.extend(found);
-        tell(findings, &outbox, &clock);
-
+        let (terms, assignments, commands, orders) = accepted(state, &engines, &outbox, &clock).await?;
         let (addresses, coordinator_addresses) = Addresses::new(coordinators.all().to_vec());
+        let table = Firewall::new(host.clone());
+        let kernel = table.kernel().clone();
         let means = firewall::service::Means {
             assignment: assignments.subscribe(),
             coordinators: coordinator_addresses,
@@ -124,12 +114,13 @@ impl Config {
             clock: clock.clone(),
             tell: telling(&outbox),
         };
-        let (firewall, filtering) =
-            firewall::Service::open(Firewall::new(host.clone()), state_files(state), state, means).await?;
+        let (firewall, filtering) = firewall::Service::open(table, state_files(state), state, means).await?;
+        let (leases, held) = lease::Service::open(&state_files(state), state).await?;
         let (converge, members) = converge::Service::new(converge::Means {
             engines: engines.clone(),
             assignment: assignments.subscribe(),
             firewall: filtering.subscribe(),
+            leases: held.subscribe(),
             clock: clock.clone(),
             tell: telling(&outbox),
         });
@@ -150,13 +141,26 @@ impl Config {
             outbox: outbox.clone(),
             clock: clock.clone(),
         };
-        let link = Link::new(Arc::new(node), identity.tls(), coordinators.clone(), Patience::default());
+        let node = Arc::new(node);
+        let link = Link::new(Arc::clone(&node), identity.tls(), coordinators.clone(), Patience::default());
+        let session = link.status();
+        let parts = leases::Parts {
+            state,
+            identity: &identity,
+            coordinators: &coordinators,
+            node: &node,
+            machine: &machine,
+            kernel,
+            session,
+        };
+        let leases = Leases::new(leases, parts);
         let renewal = Renewal { identity, coordinators, clock: clock.clone(), outbox };
         Ok(App {
             link,
             commands,
             converge,
             firewall,
+            leases,
             addresses,
             renewal,
             samples,
@@ -193,6 +197,7 @@ impl App {
             commands,
             converge,
             mut firewall,
+            leases,
             addresses,
             renewal,
             samples,
@@ -208,6 +213,7 @@ impl App {
         // Before any engine is started.
         firewall.prepare().await;
         tasks.spawn("firewall", firewall.run(stop.clone()));
+        tasks.spawn("leases", leases.run(stop.clone()));
         tasks.spawn("addresses", addresses.run(stop.clone()));
         tasks.spawn("notify", notify(link.status(), stop.clone()));
         tasks.spawn("commands", commands.run(stop.clone()));
@@ -222,6 +228,41 @@ impl App {
         let _unheard = sd_notify::notify(&[NotifyState::Stopping]);
         Ok(tasks.drain(GRACE).await)
     }
+}
+
+/// The machine, with the folders that the agent may change.
+async fn open_host(
+    state: &Path,
+    record: &identity::Record,
+    supervisor: Supervisor,
+) -> Result<Host, host::units::Error> {
+    let mut roots = vec![state.to_owned(), record.data_dir.clone()];
+    roots.extend(SYSTEM_FOLDERS.iter().map(PathBuf::from));
+    Host::open(Limits { roots, unit_records: state.join("units"), supervisor }).await
+}
+
+/// What the node has accepted, its assignment, and its commands; what was found damaged is told.
+async fn accepted(
+    state: &Path,
+    engines: &Engines,
+    outbox: &Outbox,
+    clock: &Clock,
+) -> Result<(Arc<Terms>, Arc<Assignments>, dispatch::Service, dispatch::Handle), Error> {
+    let files = state_files(state);
+    let (terms, mut findings) = Terms::open(files.clone(), state).await?;
+    let terms = Arc::new(terms);
+    let (assignments, found) = Assignments::open(files.clone(), state, Arc::clone(&terms)).await?;
+    findings.extend(found);
+    let means = dispatch::Means {
+        execute: Arc::new(engines.clone()),
+        terms: Arc::clone(&terms),
+        outbox: outbox.clone(),
+        clock: clock.clone(),
+    };
+    let (commands, orders, found) = dispatch::Service::open(files, state, means).await?;
+    findings.extend(found);
+    tell(findings, outbox, clock);
+    Ok((terms, Arc::new(assignments), commands, orders))
 }
 
 /// The drivers, with what an earlier agent has left half done put back.

@@ -26,15 +26,17 @@ use holdfast_common::error::Chain;
 use holdfast_common::generation::Generation;
 use holdfast_common::id::{ClusterId, EventId};
 use holdfast_common::report::{EngineState, MAX_MEMBERS, MemberReport, NodeEvent, NodeReport, Severity};
+use holdfast_common::role::Role;
 use holdfast_common::term::Term;
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 use tokio::time::{Instant, MissedTickBehavior, interval};
 use tokio_util::sync::CancellationToken;
 
-use self::plan::{Cover, Plan, Step};
+use self::plan::{Cover, Leave, Plan, Step};
 use crate::engine::{Drift, Engine, Engines, Error, Held, Observation};
 use crate::firewall;
+use crate::lease::{self, Serve};
 
 /// How often members are observed.
 const OBSERVE_PERIOD: Duration = Duration::from_secs(1);
@@ -62,6 +64,8 @@ pub struct Means {
     pub assignment: watch::Receiver<Arc<Assignment>>,
     /// Whether access rules stand.
     pub firewall: watch::Receiver<Arc<firewall::service::Status>>,
+    /// Who may run as primary.
+    pub leases: watch::Receiver<Arc<lease::Status>>,
     pub clock: Clock,
     pub tell: Tell,
 }
@@ -214,6 +218,7 @@ impl Member {
     async fn keep(mut self, mut wake: watch::Receiver<u64>, shutdown: CancellationToken) -> ClusterId {
         let mut assignment = self.means.assignment.clone();
         let mut firewall = self.means.firewall.clone();
+        let mut leases = self.means.leases.clone();
         let mut tick = interval(OBSERVE_PERIOD);
         tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let mut work: JoinSet<Done> = JoinSet::new();
@@ -226,6 +231,7 @@ impl Member {
                 changed = assignment.changed() => if changed.is_err() { break } else { self.memory.compared_at = None },
                 changed = wake.changed() => if changed.is_err() { break } else { self.memory.compared_at = None },
                 Ok(()) = firewall.changed() => {}
+                Ok(()) = leases.changed() => {}
                 Some(done) = work.join_next() => self.note(done),
             }
             let current = assignment.borrow_and_update().clone();
@@ -295,11 +301,11 @@ impl Member {
         let mut problem = None;
         if let (Some(wanted), None) = (wanted, building) {
             self.compare(engine.as_ref(), wanted, generation, &observed).await;
-            let cover = self.cover(wanted);
-            let Plan { steps, problem: found } = plan::plan(wanted, &observed, self.memory.drift, cover);
+            let leave = self.leave(wanted);
+            let Plan { steps, problem: found } = plan::plan(wanted, &observed, self.memory.drift, leave);
             problem = found.map(|problem| problem.to_string());
             if self.is_enforced(wanted, generation)
-                && self.memory.drift.is_some_and(|drift| plan::is_converged(wanted, &observed, drift, cover))
+                && self.memory.drift.is_some_and(|drift| plan::is_converged(wanted, &observed, drift, leave))
             {
                 converged = generation;
             }
@@ -316,9 +322,10 @@ impl Member {
         self.publish(engine.as_ref(), wanted, observed, building, converged, problem);
     }
 
-    fn cover(&self, wanted: &MemberAssignment) -> Cover {
+    fn leave(&self, wanted: &MemberAssignment) -> Leave {
         let covers = self.means.firewall.borrow().covers(wanted.cluster_id);
-        if covers { Cover::Stands } else { Cover::Missing }
+        let cover = if covers { Cover::Stands } else { Cover::Missing };
+        Leave { cover, serve: self.means.leases.borrow().serve(wanted.cluster_id) }
     }
 
     /// Whether the access rules of this assignment are in the kernel, or need not be.
@@ -374,7 +381,7 @@ impl Member {
                 if steps.contains(&Step::Start) {
                     self.tell(Severity::Info, "ENGINE_STARTED", "the engine was started".to_owned());
                 }
-                if steps.contains(&Step::Stop) {
+                if steps.contains(&Step::Stop) || steps.contains(&Step::Halt) {
                     self.tell(Severity::Info, "ENGINE_STOPPED", "the engine was stopped".to_owned());
                 }
             }
@@ -412,7 +419,11 @@ impl Member {
             }
             EngineState::Stopped | EngineState::Failed | EngineState::Absent => {
                 let ran = memory.running_since.take().is_some();
-                let expected = wanted.is_none_or(|wanted| wanted.power == Power::Stopped);
+                let halted = wanted.is_some_and(|wanted| {
+                    wanted.role.role() == Role::Primary
+                        && self.means.leases.borrow().serve(self.cluster) == Some(Serve::MustNot)
+                });
+                let expected = halted || wanted.is_none_or(|wanted| wanted.power == Power::Stopped);
                 let by_command = self.means.engines.building(self.cluster).is_some();
                 if ran && !expected && !by_command {
                     let why =
@@ -470,6 +481,8 @@ impl Member {
             reasons.into_iter().flatten().filter(|reason| !reason.is_empty()).collect();
         report.message = reasons.join("; ").chars().take(MAX_MESSAGE_CHARS).collect();
         report.converged_generation = converged;
+        report.lease =
+            self.means.leases.borrow().members.get(&self.cluster).and_then(|held| held.report.clone());
         report.access = self.means.firewall.borrow().clusters.get(&self.cluster).cloned();
         self.shared.put(report);
         publish(&self.means, &self.shared);
@@ -528,6 +541,7 @@ impl Step {
             Self::Start => "start",
             Self::Admit => "admit the members",
             Self::Stop => "stop",
+            Self::Halt => "stop at once",
         }
     }
 }
@@ -550,6 +564,7 @@ async fn execute(engine: Arc<dyn Engine>, wanted: MemberAssignment, steps: Vec<S
             Step::Start => engine.start(&wanted).await,
             Step::Admit => engine.admit(&wanted).await,
             Step::Stop => engine.stop(wanted.cluster_id).await,
+            Step::Halt => engine.halt(wanted.cluster_id).await,
         };
         done.map_err(|error| (*step, error))?;
     }

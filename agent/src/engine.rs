@@ -105,6 +105,10 @@ pub trait Engine: fmt::Debug + Send + Sync {
 
     /// Stops the process; `Ok` only when it is proven gone.
     fn stop(&self, cluster: ClusterId) -> Deed<'_, ()>;
+
+    /// The same at once, without waiting for sessions or a checkpoint: the next start recovers. May be called whatever else
+    /// is being done to the member.
+    fn halt(&self, cluster: ClusterId) -> Deed<'_, ()>;
 }
 
 /// What a deed at work may use: who ordered it, where to tell progress, and whether it is still wanted.

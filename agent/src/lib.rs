@@ -12,6 +12,7 @@
 //! | [`outbox`] | what waits to be told to the coordinator |
 //! | [`engine`] | the drivers of the database engines |
 //! | [`firewall`] | the one nftables table: who reaches the engines, and the gate |
+//! | [`lease`] | who may serve as primary, until when, by whose word |
 //! | [`telemetry`], [`report`], [`progress`] | what the node says of itself |
 //! | [`host`] | the one door to programs, files and units of the machine |
 
@@ -24,6 +25,7 @@ pub mod engine;
 pub mod firewall;
 pub mod host;
 pub mod identity;
+pub mod lease;
 pub mod link;
 pub mod outbox;
 pub mod progress;

@@ -12,6 +12,7 @@
 
 pub mod addresses;
 pub mod client;
+pub mod lease;
 pub mod session;
 
 pub use client::{CallError, Coordinators, enroll, renew};

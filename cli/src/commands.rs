@@ -7,6 +7,7 @@ mod context;
 mod event;
 mod follow;
 mod identity;
+mod lease;
 mod node;
 mod operation;
 

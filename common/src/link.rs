@@ -34,7 +34,7 @@ pub const MAX_LABEL_BYTES: usize = 64;
 /// The longest token, request or certificate chain in an enrollment.
 pub const MAX_PEM_BYTES: usize = 64 * 1024;
 /// Where an agent serves the agents of its members' clusters.
-pub const PEER_PORT: u16 = 7402;
+pub const PEER_PORT: u16 = 7445;
 /// The largest message about a lease.
 pub const MAX_LEASE_BYTES: usize = 16 * 1024;
 /// What intervals the coordinator may ask for.

@@ -70,7 +70,7 @@ pub struct MemberReport {
     pub data_bytes: Option<u64>,
     /// Who may reach it, as the kernel enforces it; `None`: nothing is enforced, or not known.
     pub access: Option<AccessReport>,
-    /// Primary: its lease.
+    /// Primary: its lease, without its time: that would make every report another one.
     pub lease: Option<LeaseReport>,
 }
 
@@ -78,8 +78,6 @@ pub struct MemberReport {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct LeaseReport {
     pub source: LeaseSource,
-    /// For how long it serves yet; `None`: without an end, or not at all.
-    pub left: Option<Duration>,
     /// Of the stored list of promotable members; `None`: unknown.
     pub version: Option<Version>,
     /// It lost its lease and was stopped; it serves again once it has a new one.

@@ -16,6 +16,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
+use holdfast_common::clock::Clock;
 use holdfast_common::config;
 use holdfast_common::error::{Chain, Failure};
 use holdfast_common::generation::Generation;
@@ -37,12 +38,13 @@ use crate::event::{self, Audit};
 use crate::fleet::{self, liveness};
 use crate::history;
 use crate::identity::Identity;
+use crate::lease::Leases;
 use crate::metrics::{self, Metrics};
 use crate::operation::{self, Filter, State};
 use crate::procedures::Procedures;
 use crate::rpc::{
     self, Anonymous, ConnectionLimits, Gate, Guard, Listener, Operators, Streams, events::Events,
-    identity::Identities, link::Link, nodes::Nodes, operations::Operations,
+    identity::Identities, lease::Exchange, link::Link, nodes::Nodes, operations::Operations,
 };
 use crate::store::{self, Shared, sqlite::Sqlite};
 
@@ -68,6 +70,7 @@ pub struct Parts {
     pub events: event::Handle,
     pub audit: Audit,
     pub history: history::Handle,
+    pub leases: Leases,
     pub metrics: Metrics,
 }
 
@@ -141,6 +144,7 @@ impl Parts {
             events: event::Handle::open(Arc::clone(&store)).await?,
             audit: Audit::open(Arc::clone(&store)).await?,
             history: history.handle(),
+            leases: Leases::new(directory.clone(), Clock::system()),
             metrics: Metrics::new(fleet.handle()),
             store,
             directory,
@@ -237,6 +241,7 @@ impl App {
             history: parts.history.clone(),
             tasks: sessions.clone(),
         };
+        let exchange = Exchange { leases: parts.leases.clone(), tasks: sessions.clone() };
         tasks.spawn("fleet", services.fleet.run(parts.events.clone(), shutdown.clone()));
         tasks.spawn("history", services.history.run(shutdown.clone()));
         tasks.spawn("operations", operations.run(shutdown.clone()));
@@ -247,7 +252,7 @@ impl App {
         );
         tasks.spawn("upkeep", upkeep(parts.clone(), handle, state, shutdown.clone()));
         tasks.spawn("certificate", certificate.renew(agents_tls, operators_tls, shutdown.clone()));
-        tasks.spawn("agents", agents.serve(guard(), rpc::agents(link), shutdown.clone(), GRACE));
+        tasks.spawn("agents", agents.serve(guard(), rpc::agents(link, exchange), shutdown.clone(), GRACE));
         tasks.spawn("operators", operators.serve(guard(), routes, shutdown.clone(), GRACE));
         health.set_service_status("", ServingStatus::Serving).await;
         tracing::info!(fleet = %parts.identity.fleet(), "coordinator is ready");

@@ -21,6 +21,7 @@ pub mod fleet;
 pub mod history;
 pub mod identity;
 pub mod init;
+pub mod lease;
 pub mod metrics;
 pub mod operation;
 pub mod procedures;

@@ -4,10 +4,12 @@
 //! | loop | keeps true |
 //! | --- | --- |
 //! | [`assignments`] | every node's assignment is what the clusters' records ask for, stored before it is sent |
+//! | [`leases`] | the list of promotable members of every cluster, and that its primary knows it |
 //! | [`trials`] | access rules that were not confirmed in time are told to nobody any more |
 //! | [`leftovers`] | a node that returns is cleaned of what a forced removal left there |
 
 pub mod assignments;
+pub mod leases;
 pub mod leftovers;
 pub mod trials;
 

@@ -1,7 +1,7 @@
 //! The servers: one listener for agents, one for operators; what is served on each, and what every call passes.
 //!
 //! ```text
-//!  agents    ──► listener ──► guard ──► EnrollmentService, AgentService                 (link)
+//!  agents    ──► listener ──► guard ──► EnrollmentService, AgentService, LeaseService   (link, lease)
 //!  operators ──► listener ──► guard ──► NodeService, ClusterService, OperationService,  (nodes, clusters, …)
 //!                                       EventService, IdentityService, reflection, health, /metrics
 //! ```
@@ -26,6 +26,7 @@ mod deadline;
 pub mod events;
 pub mod guard;
 pub mod identity;
+pub mod lease;
 pub mod link;
 pub mod listener;
 pub mod live;
@@ -47,8 +48,10 @@ pub use peer::{Caller, Gate, OperatorCaller};
 use axum::Router;
 use axum::extract::State;
 use axum::response::IntoResponse as _;
+use holdfast_common::link::MAX_LEASE_BYTES;
 use holdfast_proto::link::v1::agent_service_server::AgentServiceServer;
 use holdfast_proto::link::v1::enrollment_service_server::EnrollmentServiceServer;
+use holdfast_proto::link::v1::lease_service_server::LeaseServiceServer;
 use holdfast_proto::v1::event_service_server::EventServiceServer;
 use holdfast_proto::v1::identity_service_server::IdentityServiceServer;
 use holdfast_proto::v1::node_service_server::NodeServiceServer;
@@ -82,10 +85,11 @@ pub struct Operators<P> {
 pub struct RoutesError(#[from] tonic_reflection::server::Error);
 
 /// What the agents' listener serves.
-pub fn agents(link: link::Link) -> Router {
+pub fn agents(link: link::Link, leases: lease::Exchange) -> Router {
     Routes::default()
         .add_service(EnrollmentServiceServer::new(link.clone()).max_decoding_message_size(MAX_DECODED))
         .add_service(AgentServiceServer::new(link).max_decoding_message_size(MAX_DECODED))
+        .add_service(LeaseServiceServer::new(leases).max_decoding_message_size(MAX_LEASE_BYTES))
         .prepare()
         .into_axum_router()
 }

@@ -331,6 +331,19 @@ impl Uri {
         Ok(Self { hosts: vec![host.clone()], rest, ..self.clone() })
     }
 
+    /// The same server by another of its addresses, for which its certificate need not be made.
+    ///
+    /// # Errors
+    ///
+    /// When the URI names no port.
+    pub fn at(&self, address: std::net::IpAddr) -> anyhow::Result<Self> {
+        let port = self.hosts.iter().find_map(|host| host.parse::<SocketAddr>().ok());
+        let port = port.context("a host with its port")?.port();
+        let rest = self.rest.replace("target_session_attrs=read-write", "target_session_attrs=any");
+        let rest = rest.replace("sslmode=verify-full", "sslmode=require");
+        Ok(Self { hosts: vec![SocketAddr::new(address, port).to_string()], rest, ..self.clone() })
+    }
+
     /// The URI as it may be shown.
     #[must_use]
     pub fn without_password(&self) -> String {

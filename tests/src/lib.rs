@@ -37,6 +37,7 @@ pub mod proc;
 pub mod process;
 pub mod run;
 pub mod wait;
+pub mod writer;
 
 use std::process::ExitCode;
 

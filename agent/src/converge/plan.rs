@@ -10,6 +10,7 @@ use holdfast_common::report::EngineState;
 use holdfast_common::role::Role;
 
 use crate::engine::{Drift, Observation};
+use crate::lease::Serve;
 
 /// One thing to do; in the order of the plan.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -18,6 +19,8 @@ pub enum Step {
     Start,
     Admit,
     Stop,
+    /// At once.
+    Halt,
 }
 
 /// What is to be done, and what cannot be.
@@ -36,6 +39,8 @@ pub enum Problem {
     NoData,
     /// The data are those of another database.
     OtherSystem { expected: String, found: String },
+    /// It is to be primary and has no lease.
+    NoLease,
     /// Nothing keeps anybody away from its port: it is not started.
     Unfiltered,
     /// The data (or the running engine) have another role, and a round never changes one.
@@ -49,8 +54,17 @@ pub enum Cover {
     Missing,
 }
 
+/// What the surroundings allow.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Leave {
+    pub cover: Cover,
+    /// Whether it may run as primary; `None`: not known yet, so that it is left as it is.
+    pub serve: Option<Serve>,
+}
+
 /// Plans for `wanted`; `drift` is `None` where it was not looked at.
-pub fn plan(wanted: &MemberAssignment, observed: &Observation, drift: Option<Drift>, cover: Cover) -> Plan {
+pub fn plan(wanted: &MemberAssignment, observed: &Observation, drift: Option<Drift>, leave: Leave) -> Plan {
+    let Leave { cover, serve } = leave;
     if let Some(problem) = problem(wanted, observed) {
         return Plan { steps: Vec::new(), problem: Some(problem) };
     }
@@ -58,6 +72,14 @@ pub fn plan(wanted: &MemberAssignment, observed: &Observation, drift: Option<Dri
     let differs = drift.is_some_and(|drift| drift.configuration);
     let admits = drift.is_some_and(|drift| drift.admission);
     let mut steps = Vec::new();
+    let unleased = wanted.role.role() == Role::Primary && serve != Some(Serve::May);
+    if unleased && wanted.power == Power::Running {
+        let runs = matches!(observed.state, EngineState::Running | EngineState::Starting);
+        if serve == Some(Serve::MustNot) && runs {
+            steps.push(Step::Halt);
+        }
+        return Plan { steps, problem: (!runs).then_some(Problem::NoLease) };
+    }
     match (observed.state, wanted.power) {
         (EngineState::Running, Power::Running) => {
             steps.extend(differs.then_some(Step::Configure));
@@ -82,12 +104,12 @@ pub fn plan(wanted: &MemberAssignment, observed: &Observation, drift: Option<Dri
 }
 
 /// Whether the assignment is fully true of what was observed.
-pub fn is_converged(wanted: &MemberAssignment, observed: &Observation, drift: Drift, cover: Cover) -> bool {
+pub fn is_converged(wanted: &MemberAssignment, observed: &Observation, drift: Drift, leave: Leave) -> bool {
     let power = match wanted.power {
         Power::Running => observed.state == EngineState::Running && observed.role == Some(wanted.role.role()),
         Power::Stopped => matches!(observed.state, EngineState::Stopped | EngineState::Failed),
     };
-    power && drift == Drift::NONE && plan(wanted, observed, Some(drift), cover) == Plan::default()
+    power && drift == Drift::NONE && plan(wanted, observed, Some(drift), leave) == Plan::default()
 }
 
 fn problem(wanted: &MemberAssignment, observed: &Observation) -> Option<Problem> {
@@ -118,6 +140,7 @@ impl fmt::Display for Problem {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Unknown => f.write_str("its state could not be observed"),
+            Self::NoLease => f.write_str("it is stopped until it has a lease"),
             Self::Unfiltered => f.write_str(
                 "its access rules are not in the kernel, so it is not started; `node show` says why",
             ),
@@ -148,6 +171,9 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
+
+    const HELD: Leave = Leave { cover: Cover::Stands, serve: Some(Serve::May) };
+    const UNFILTERED: Leave = Leave { cover: Cover::Missing, serve: Some(Serve::May) };
 
     fn member(role: Role, power: Power) -> MemberAssignment {
         let peer = |name: &str, last| Peer {
@@ -213,8 +239,7 @@ mod tests {
             (Absent, Power::Running, Some(BOTH), vec![]),
             (Building, Power::Running, Some(BOTH), vec![]),
         ] {
-            let made =
-                plan(&member(Role::Primary, power), &observed(state, Role::Primary), drift, Cover::Stands);
+            let made = plan(&member(Role::Primary, power), &observed(state, Role::Primary), drift, HELD);
             assert_eq!(made.steps, steps, "{state:?} {power:?} {drift:?}");
         }
     }
@@ -223,12 +248,7 @@ mod tests {
     fn a_role_is_never_changed() {
         for state in [EngineState::Stopped, EngineState::Running, EngineState::Failed] {
             for (expected, found) in [(Role::Primary, Role::Replica), (Role::Replica, Role::Primary)] {
-                let made = plan(
-                    &member(expected, Power::Running),
-                    &observed(state, found),
-                    Some(BOTH),
-                    Cover::Stands,
-                );
+                let made = plan(&member(expected, Power::Running), &observed(state, found), Some(BOTH), HELD);
                 assert_eq!(
                     made,
                     Plan { steps: vec![], problem: Some(Problem::OtherRole { expected, found }) }
@@ -243,7 +263,7 @@ mod tests {
             system_identifier: Some("8".to_owned()),
             ..observed(EngineState::Stopped, Role::Primary)
         };
-        let made = plan(&member(Role::Primary, Power::Running), &foreign, Some(BOTH), Cover::Stands);
+        let made = plan(&member(Role::Primary, Power::Running), &foreign, Some(BOTH), HELD);
         assert!(
             made.steps.is_empty() && matches!(made.problem, Some(Problem::OtherSystem { .. })),
             "{made:?}"
@@ -254,25 +274,47 @@ mod tests {
     fn an_engine_that_nobody_is_kept_away_from_is_not_started_and_not_stopped() {
         let guarded = member(Role::Primary, Power::Running);
         let none = Some(Drift::NONE);
-        let made = plan(&guarded, &observed(EngineState::Stopped, Role::Primary), none, Cover::Missing);
+        let made = plan(&guarded, &observed(EngineState::Stopped, Role::Primary), none, UNFILTERED);
         assert_eq!(made, Plan { steps: vec![], problem: Some(Problem::Unfiltered) });
-        let made = plan(&guarded, &observed(EngineState::Running, Role::Primary), none, Cover::Missing);
+        let made = plan(&guarded, &observed(EngineState::Running, Role::Primary), none, UNFILTERED);
         assert_eq!(made, Plan::default());
         let exposed = MemberAssignment { exposure: Exposure::AlsoUnfiltered, ..guarded };
-        let made = plan(&exposed, &observed(EngineState::Stopped, Role::Primary), none, Cover::Missing);
+        let made = plan(&exposed, &observed(EngineState::Stopped, Role::Primary), none, UNFILTERED);
         assert_eq!(made.steps, [Step::Start]);
     }
 
     #[test]
     fn data_of_unknown_role_are_not_started() {
         let unread = Observation { data_role: None, ..observed(EngineState::Stopped, Role::Primary) };
-        let made = plan(&member(Role::Primary, Power::Running), &unread, Some(Drift::NONE), Cover::Stands);
+        let made = plan(&member(Role::Primary, Power::Running), &unread, Some(Drift::NONE), HELD);
         assert_eq!(made, Plan { steps: vec![], problem: Some(Problem::Unknown) });
     }
 
     fn states() -> impl Strategy<Value = EngineState> {
         use EngineState::{Absent, Building, Failed, Running, Starting, Stopped, Unknown};
         proptest::sample::select(vec![Unknown, Absent, Stopped, Starting, Running, Failed, Building])
+    }
+
+    #[test]
+    fn a_primary_runs_by_its_lease_alone() {
+        let primary = member(Role::Primary, Power::Running);
+        let lost = Leave { serve: Some(Serve::MustNot), ..HELD };
+        let unknown = Leave { serve: None, ..HELD };
+        let with = |state, leave| {
+            let Plan { steps, problem } =
+                plan(&primary, &observed(state, Role::Primary), Some(Drift::NONE), leave);
+            (steps, problem)
+        };
+        assert_eq!(with(EngineState::Running, lost), (vec![Step::Halt], None));
+        assert_eq!(with(EngineState::Starting, lost), (vec![Step::Halt], None));
+        assert_eq!(with(EngineState::Stopped, lost), (vec![], Some(Problem::NoLease)));
+        // Until it is known, nothing is started and nothing is stopped.
+        assert_eq!(with(EngineState::Running, unknown), (vec![], None));
+        assert_eq!(with(EngineState::Stopped, unknown), (vec![], Some(Problem::NoLease)));
+        // A replica needs none.
+        let replica = member(Role::Replica, Power::Running);
+        let made = plan(&replica, &observed(EngineState::Stopped, Role::Replica), Some(Drift::NONE), lost);
+        assert_eq!(made.steps, [Step::Start]);
     }
 
     fn roles() -> impl Strategy<Value = Role> {
@@ -286,7 +328,7 @@ mod tests {
                 Step::Configure => drift.configuration = false,
                 Step::Admit => drift.admission = false,
                 Step::Start => (observed.state, observed.role) = (EngineState::Running, observed.data_role),
-                Step::Stop => (observed.state, observed.role) = (EngineState::Stopped, None),
+                Step::Stop | Step::Halt => (observed.state, observed.role) = (EngineState::Stopped, None),
             }
         }
     }
@@ -307,19 +349,19 @@ mod tests {
             // Only a running primary is asked whom it admits.
             let mut drift =
                 Drift { configuration, admission: admission && observed.role == Some(Role::Primary) };
-            let first = plan(&wanted, &observed, Some(drift), Cover::Stands);
+            let first = plan(&wanted, &observed, Some(drift), HELD);
             apply(&first.steps, &mut observed, &mut drift);
             prop_assert_eq!(observed.data_role, Some(found_role));
             if first.steps == [Step::Stop] {
                 // A stopped server admits nobody, and may be configured once more.
                 drift.admission = false;
-                let after_stop = plan(&wanted, &observed, Some(drift), Cover::Stands);
+                let after_stop = plan(&wanted, &observed, Some(drift), HELD);
                 apply(&after_stop.steps, &mut observed, &mut drift);
             }
-            let again = plan(&wanted, &observed, Some(drift), Cover::Stands);
+            let again = plan(&wanted, &observed, Some(drift), HELD);
             prop_assert!(again.steps.is_empty(), "{:?} then {:?}", first, again);
             if again.problem.is_none() && observed.state != EngineState::Starting {
-                prop_assert!(is_converged(&wanted, &observed, drift, Cover::Stands));
+                prop_assert!(is_converged(&wanted, &observed, drift, HELD));
             }
         }
     }

@@ -24,10 +24,17 @@ struct Node {
     peer: Peer,
     engines: Engines,
     assign: watch::Sender<Arc<Assignment>>,
+    leases: watch::Sender<Arc<lease::Status>>,
     handle: Handle,
     events: Arc<Mutex<Vec<NodeEvent>>>,
     shutdown: CancellationToken,
     rounds: JoinSet<()>,
+}
+
+/// Every primary may serve.
+fn all_held(members: &[MemberAssignment]) -> lease::Status {
+    let held = lease::Held { serve: Serve::May, report: None };
+    lease::Status { members: members.iter().map(|member| (member.cluster_id, held.clone())).collect() }
 }
 
 impl Node {
@@ -46,12 +53,14 @@ impl Node {
         let tell: Tell = Arc::new(move |event| told.lock().unwrap().push(event));
         // Whoever owns the sender may be gone: what it said last stands.
         let (_, firewall) = watch::channel(Arc::default());
-        let means = Means { engines: engines.clone(), assignment, firewall, clock: Clock::system(), tell };
+        let (leases, held) = watch::channel(Arc::new(all_held(&assignment.borrow().members)));
+        let clock = Clock::system();
+        let means = Means { engines: engines.clone(), assignment, firewall, leases: held, clock, tell };
         let (service, handle) = Service::new(means);
         let shutdown = CancellationToken::new();
         let mut rounds = JoinSet::new();
         rounds.spawn(service.run(shutdown.clone()));
-        Self { peer, engines, assign, handle, events, shutdown, rounds }
+        Self { peer, engines, assign, leases, handle, events, shutdown, rounds }
     }
 
     /// The agent ends and another one starts on the same disk.
@@ -65,6 +74,7 @@ impl Node {
 
     fn assign(&self, generation: u64, members: Vec<MemberAssignment>) {
         let generation = Generation::new(generation);
+        self.leases.send_replace(Arc::new(all_held(&members)));
         self.assign.send_replace(Arc::new(Assignment { generation, members, ..Assignment::default() }));
     }
 

@@ -214,6 +214,12 @@ pub(super) async fn a_cluster_lives_and_ends(a: &Bench, b: &Bench) {
     a.engine.start(&quorum).await.unwrap();
     assert_eq!(a.engine.observe(id).await.started_at, started_at);
 
+    // Ended at once, it is gone, and comes back with what it had.
+    a.engine.halt(id).await.unwrap();
+    a.engine.halt(id).await.unwrap();
+    assert_eq!(a.engine.observe(id).await.state, EngineState::Stopped);
+    a.run(&quorum).await;
+
     // Removed only by its name, and then wholly.
     assert_eq!(reason(b.engine.destroy(&cluster.destroy("other"), &work()).await), Reason::NotConfirmed);
     assert_eq!(b.engine.observe(id).await.state, EngineState::Running);

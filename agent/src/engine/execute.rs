@@ -132,6 +132,18 @@ impl Engines {
         }
     }
 
+    /// Ends the member's process at once, whatever else is being done to it.
+    ///
+    /// # Errors
+    /// If it may still run.
+    pub async fn halt(&self, cluster: ClusterId) -> Result<(), Error> {
+        match self.holder(cluster).await {
+            Ok(engine) => engine.halt(cluster).await,
+            Err(Error::Absent { .. }) => Ok(()),
+            Err(error) => Err(error),
+        }
+    }
+
     /// The engine that has the member's data.
     async fn holder(&self, cluster: ClusterId) -> Result<Arc<dyn Engine>, Error> {
         let found = self.members().await?.into_iter().find(|(_, member)| member.cluster_id == cluster);

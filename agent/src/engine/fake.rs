@@ -492,6 +492,10 @@ impl Engine for FakeEngine {
             Ok(())
         })
     }
+
+    fn halt(&self, cluster: ClusterId) -> Deed<'_, ()> {
+        self.stop(cluster)
+    }
 }
 
 // === impl Configured ===

@@ -193,6 +193,10 @@ impl Engine for Postgresql {
     fn stop(&self, cluster: ClusterId) -> Deed<'_, ()> {
         self.inner.stop(cluster).boxed()
     }
+
+    fn halt(&self, cluster: ClusterId) -> Deed<'_, ()> {
+        self.inner.halt(cluster).boxed()
+    }
 }
 
 // === impl Credentials ===
@@ -279,6 +283,11 @@ impl Inner {
     async fn stop(&self, cluster: ClusterId) -> Result<(), Error> {
         self.forget(cluster);
         process::stop(&self.host, &self.layout(cluster), &process::service_name(cluster)?).await
+    }
+
+    async fn halt(&self, cluster: ClusterId) -> Result<(), Error> {
+        self.forget(cluster);
+        process::halt(&self.host, &self.layout(cluster), &process::service_name(cluster)?).await
     }
 
     async fn set_password(&self, request: &SetPassword) -> Result<(), Error> {

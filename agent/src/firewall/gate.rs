@@ -62,6 +62,17 @@ impl Gate {
         self.kernel.change(&renew(SetId::Granted(slot), PortElement::lasting(port)))
     }
 
+    /// From open without an end to open for so long, without being shut in between.
+    ///
+    /// # Errors
+    /// Then it is as it was.
+    pub fn limit(&self, port: u16, slot: Slot, lasts: Duration) -> Result<(), Error> {
+        let mut changes: Vec<Change> =
+            renew(SetId::Armed(slot), PortElement::lasting_for(port, lasts)).into();
+        changes.extend(renew(SetId::Granted(slot), PortElement::lasting(port)));
+        self.kernel.change(&changes)
+    }
+
     /// Shuts the port for clients and readers, whatever was armed or granted.
     ///
     /// # Errors
@@ -131,6 +142,19 @@ impl Gate {
 // === impl Standing ===
 
 impl Standing {
+    /// For how long this slot lets clients in yet; nothing for one that does not, or does so for ever.
+    pub fn left(&self, slot: Slot) -> Duration {
+        let armed = self.armed[slot.index()].flatten();
+        armed.filter(|_| self.granted[slot.index()]).unwrap_or_default()
+    }
+
+    /// Whether clients are let in without an end.
+    pub fn is_for_ever(&self) -> bool {
+        Slot::BOTH
+            .into_iter()
+            .any(|slot| self.armed[slot.index()] == Some(None) && self.granted[slot.index()])
+    }
+
     /// Whether clients that may come in do come in.
     pub fn is_open(&self) -> bool {
         self.readers.is_some()

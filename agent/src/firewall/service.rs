@@ -5,8 +5,8 @@
 //!                      ▼
 //!  declare (trials are written down before they begin) ─► Firewall::apply ─► gates ─► status, events
 //! ```
-//! Before the first engine is started the table is loaded, shut ([`Service::prepare`]). There are no leases yet: a port
-//! whose rules stand is opened without an end.
+//! Before the first engine is started the table is loaded, shut ([`Service::prepare`]). The gate is opened by
+//! the leases (`crate::lease`) alone.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
@@ -135,7 +135,7 @@ impl Service {
             }));
             return;
         }
-        self.round(Gates::LeaveAsTheyAre).await;
+        self.round().await;
     }
 
     /// Runs until `shutdown`; the table stays as it is.
@@ -151,15 +151,15 @@ impl Service {
                 Ok(()) = self.means.coordinators.changed() => {}
             }
             if !matches!(self.status.borrow().filtering, Filtering::Unavailable { .. }) {
-                self.round(Gates::Open).await;
+                self.round().await;
             }
         }
     }
 
-    async fn round(&mut self, gates: Gates) {
+    async fn round(&mut self) {
         let assignment = Arc::clone(&self.means.assignment.borrow_and_update());
         let coordinators = self.means.coordinators.borrow_and_update().clone();
-        match self.keep(&assignment, &coordinators, gates).await {
+        match self.keep(&assignment, &coordinators).await {
             Ok(status) => {
                 self.failure = None;
                 self.publish(status);
@@ -179,12 +179,7 @@ impl Service {
         }
     }
 
-    async fn keep(
-        &mut self,
-        assignment: &Assignment,
-        coordinators: &[IpAddr],
-        gates: Gates,
-    ) -> Result<Status, KeepError> {
+    async fn keep(&mut self, assignment: &Assignment, coordinators: &[IpAddr]) -> Result<Status, KeepError> {
         let begins = self.trials_to_begin(assignment).await?;
         self.retire(assignment).await;
         let mut declared = declare(assignment, coordinators, |id| match begins.get(&id) {
@@ -205,9 +200,7 @@ impl Service {
             tracing::warn!("{message}");
             self.tell(None, Severity::Warning, "FIREWALL_DRIFT", message);
         }
-        if gates == Gates::Open {
-            self.keep_gates(&declared)?;
-        }
+        self.shut_retired()?;
         self.observe(assignment, &declared).map_err(KeepError::from)
     }
 
@@ -244,18 +237,15 @@ impl Service {
         }
     }
 
-    fn keep_gates(&mut self, declared: &Declared) -> Result<(), Error> {
+    /// Whatever was open of members that are gone is shut; who is let in to the others is for the leases to say.
+    fn shut_retired(&mut self) -> Result<(), Error> {
         let gate = match &self.gate {
             Some(gate) => gate.clone(),
             None => self.gate.insert(Gate::open(self.firewall.kernel())?).clone(),
         };
         let open = gate.lasting()?;
-        for port in declared.ports.keys() {
-            match (open.contains(port), self.retired.contains_key(port)) {
-                (false, false) => gate.open_for_ever(*port)?,
-                (true, true) => gate.shut(*port)?,
-                (true, false) | (false, true) => {}
-            }
+        for port in self.retired.keys().filter(|port| open.contains(port)) {
+            gate.shut(*port)?;
         }
         Ok(())
     }
@@ -327,13 +317,6 @@ impl fmt::Debug for Means {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Means").finish_non_exhaustive()
     }
-}
-
-/// Whether a round touches the gate.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Gates {
-    LeaveAsTheyAre,
-    Open,
 }
 
 #[derive(Debug, thiserror::Error)]

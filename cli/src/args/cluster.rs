@@ -18,6 +18,16 @@ pub(crate) enum Durability {
     Quorum,
 }
 
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum LeaseProfile {
+    /// A lease of 5 s, renewed every second
+    Default,
+    /// Half of that, for machines in one place
+    Fast,
+    /// Four times that, for machines far apart
+    Wide,
+}
+
 #[derive(Debug, Subcommand)]
 pub(crate) enum Cluster {
     /// A new cluster: one primary, the other nodes replicas
@@ -53,6 +63,9 @@ pub(crate) enum Cluster {
         /// Also on nodes that cannot filter: everybody who reaches their port reaches the database's login
         #[arg(long)]
         allow_unfiltered: bool,
+        /// How long a primary that is cut off may serve, and how soon its place could be taken
+        #[arg(long, value_enum, default_value_t = LeaseProfile::Default)]
+        lease_profile: LeaseProfile,
         #[command(flatten)]
         run: Run,
     },

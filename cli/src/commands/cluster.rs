@@ -4,8 +4,8 @@ use holdfast_proto::r#type::v1 as nouns;
 use holdfast_proto::v1;
 use serde_json::json;
 
-use super::{Session, interrupted, next_page};
-use crate::args::{Cluster, Durability, Engine};
+use super::{Session, interrupted, lease, next_page};
+use crate::args::{Cluster, Durability, Engine, LeaseProfile};
 use crate::client::request_id;
 use crate::error::Error;
 use crate::output::{self, json, or_dash, plain};
@@ -158,6 +158,7 @@ async fn create(session: &mut Session, command: Cluster) -> Result<(), Error> {
         param,
         extension,
         allow_unfiltered,
+        lease_profile,
         run,
     } = command
     else {
@@ -182,6 +183,12 @@ async fn create(session: &mut Session, command: Cluster) -> Result<(), Error> {
         request_id: request_id(),
         validate_only: run.plan.plan,
         allow_unfiltered,
+        lease_profile: match lease_profile {
+            LeaseProfile::Default => nouns::LeaseProfile::Default,
+            LeaseProfile::Fast => nouns::LeaseProfile::Fast,
+            LeaseProfile::Wide => nouns::LeaseProfile::Wide,
+        }
+        .into(),
     };
     let outcome =
         session.client().await?.create_cluster(request).await?.outcome.ok_or(Error::Incomplete("outcome"))?;
@@ -289,6 +296,8 @@ fn show(session: &mut Session, cluster: &v1::Cluster) -> Result<(), Error> {
         ("term", cluster.term.to_string()),
         ("primary", or_dash(Some(cluster.primary_node.clone()))),
         ("durability", durability),
+        ("lease", cluster.lease.as_ref().map(|it| lease::lease(it, session.out.now)).unwrap_or_default()),
+        ("failover", cluster.lease.as_ref().map(lease::failover).unwrap_or_default()),
         ("port", cluster.port.to_string()),
         ("extensions", cluster.extensions.join(", ")),
         ("parameters", parameters.join(", ")),

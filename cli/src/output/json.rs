@@ -238,6 +238,30 @@ pub(crate) fn cluster(cluster: &v1::Cluster) -> Value {
         "members": cluster.members.iter().map(member).collect::<Vec<_>>(),
         "create_time": time(cluster.create_time.as_ref()),
         "operation_id": text_or_null(&cluster.operation_id),
+        "lease_profile": word(cluster.lease_profile().as_str_name(), "LEASE_PROFILE_"),
+        "lease": cluster.lease.as_ref().map(lease),
+    })
+}
+
+fn lease(lease: &v1::ClusterLease) -> Value {
+    let failover = lease.failover.as_ref().map(|failover| {
+        json!({
+            "possible": failover.possible,
+            "candidate_node": text_or_null(&failover.candidate_node),
+            "behind_bytes": failover.behind_bytes,
+            "message": failover.message,
+        })
+    });
+    json!({
+        "holder": lease.holder,
+        "source": state(lease.source().as_str_name(), "LEASE_SOURCE_"),
+        "expire_time": time(lease.expire_time.as_ref()),
+        "remembered_until_time": time(lease.remembered_until_time.as_ref()),
+        "list_version": lease.list_version,
+        "promotable_nodes": lease.promotable_nodes,
+        "settled": lease.settled,
+        "fenced": lease.fenced,
+        "failover": failover,
     })
 }
 

@@ -172,6 +172,14 @@ impl Member {
         }
     }
 
+    /// One that was never on this node: a record is stored before the first promise is given, so without one it has promised
+    /// nothing. It is what [`started`](Self::started) becomes when its promise is over.
+    pub fn fresh(timings: &Timings) -> Self {
+        let mut member = Self::started(Record::replica(Term::NONE), Gate::default(), timings);
+        member.pass(timings.promised());
+        member
+    }
+
     /// So much time went by. To be told before every event.
     pub fn pass(&mut self, elapsed: Duration) {
         self.gate.pass(elapsed);

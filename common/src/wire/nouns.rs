@@ -223,10 +223,9 @@ impl TryFrom<proto::MemberReport> for MemberReport {
 
 impl From<&LeaseReport> for proto::MemberLease {
     fn from(report: &LeaseReport) -> Self {
-        let LeaseReport { source, left, version, fenced, open } = report;
+        let LeaseReport { source, version, fenced, open } = report;
         Self {
             source: source.to_wire(),
-            left: left.map(duration_to_wire),
             list_version: version.map(Version::get),
             fenced: *fenced,
             open: *open,
@@ -238,11 +237,10 @@ impl TryFrom<proto::MemberLease> for LeaseReport {
     type Error = Error;
 
     fn try_from(lease: proto::MemberLease) -> Result<Self, Error> {
-        let proto::MemberLease { source, left, list_version, fenced, open } = lease;
+        let proto::MemberLease { source, list_version, fenced, open } = lease;
         let version = list_version.map(|version| Field("list_version").positive(version)).transpose()?;
         Ok(Self {
             source: Field("source").enumerated(source)?,
-            left: left.map(|left| Field("left").duration(Some(left))).transpose()?,
             version: version.map(Version::new),
             fenced,
             open,

@@ -35,7 +35,7 @@ pub(super) fn operations(parts: &Parts) -> (operation::Service<Procedures>, Desk
 pub(super) fn routes(parts: &Parts, desk: Desk) -> Routes {
     let identity = || parts.identity.clone();
     let access = AccessRules { desk: desk.clone(), identity: identity(), fleet: parts.fleet.clone() };
-    let clusters = Clusters { desk, identity: identity() };
+    let clusters = Clusters { desk, identity: identity(), leases: parts.leases.clone() };
     Routes::new(ClusterServiceServer::new(clusters).max_decoding_message_size(MAX_DECODED))
         .add_service(AccessServiceServer::new(access).max_decoding_message_size(MAX_DECODED_ACCESS))
 }
@@ -50,9 +50,17 @@ pub(super) fn reconcile(parts: &Parts, operations: operation::Handle<Procedures>
         events: parts.events.clone(),
         clock: Clock::system(),
     };
+    let leases = reconcile::leases::Keep {
+        records: records.clone(),
+        fleet: parts.fleet.clone(),
+        leases: parts.leases.clone(),
+    };
     let leftovers = reconcile::leftovers::Leftovers { records, nodes, operations };
     let store = || Arc::clone(&parts.store);
     tasks.spawn("reconcile assignments", reconcile::run(assignments, store(), tasks.token()));
+    tasks.spawn("reconcile leases", reconcile::run(leases, store(), tasks.token()));
+    let reminder = reconcile::leases::remind(parts.leases.clone(), parts.fleet.clone(), tasks.token());
+    tasks.spawn("leases", reminder);
     tasks.spawn("reconcile trials", reconcile::run(trials, store(), tasks.token()));
     tasks.spawn("reconcile leftovers", reconcile::run(leftovers, store(), tasks.token()));
 }

@@ -3,6 +3,7 @@
 //! ```text
 //! clusters/<name>                    Cluster
 //! cluster-access/…                  who may reach it ([`super::access`])
+//! cluster-reigns/<cluster>           who is primary, who may be promoted ([`crate::lease`])
 //! cluster-ports/<node>/<port>        ClusterName: makes a port of a node belong to one cluster
 //! cluster-leftovers/<node>/<id>      Leftover: data to be removed when the node returns
 //! ```
@@ -209,6 +210,7 @@ impl Records {
                     txn = txn.then(op);
                 }
             }
+            txn = txn.then(crate::lease::no_reign(cluster.id));
             for op in self.writes_of_no_access(cluster.id).await? {
                 txn = txn.then(op);
             }

@@ -21,6 +21,7 @@ use super::peer::Caller;
 use super::repeat::{decoded, repeat};
 use crate::cluster::Cluster;
 use crate::identity::Identity;
+use crate::lease::Leases;
 use crate::operation;
 use crate::procedures::requests::connection::{Connection, Reveal};
 use crate::procedures::requests::{AddMember, Asker, DeleteCluster, Desk, Prepare, RemoveMember};
@@ -36,6 +37,7 @@ const WATCH_PAUSE: Duration = Duration::from_millis(200);
 pub struct Clusters {
     pub desk: Desk,
     pub identity: Identity,
+    pub leases: Leases,
 }
 
 /// What came of a changing call.
@@ -210,7 +212,10 @@ impl Clusters {
         let resource = crate::procedures::resource(&cluster.name);
         let holder = self.desk.operations.holder(&resource).await.map_err(refuse)?;
         let operation = holder.map(|holder| holder.operation);
-        Ok(render::cluster(cluster, operation, |node| self.desk.means.nodes.state(node, cluster.id)))
+        let lease = self.leases.view(cluster.id);
+        let state = |node| self.desk.means.nodes.state(node, cluster.id);
+        let now = self.desk.means.clock.now();
+        Ok(render::cluster(cluster, operation, lease.as_ref(), now, state))
     }
 
     fn show_connection(&self, connection: Connection) -> proto::Connection {
@@ -267,6 +272,9 @@ fn without_times(cluster: &proto::Cluster) -> proto::Cluster {
     let mut cluster = cluster.clone();
     for member in &mut cluster.members {
         member.observe_time = None;
+    }
+    if let Some(lease) = &mut cluster.lease {
+        (lease.expire_time, lease.remembered_until_time) = (None, None);
     }
     cluster
 }

@@ -178,7 +178,13 @@ pub(super) async fn stop(host: &Host, layout: &Layout, name: &ServiceName) -> Re
         };
         let _late = tokio::time::timeout(FAST_DEADLINE, gone).await;
     }
+    halt(host, layout, name).await
+}
+
+/// Stops the server immediately, then by force. `Ok` only if no process uses the data any more.
+pub(super) async fn halt(host: &Host, layout: &Layout, name: &ServiceName) -> Result<(), Error> {
     let how = Stop { signal: Signal::Quit, deadline: IMMEDIATE_DEADLINE };
-    host.units().stop(name, how).await.map_err(failed)?;
+    let stopped = host.units().stop(name, how).await;
+    stopped.map_err(|error| Error::failed("stop PostgreSQL", error))?;
     refuse_users(&layout.data()).await
 }

@@ -165,7 +165,6 @@ pub(super) fn report() -> NodeReport {
         }),
         lease: Some(LeaseReport {
             source: LeaseSource::Promises,
-            left: Some(Duration::from_millis(3500)),
             version: Some(Version::new(7)),
             fenced: true,
             open: true,

@@ -41,6 +41,7 @@ pub struct CreateCluster {
     pub parameters: Parameters,
     pub extensions: Vec<ExtensionName>,
     pub exposure: Exposure,
+    pub lease_profile: Profile,
 }
 
 impl Prepare for CreateCluster {
@@ -210,7 +211,7 @@ impl CreateCluster {
             system_identifier: None,
             access,
             exposure: self.exposure,
-            lease_profile: Profile::default(),
+            lease_profile: self.lease_profile,
             created_at: desk.means.clock.now(),
         })
     }

@@ -7,7 +7,9 @@ use holdfast_common::assignment::{Exposure, MAX_PEERS};
 use holdfast_common::engine::{Engine, EngineVersion, ExtensionName, MAX_EXTENSIONS, Parameters};
 use holdfast_common::error::{Failure, Violations};
 use holdfast_common::name::{ClusterName, NodeName};
+use holdfast_common::protocol::Profile;
 use holdfast_common::role::Durability;
+use holdfast_common::wire::WireEnum as _;
 use holdfast_proto::r#type::v1 as nouns;
 use holdfast_proto::v1 as proto;
 
@@ -50,8 +52,10 @@ pub(super) fn create(request: proto::CreateClusterRequest) -> Result<CreateClust
         request_id: _,
         validate_only: _,
         allow_unfiltered,
+        lease_profile,
     } = request;
     let mut violations = Violations::default();
+    let lease_profile = parse_profile(lease_profile, &mut violations);
     let name = violations.take("name", name.parse::<ClusterName>());
     let engine = parse_engine(engine, &mut violations);
     let engine_version = parse_version(&engine_version, &mut violations);
@@ -74,6 +78,7 @@ pub(super) fn create(request: proto::CreateClusterRequest) -> Result<CreateClust
                 parameters,
                 extensions,
                 exposure: exposure(allow_unfiltered),
+                lease_profile,
             })
         }
         _ => None,
@@ -143,6 +148,16 @@ fn parse_durability(durability: i32, violations: &mut Violations) -> Option<Dura
             violations.add("durability", "is unknown; known are: async, quorum");
             None
         }
+    }
+}
+
+fn parse_profile(profile: i32, violations: &mut Violations) -> Profile {
+    match profile {
+        0 => Profile::default(),
+        profile => Profile::from_wire(profile).unwrap_or_else(|_| {
+            violations.add("lease_profile", "is unknown; known are: default, fast, wide");
+            Profile::default()
+        }),
     }
 }
 

@@ -1,17 +1,20 @@
 //! Clusters and plans as operators see them.
 
 use std::collections::BTreeMap;
+use std::time::Duration;
 
 use holdfast_common::assignment::Exposure;
 use holdfast_common::id::{NodeId, OperationId};
-use holdfast_common::role::{Durability, Role};
+use holdfast_common::role::{Availability, Durability, Role};
 use holdfast_common::term::Term;
-use holdfast_common::wire::time_to_wire;
+use holdfast_common::wire::{WireEnum as _, time_to_wire};
 use holdfast_proto::r#type::v1 as nouns;
 use holdfast_proto::v1 as proto;
+use jiff::Timestamp;
 
 use crate::cluster::Cluster;
 use crate::cluster::observed::{self, Health, MemberState, MemberView, NodeState};
+use crate::lease;
 use crate::operation::StepLabel;
 use crate::procedures::requests::{Precondition, Prepared};
 
@@ -28,8 +31,11 @@ pub(super) fn plan(prepared: Prepared) -> proto::Plan {
 pub(super) fn cluster(
     cluster: &Cluster,
     operation: Option<OperationId>,
+    lease: Option<&lease::View>,
+    now: Timestamp,
     state: impl Fn(NodeId) -> Option<NodeState>,
 ) -> proto::Cluster {
+    let lease = lease.map(|view| self::lease(cluster, view, now, &state));
     let view = observed::view(cluster, state);
     let durability = match cluster.durability {
         Durability::Async => nouns::Durability::Async,
@@ -54,6 +60,48 @@ pub(super) fn cluster(
         create_time: Some(time_to_wire(cluster.created_at)),
         operation_id: operation.map(|id| id.to_string()).unwrap_or_default(),
         allow_unfiltered: cluster.exposure == Exposure::AlsoUnfiltered,
+        lease_profile: cluster.lease_profile.to_wire(),
+        lease,
+    }
+}
+
+fn lease(
+    cluster: &Cluster,
+    view: &lease::View,
+    now: Timestamp,
+    state: &impl Fn(NodeId) -> Option<NodeState>,
+) -> proto::ClusterLease {
+    let lease::View { reign, remembered, serves } = view;
+    let name = |node: NodeId| {
+        let member = cluster.member(node);
+        member.map_or_else(|| node.to_string(), |member| member.node_name.to_string())
+    };
+    let report = |node| state(node).and_then(|state| Some((state.availability, state.report?.0)));
+    let primary = report(reign.primary);
+    let held = primary
+        .as_ref()
+        .filter(|(availability, _)| *availability == Availability::Online)
+        .and_then(|(_, report)| report.lease.clone());
+    let outlook = lease::outlook(reign, primary.and_then(|(_, report)| report.position), |node| {
+        let (availability, report) = report(node)?;
+        (availability == Availability::Online).then_some(report.position)
+    });
+    let after = |left: Duration| now.checked_add(left).ok().map(time_to_wire);
+    proto::ClusterLease {
+        holder: name(reign.primary),
+        source: held.as_ref().map_or(0, |held| held.source.to_wire()),
+        expire_time: serves.and_then(after),
+        remembered_until_time: Some(*remembered).filter(|left| !left.is_zero()).and_then(after),
+        list_version: reign.newest().version.get(),
+        promotable_nodes: reign.promotable().into_iter().map(name).collect(),
+        settled: reign.is_settled(),
+        fenced: held.is_some_and(|held| held.fenced),
+        failover: Some(proto::Failover {
+            possible: outlook.obstacle.is_none(),
+            candidate_node: outlook.candidate.map(name).unwrap_or_default(),
+            behind_bytes: outlook.behind,
+            message: outlook.obstacle.map(|obstacle| obstacle.to_string()).unwrap_or_default(),
+        }),
     }
 }
 

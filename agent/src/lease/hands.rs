@@ -1,0 +1,186 @@
+//! What keepers do things with: the gate in the kernel, the disk, the engine, the network.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use holdfast_common::error::Chain;
+use holdfast_common::id::{ClusterId, EventId, NodeId};
+use holdfast_common::link::{AskPromise, Leased, Promised};
+use holdfast_common::protocol::{self, Record, Slot, ToCoordinator, ToPeer};
+use holdfast_common::report::{NodeEvent, Severity};
+use holdfast_common::telemetry::Filtering;
+use tokio::runtime;
+use tokio::sync::mpsc;
+
+use super::{Input, Means, records};
+use crate::firewall::{self, Gate};
+use crate::host::files::Files;
+use crate::host::netlink::Error;
+
+/// After a record could not be written.
+const STORE_PAUSE: Duration = Duration::from_secs(1);
+
+/// One deed on the gate of a port.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Deed {
+    Arm(Slot, Duration),
+    Grant(Slot),
+    /// Arms and grants at once what was open already: not shut in between.
+    Limit(Slot, Duration),
+    OpenForEver,
+    OpenToReaders(Duration),
+    Shut,
+}
+
+/// What a keeper can do. Only the gate answers at once; nothing here waits for a disk or the network.
+pub(super) trait Hands {
+    /// # Errors
+    /// Then nothing has changed in the kernel.
+    fn gate(&mut self, port: u16, deed: Deed) -> Result<(), Error>;
+
+    /// What the kernel lets in.
+    fn observe(&mut self, port: u16) -> Result<protocol::Gate, Error>;
+
+    /// Writes the record, again and again until it is on the disk; then [`Input::Stored`] comes.
+    fn store(&mut self, cluster: ClusterId, record: Record);
+
+    /// Ends the engine at once.
+    fn halt(&mut self, cluster: ClusterId);
+
+    fn tell(&mut self, cluster: ClusterId, message: ToCoordinator);
+
+    fn send(&mut self, cluster: ClusterId, to: NodeId, message: ToPeer);
+
+    /// Tells a person.
+    fn event(&mut self, cluster: ClusterId, severity: Severity, reason: &str, message: &str);
+}
+
+/// The real ones.
+pub(super) struct Agents {
+    means: Means,
+    gate: Option<Gate>,
+    /// For what waits: the disk, engines.
+    elsewhere: runtime::Handle,
+    inputs: mpsc::Sender<Input>,
+    /// Promises that were given for the input at hand.
+    pub(super) given: Vec<(NodeId, Promised)>,
+}
+
+// === impl Agents ===
+
+impl Agents {
+    pub(super) fn new(means: Means, elsewhere: runtime::Handle, inputs: mpsc::Sender<Input>) -> Self {
+        Self { means, gate: None, elsewhere, inputs, given: Vec::new() }
+    }
+
+    pub(super) fn load(&self, cluster: ClusterId) {
+        let (files, state, inputs) = self.disk();
+        self.elsewhere.spawn(async move {
+            loop {
+                match records::load(&files, &state, cluster).await {
+                    Ok(found) => return drop(inputs.send(Input::Loaded { cluster, found }).await),
+                    Err(error) => tracing::error!(%cluster, error = %Chain(&error), "read a lease's record"),
+                }
+                tokio::time::sleep(STORE_PAUSE).await;
+            }
+        });
+    }
+
+    pub(super) fn forget(&self, cluster: ClusterId) {
+        let (files, state, _) = self.disk();
+        self.elsewhere.spawn(async move {
+            if let Err(error) = records::forget(&files, &state, cluster).await {
+                tracing::warn!(%cluster, error = %Chain(&error), "remove a lease's record");
+            }
+        });
+    }
+
+    fn disk(&self) -> (Files, PathBuf, mpsc::Sender<Input>) {
+        (self.means.files.clone(), self.means.state.clone(), self.inputs.clone())
+    }
+
+    /// The gate; none where nothing is filtered, and the engine's stop is all there is.
+    fn kernel(&mut self) -> Result<Option<&Gate>, Error> {
+        if matches!(self.means.firewall.borrow().filtering, Filtering::Unavailable { .. }) {
+            return Ok(None);
+        }
+        if self.gate.is_none() {
+            self.gate = Some(Gate::open(&self.means.kernel)?);
+        }
+        Ok(self.gate.as_ref())
+    }
+}
+
+impl Hands for Agents {
+    fn gate(&mut self, port: u16, deed: Deed) -> Result<(), Error> {
+        let Some(gate) = self.kernel()? else { return Ok(()) };
+        match deed {
+            Deed::Arm(slot, lasts) => gate.arm(port, slot, lasts),
+            Deed::Grant(slot) => gate.grant(port, slot),
+            Deed::Limit(slot, lasts) => gate.limit(port, slot, lasts),
+            Deed::OpenForEver => gate.open_for_ever(port),
+            Deed::OpenToReaders(lasts) => gate.open_to_readers(port, lasts),
+            Deed::Shut => gate.shut(port),
+        }
+    }
+
+    fn observe(&mut self, port: u16) -> Result<protocol::Gate, Error> {
+        let Some(gate) = self.kernel()? else { return Ok(protocol::Gate::default()) };
+        let found: firewall::gate::Standing = gate.observe(port)?;
+        Ok(protocol::Gate::found(Slot::BOTH.map(|slot| found.left(slot)), found.is_for_ever()))
+    }
+
+    fn store(&mut self, cluster: ClusterId, record: Record) {
+        let (files, state, inputs) = self.disk();
+        self.elsewhere.spawn(async move {
+            while let Err(error) = records::store(&files, &state, cluster, &record).await {
+                tracing::error!(%cluster, error = %Chain(&error), "store a lease's record; it is tried again");
+                tokio::time::sleep(STORE_PAUSE).await;
+            }
+            drop(inputs.send(Input::Stored { cluster, record }).await);
+        });
+    }
+
+    fn halt(&mut self, cluster: ClusterId) {
+        let halt = Arc::clone(&self.means.halt);
+        self.elsewhere.spawn(async move {
+            if let Err(error) = halt(cluster).await {
+                tracing::error!(%cluster, error = %Chain(&error), "stop an engine that has no lease; the next round tries again");
+            }
+        });
+    }
+
+    fn tell(&mut self, cluster: ClusterId, message: ToCoordinator) {
+        self.means.contact.tell(Leased { cluster_id: cluster, message });
+    }
+
+    fn send(&mut self, cluster: ClusterId, to: NodeId, message: ToPeer) {
+        match message {
+            ToPeer::AskPromise { number, term } => {
+                let assignment = self.means.assignment.borrow();
+                let address = assignment
+                    .member(cluster)
+                    .and_then(|member| member.members.iter().find(|peer| peer.node_id == to))
+                    .map(|peer| peer.address);
+                drop(assignment);
+                let asked = AskPromise { cluster_id: cluster, number, term };
+                if let Some(address) = address {
+                    self.means.contact.ask(to, address, asked, self.inputs.clone());
+                }
+            }
+            ToPeer::Promise { number, term } => self.given.push((to, Promised { number, term })),
+        }
+    }
+
+    fn event(&mut self, cluster: ClusterId, severity: Severity, reason: &str, message: &str) {
+        (self.means.tell)(NodeEvent {
+            id: EventId::generate(),
+            time: self.means.clock.now(),
+            severity,
+            reason: reason.to_owned(),
+            message: message.to_owned(),
+            cluster_id: Some(cluster),
+        });
+    }
+}

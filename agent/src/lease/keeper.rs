@@ -1,0 +1,367 @@
+//! One member: hands what happens to the state machine of `common::protocol`, and carries its effects out in their order.
+//!
+//! ```text
+//!  event ─► Member ─► effects ─┬─► gate, renewals, promises, stopping the engine: now
+//!                              └─► a record: to the disk; what follows it waits until it is there
+//! ```
+//! If the gate cannot be changed the rest of the batch is dropped, and the member begins again from its stored record and
+//! from what the kernel says, as at the agent's start but without its grace: a failure to renew is no renewal.
+
+#[cfg(test)]
+mod tests;
+
+use std::collections::VecDeque;
+use std::time::Duration;
+
+use holdfast_common::id::{ClusterId, NodeId};
+use holdfast_common::protocol::timing::STARTING_ASKS_FOR;
+use holdfast_common::protocol::{
+    Countdown, Effect, Event, List, Member, Numbers, Record, Standing, Timings, ToCoordinator, ToMember,
+    ToPeer,
+};
+use holdfast_common::report::{LeaseReport, LeaseSource, MemberReport, Severity};
+use holdfast_common::term::Term;
+
+use super::hands::{Deed, Hands};
+use super::readiness::Readiness;
+use super::{Held, Serve};
+
+/// Effects that wait for the disk; a member whose disk hangs for so long begins anew.
+const MAX_WAITING: usize = 64;
+
+#[derive(Debug)]
+pub(super) struct Keeper {
+    cluster: ClusterId,
+    port: u16,
+    timings: Timings,
+    member: Member,
+    /// On the disk.
+    stored: Record,
+    /// On its way to the disk.
+    storing: Option<Record>,
+    waiting: VecDeque<Effect>,
+    serve: Serve,
+    source: LeaseSource,
+    readiness: Readiness,
+    /// Since the last round of renewals.
+    since_round: Duration,
+    /// For how long the kernel could not be told.
+    broken: Option<Duration>,
+    /// It was never here, and its first record is not on the disk: it promises nothing yet.
+    unborn: bool,
+}
+
+// === impl Keeper ===
+
+impl Keeper {
+    /// A member that was never here. Its first record goes to the disk before anything else.
+    pub(super) fn fresh(cluster: ClusterId, port: u16, timings: Timings, hands: &mut dyn Hands) -> Self {
+        let member = Member::fresh(&timings);
+        let mut keeper = Self { unborn: true, ..Self::around(cluster, port, timings, member) };
+        keeper.begin_store(keeper.stored.clone(), hands);
+        keeper
+    }
+
+    /// A starting agent's, with what was found on the disk.
+    pub(super) fn started(
+        cluster: ClusterId,
+        port: u16,
+        timings: Timings,
+        record: Record,
+        hands: &mut dyn Hands,
+    ) -> Self {
+        let found = hands.observe(port);
+        let broken = found.is_err().then_some(Duration::ZERO);
+        let member = Member::started(record, found.unwrap_or_default(), &timings);
+        Self { broken, ..Self::around(cluster, port, timings, member) }
+    }
+
+    fn around(cluster: ClusterId, port: u16, timings: Timings, member: Member) -> Self {
+        let source = if member.gate.is_alone() { LeaseSource::Alone } else { LeaseSource::None };
+        Self {
+            cluster,
+            port,
+            timings,
+            stored: member.record.clone(),
+            serve: serve(&member.record),
+            member,
+            storing: None,
+            waiting: VecDeque::new(),
+            source,
+            readiness: Readiness::default(),
+            // The first round is due at once.
+            since_round: timings.renewal,
+            broken: None,
+            unborn: false,
+        }
+    }
+
+    pub(super) fn port(&self) -> u16 {
+        self.port
+    }
+
+    /// Nothing binds it to its cluster any more.
+    pub(super) fn is_free(&self) -> bool {
+        self.storing.is_none() && self.member.promise.is_over()
+    }
+
+    /// So much time went by.
+    pub(super) fn pass(&mut self, elapsed: Duration) {
+        self.member.pass(elapsed);
+        self.since_round = self.since_round.saturating_add(elapsed);
+        if let Some(broken) = &mut self.broken {
+            *broken = broken.saturating_add(elapsed);
+        }
+    }
+
+    /// Somebody can be asked now who could not be before: the next round is due at once.
+    pub(super) fn hurry(&mut self) {
+        self.since_round = self.timings.renewal;
+    }
+
+    /// When [`Keeper::due`] has something to do, if nothing else happens.
+    pub(super) fn due_in(&self) -> Duration {
+        let round = self.timings.renewal.saturating_sub(self.since_round);
+        self.member.due_in().map_or(round, |due| due.min(round))
+    }
+
+    /// What time alone brings about.
+    pub(super) fn due(&mut self, numbers: &mut Numbers, contact: bool, hands: &mut dyn Hands) {
+        if self.unborn {
+            return;
+        }
+        if self.broken.is_some() && !self.mend(hands) {
+            return;
+        }
+        if self.since_round >= self.timings.renewal {
+            self.since_round = Duration::ZERO;
+            self.look_after_gate(contact, hands);
+            self.happen(Event::Round { number: numbers.take() }, hands);
+        }
+        let effects = self.member.due(&self.timings);
+        self.carry(effects, hands);
+    }
+
+    /// What the assignment says of a replica: the coordinator told it whom to follow.
+    pub(super) fn follow(&mut self, term: Term, primary: NodeId, hands: &mut dyn Hands) {
+        if self.member.record != Record::replica(term) && term >= self.member.record.term {
+            self.happen(Event::Told(ToMember::Follow { term, primary }), hands);
+        }
+    }
+
+    /// What is observed of the engine.
+    pub(super) fn see(&mut self, seen: &MemberReport, hands: &mut dyn Hands) {
+        if self.member.record.standing != Standing::Primary {
+            return;
+        }
+        let list: Option<List> = self.member.record.list.clone();
+        if let Some(ready) = self.readiness.is_ready(seen, list.as_ref()) {
+            self.happen(Event::Ready(ready), hands);
+        }
+        if let Some(version) = list.and_then(|list| self.readiness.enforces(seen, &list)) {
+            self.happen(Event::Enforced { version }, hands);
+        }
+    }
+
+    /// Something happened to the member.
+    pub(super) fn happen(&mut self, event: Event, hands: &mut dyn Hands) {
+        if self.unborn || self.broken.is_some() {
+            return;
+        }
+        let source = match &event {
+            Event::Told(ToMember::Granted { .. }) => Some(LeaseSource::Coordinator),
+            Event::Peer { message: ToPeer::Promise { .. }, .. } => Some(LeaseSource::Promises),
+            _ => None,
+        };
+        let left = self.member.gate.left();
+        let effects = self.member.handle(event, &self.timings);
+        if let Some(source) = source.filter(|_| self.member.gate.left() > left) {
+            self.source = source;
+        }
+        self.carry(effects, hands);
+        let effects = self.member.due(&self.timings);
+        self.carry(effects, hands);
+    }
+
+    /// The record is on the disk: what waited for it goes on.
+    pub(super) fn stored(&mut self, record: Record, hands: &mut dyn Hands) {
+        if self.storing.as_ref() != Some(&record) {
+            return;
+        }
+        self.storing = None;
+        self.stored = record;
+        self.unborn = false;
+        let waiting: Vec<Effect> = std::mem::take(&mut self.waiting).into();
+        if self.broken.is_none() {
+            self.carry_on(waiting, hands);
+        }
+    }
+
+    /// How it stands.
+    pub(super) fn held(&self) -> Held {
+        let Record { standing, list, fenced, .. } = &self.member.record;
+        let report = (*standing == Standing::Primary).then(|| {
+            let alone = self.member.gate.is_alone();
+            let source = match (alone, self.member.gate.left().is_zero()) {
+                (true, _) => LeaseSource::Alone,
+                (false, true) => LeaseSource::None,
+                (false, false) => self.source,
+            };
+            LeaseReport {
+                source,
+                version: list.as_ref().map(|list| list.version),
+                fenced: *fenced,
+                open: self.broken.is_none() && self.member.gate.is_open(),
+            }
+        });
+        Held { serve: self.serve, report }
+    }
+
+    /// Effects of one event: behind those that wait for the disk, but for what must not wait.
+    fn carry(&mut self, effects: Vec<Effect>, hands: &mut dyn Hands) {
+        if self.broken.is_none() {
+            self.carry_on(effects, hands);
+        }
+    }
+
+    fn carry_on(&mut self, effects: Vec<Effect>, hands: &mut dyn Hands) {
+        let mut effects = effects.into_iter().peekable();
+        while let Some(effect) = effects.next() {
+            let deed = match effect {
+                Effect::Arm { slot, timeout } if effects.peek() == Some(&Effect::Grant { slot }) => {
+                    effects.next();
+                    Deed::Limit(slot, timeout)
+                }
+                Effect::Arm { slot, timeout } => Deed::Arm(slot, timeout),
+                Effect::Grant { slot } => Deed::Grant(slot),
+                Effect::OpenAlone => Deed::OpenForEver,
+                Effect::Shut => Deed::Shut,
+                // The element without an end was that of the slot that has just been limited.
+                Effect::CloseAlone => continue,
+                other => {
+                    self.carry_other(other, hands);
+                    continue;
+                }
+            };
+            if let Err(error) = hands.gate(self.port, deed) {
+                tracing::warn!(cluster = %self.cluster, ?deed, %error, "the gate cannot be changed");
+                let stops =
+                    effects.any(|rest| matches!(rest, Effect::StopEngine | Effect::StopEngineCleanly));
+                self.break_off(stops, hands);
+                return;
+            }
+        }
+    }
+
+    fn carry_other(&mut self, effect: Effect, hands: &mut dyn Hands) {
+        match effect {
+            Effect::Tell(message @ ToCoordinator::Renew { .. }) => return hands.tell(self.cluster, message),
+            Effect::Send { to, message } => return hands.send(self.cluster, to, message),
+            // Stopping is never wrong; what waits may start it, so it also keeps its place.
+            Effect::StopEngine => self.halt(hands),
+            _ => {}
+        }
+        if self.storing.is_some() {
+            if self.waiting.len() >= MAX_WAITING {
+                return self.break_off(false, hands);
+            }
+            return self.waiting.push_back(effect);
+        }
+        match effect {
+            Effect::Store(record) => self.begin_store(record, hands),
+            Effect::StopEngine => self.halt(hands),
+            Effect::StartEngine | Effect::Lead { .. } => {
+                self.readiness = Readiness::default();
+                self.serve = Serve::May;
+            }
+            Effect::Tell(message) => hands.tell(self.cluster, message),
+            // The assignment tells the engine; what it enforces is seen.
+            Effect::Enforce { .. } | Effect::Follow { .. } => {}
+            // The driver lets none of the orders through that lead here.
+            Effect::StopEngineCleanly
+            | Effect::CutReceiver
+            | Effect::TellSealed { .. }
+            | Effect::TellStopped { .. } => {
+                tracing::error!(cluster = %self.cluster, ?effect, "an effect of an order that this agent does not know");
+            }
+            Effect::Arm { .. }
+            | Effect::Grant { .. }
+            | Effect::OpenAlone
+            | Effect::CloseAlone
+            | Effect::Shut
+            | Effect::Send { .. } => {}
+        }
+    }
+
+    fn begin_store(&mut self, record: Record, hands: &mut dyn Hands) {
+        if record.fenced && !self.stored.fenced {
+            let message = "it lost its lease and was stopped; it serves again once it has a new one";
+            hands.event(self.cluster, Severity::Error, "LEASE_LOST", message);
+        } else if self.stored.fenced && !record.fenced {
+            hands.event(self.cluster, Severity::Info, "LEASE_REGAINED", "it has a lease again, and serves");
+        }
+        self.storing = Some(record.clone());
+        hands.store(self.cluster, record);
+    }
+
+    fn halt(&mut self, hands: &mut dyn Hands) {
+        self.serve = Serve::MustNot;
+        self.readiness = Readiness::default();
+        hands.halt(self.cluster);
+    }
+
+    fn break_off(&mut self, stops: bool, hands: &mut dyn Hands) {
+        if stops {
+            self.halt(hands);
+        }
+        self.waiting.clear();
+        self.broken = Some(Duration::ZERO);
+    }
+
+    /// Begins again from the disk and the kernel; false while that is not possible.
+    fn mend(&mut self, hands: &mut dyn Hands) -> bool {
+        let found = match hands.observe(self.port) {
+            Ok(found) if self.storing.is_none() => found,
+            Ok(_) | Err(_) => {
+                let over = self.broken.is_some_and(|since| since >= self.timings.served());
+                let lone = self.stored.list.as_ref().is_some_and(List::is_lone);
+                if over && self.stored.standing == Standing::Primary && !lone && self.serve == Serve::May {
+                    self.halt(hands);
+                }
+                return false;
+            }
+        };
+        self.broken = None;
+        self.member = Member::started(self.stored.clone(), found, &self.timings);
+        // It is no start: what a starting agent may wait for is over, what its member has promised is not.
+        let promise: Countdown = self.member.promise;
+        self.member.pass(STARTING_ASKS_FOR);
+        self.member.promise = promise;
+        self.member.gate = hands.observe(self.port).unwrap_or_default();
+        self.serve = serve(&self.stored);
+        self.readiness = Readiness::default();
+        true
+    }
+
+    /// Somebody else may have emptied the table: an element without an end comes back, those with one by the next renewal.
+    /// Readers are let in to a replica that is in contact.
+    fn look_after_gate(&mut self, contact: bool, hands: &mut dyn Hands) {
+        let deed = if self.member.gate.is_alone() {
+            let lost = hands.observe(self.port).is_ok_and(|found| !found.is_alone());
+            lost.then_some(Deed::OpenForEver)
+        } else if self.member.record.standing == Standing::Replica && contact {
+            Some(Deed::OpenToReaders(self.timings.lease))
+        } else {
+            None
+        };
+        let Some(deed) = deed else { return };
+        if let Err(error) = hands.gate(self.port, deed) {
+            tracing::debug!(cluster = %self.cluster, %error, "the gate is looked after in the next round");
+        }
+    }
+}
+
+/// What a record says of the engine before anything has happened.
+fn serve(record: &Record) -> Serve {
+    if record.standing == Standing::Primary && !record.fenced { Serve::May } else { Serve::MustNot }
+}

@@ -1,0 +1,331 @@
+use std::cell::RefCell;
+
+use holdfast_common::assignment::Synchronous;
+use holdfast_common::engine::Engine;
+use holdfast_common::generation::Generation;
+use holdfast_common::position::Position;
+use holdfast_common::protocol::Profile;
+use holdfast_common::protocol::{Gate, Need, RequestNumber, Slot, Version};
+use holdfast_common::report::{EngineState, Follower};
+use holdfast_common::role::Role;
+use nix::errno::Errno;
+
+use super::*;
+use crate::host::netlink::Error;
+
+const PORT: u16 = 5432;
+const TERM: Term = Term::FIRST;
+
+/// What was done, in order; a disk that answers when the test says so, and a kernel that can be refused.
+#[derive(Default)]
+struct Recorder {
+    done: Vec<Done>,
+    stored: Vec<Record>,
+    kernel: RefCell<Gate>,
+    refuses: bool,
+}
+
+#[derive(Debug, Clone, PartialEq)]
+enum Done {
+    Gate(Deed),
+    Store(Record),
+    Halt,
+    Tell(ToCoordinator),
+    Send(NodeId, ToPeer),
+    Event(String),
+}
+
+impl Hands for Recorder {
+    fn gate(&mut self, _: u16, deed: Deed) -> Result<(), Error> {
+        if self.refuses {
+            return Err(Error::Refused { deed: "a test", source: Errno::EBUSY });
+        }
+        self.done.push(Done::Gate(deed));
+        Ok(())
+    }
+
+    fn observe(&mut self, _: u16) -> Result<Gate, Error> {
+        if self.refuses {
+            return Err(Error::Refused { deed: "a test", source: Errno::EBUSY });
+        }
+        Ok(self.kernel.borrow().clone())
+    }
+
+    fn store(&mut self, _: ClusterId, record: Record) {
+        self.stored.push(record.clone());
+        self.done.push(Done::Store(record));
+    }
+
+    fn halt(&mut self, _: ClusterId) {
+        self.done.push(Done::Halt);
+    }
+
+    fn tell(&mut self, _: ClusterId, message: ToCoordinator) {
+        self.done.push(Done::Tell(message));
+    }
+
+    fn send(&mut self, _: ClusterId, to: NodeId, message: ToPeer) {
+        self.done.push(Done::Send(to, message));
+    }
+
+    fn event(&mut self, _: ClusterId, _: Severity, reason: &str, _: &str) {
+        self.done.push(Done::Event(reason.to_owned()));
+    }
+}
+
+/// One member, its hands, and the numbers of its requests.
+struct Bench {
+    keeper: Keeper,
+    hands: Recorder,
+    numbers: Numbers,
+}
+
+fn timings() -> Timings {
+    Profile::Default.timings()
+}
+
+impl Bench {
+    fn fresh() -> Self {
+        let mut hands = Recorder::default();
+        let keeper = Keeper::fresh(ClusterId::generate(), PORT, timings(), &mut hands);
+        Self { keeper, hands, numbers: Numbers::of_run(1) }
+    }
+
+    /// A primary with this list that serves by the coordinator's word.
+    fn serving(list: List) -> Self {
+        let mut hands = Recorder::default();
+        let lone = list.is_lone();
+        let record = Record::primary(TERM, list);
+        let keeper = Keeper::started(ClusterId::generate(), PORT, timings(), record, &mut hands);
+        let mut bench = Self { keeper, hands, numbers: Numbers::of_run(1) };
+        bench.happen(Event::Ready(true));
+        if !lone {
+            bench.renew();
+        }
+        bench.hands.done.clear();
+        bench
+    }
+
+    fn happen(&mut self, event: Event) {
+        self.keeper.happen(event, &mut self.hands);
+    }
+
+    fn pass(&mut self, time: Duration) {
+        self.keeper.pass(time);
+        self.keeper.due(&mut self.numbers, false, &mut self.hands);
+    }
+
+    /// The disk has done what it was told.
+    fn disk(&mut self) {
+        for record in std::mem::take(&mut self.hands.stored) {
+            self.keeper.stored(record, &mut self.hands);
+        }
+    }
+
+    fn last_asked(&self) -> Option<RequestNumber> {
+        self.hands.done.iter().rev().find_map(|done| match done {
+            Done::Tell(ToCoordinator::Renew { number, .. }) => Some(*number),
+            _ => None,
+        })
+    }
+
+    /// A round, granted by the coordinator.
+    fn renew(&mut self) {
+        self.pass(timings().renewal);
+        let number = self.last_asked().expect("a renewal");
+        self.happen(Event::Told(ToMember::Granted { number, term: TERM, list: None }));
+    }
+
+    fn told(&self, version: Version) -> bool {
+        self.hands.done.contains(&Done::Tell(ToCoordinator::ListStored { term: TERM, version }))
+    }
+}
+
+fn list(version: u64, members: &[NodeId]) -> List {
+    List::new(Version::new(version), members.iter().copied(), Need::All)
+}
+
+fn ask(from: NodeId) -> Event {
+    let message = ToPeer::AskPromise { number: RequestNumber::new(7, 1), term: TERM };
+    Event::Peer { from, message }
+}
+
+#[test]
+fn a_member_that_was_never_here_promises_nothing_before_its_record_is_on_the_disk() {
+    let (mut bench, asker) = (Bench::fresh(), NodeId::generate());
+    bench.happen(ask(asker));
+    assert_eq!(bench.hands.done, [Done::Store(Record::replica(Term::NONE))]);
+    bench.disk();
+    bench.happen(ask(asker));
+    assert!(matches!(bench.hands.done.last(), Some(Done::Send(to, ToPeer::Promise { .. })) if *to == asker));
+}
+
+#[test]
+fn renewals_do_not_wait_for_the_disk_and_what_follows_a_record_does() {
+    let mut bench = Bench::fresh();
+    bench.disk();
+    let first = list(1, &[NodeId::generate()]);
+    bench.happen(Event::Told(ToMember::Promote { term: TERM, list: first.clone() }));
+    // The disk hangs.
+    assert!(!bench.told(first.version));
+    assert_eq!(bench.keeper.held().serve, Serve::MustNot, "the engine starts after the record");
+    bench.pass(timings().renewal);
+    assert!(bench.last_asked().is_some(), "{:?}", bench.hands.done);
+    bench.disk();
+    assert!(bench.told(first.version));
+    assert_eq!(bench.keeper.held().serve, Serve::May);
+}
+
+#[test]
+fn a_renewal_is_armed_before_it_is_sent_and_not_sent_if_that_fails() {
+    let mut bench = Bench::serving(list(1, &[NodeId::generate()]));
+    bench.pass(timings().renewal);
+    let armed = bench.hands.done.iter().position(|done| matches!(done, Done::Gate(Deed::Arm(..))));
+    let sent =
+        bench.hands.done.iter().position(|done| matches!(done, Done::Tell(ToCoordinator::Renew { .. })));
+    assert!(armed.is_some() && armed < sent, "{:?}", bench.hands.done);
+    bench.hands.done.clear();
+    bench.hands.refuses = true;
+    bench.pass(timings().renewal);
+    assert_eq!(bench.hands.done, []);
+}
+
+#[test]
+fn a_kernel_that_cannot_be_told_is_no_reason_to_serve_on() {
+    let mut bench = Bench::serving(list(1, &[NodeId::generate()]));
+    bench.hands.refuses = true;
+    bench.pass(timings().renewal);
+    assert_eq!(bench.keeper.held().serve, Serve::May, "it may be told in a moment");
+    for _ in 0..5 {
+        bench.pass(timings().renewal);
+    }
+    assert!(bench.hands.done.contains(&Done::Halt));
+    assert_eq!(bench.keeper.held().serve, Serve::MustNot);
+    // It can be told again: the lease is over, which is written down; then it serves with the next one.
+    bench.hands.refuses = false;
+    bench.pass(timings().renewal);
+    bench.disk();
+    assert!(bench.keeper.held().report.is_some_and(|report| report.fenced), "{:?}", bench.hands.done);
+    bench.renew();
+    assert_eq!(bench.keeper.held().serve, Serve::May);
+    bench.happen(Event::Ready(true));
+    assert!(bench.keeper.held().report.is_some_and(|report| report.open && !report.fenced));
+}
+
+#[test]
+fn a_lease_that_is_over_shuts_stops_and_writes_it_down_in_this_order() {
+    let mut bench = Bench::serving(list(1, &[NodeId::generate()]));
+    bench.pass(timings().served());
+    let order: Vec<usize> = [Done::Gate(Deed::Shut), Done::Halt]
+        .into_iter()
+        .map(|deed| bench.hands.done.iter().position(|done| *done == deed).expect("it was done"))
+        .collect();
+    let fenced =
+        bench.hands.done.iter().position(|done| matches!(done, Done::Store(record) if record.fenced));
+    assert!(order[0] < order[1] && Some(order[1]) < fenced, "{:?}", bench.hands.done);
+    assert!(bench.hands.done.contains(&Done::Event("LEASE_LOST".to_owned())));
+}
+
+#[test]
+fn a_lone_primary_becomes_timed_in_one_stroke_before_its_first_member_is_confirmed() {
+    let mut bench = Bench::serving(list(1, &[]));
+    bench.pass(Duration::from_secs(1));
+    bench.hands.done.clear();
+    let second = list(2, &[NodeId::generate()]);
+    bench.happen(Event::Told(ToMember::Promote { term: TERM, list: second.clone() }));
+    assert_eq!(bench.hands.done.first(), Some(&Done::Gate(Deed::Limit(Slot::A, timings().served()))));
+    assert!(!bench.told(second.version), "before it is on the disk");
+    bench.disk();
+    assert!(bench.told(second.version));
+    assert!(!bench.hands.done.iter().any(|done| matches!(done, Done::Gate(Deed::Shut))));
+}
+
+#[test]
+fn whose_word_it_was_is_told() {
+    let (peer, served) = (NodeId::generate(), timings().served());
+    let mut bench = Bench::serving(list(1, &[peer]));
+    let source = |bench: &Bench| bench.keeper.held().report.map(|report| report.source);
+    assert_eq!(source(&bench), Some(LeaseSource::Coordinator));
+    // The coordinator is silent.
+    for _ in 0..3 {
+        bench.pass(timings().renewal);
+    }
+    let number = bench.last_asked().expect("a renewal");
+    assert!(bench.hands.done.contains(&Done::Send(peer, ToPeer::AskPromise { number, term: TERM })));
+    bench.happen(Event::Peer { from: peer, message: ToPeer::Promise { number, term: TERM } });
+    assert_eq!(source(&bench), Some(LeaseSource::Promises));
+    bench.pass(served);
+    assert_eq!(source(&bench), Some(LeaseSource::None));
+    assert_eq!(source(&Bench::serving(list(1, &[]))), Some(LeaseSource::Alone));
+}
+
+/// A primary that runs, flushed up to `at`, followed by these.
+fn seen(at: u64, followers: &[(NodeId, u64)]) -> MemberReport {
+    MemberReport {
+        cluster_id: ClusterId::generate(),
+        engine: Engine::Postgresql,
+        state: EngineState::Running,
+        role: Some(Role::Primary),
+        term: TERM,
+        position: Some(Position { era: 1, offset: at }),
+        replayed: None,
+        lag_seconds: None,
+        streaming: None,
+        followers: followers
+            .iter()
+            .map(|(node_id, flushed)| Follower {
+                node_id: *node_id,
+                flushed_offset: Some(*flushed),
+                synchronous: true,
+                streaming: true,
+            })
+            .collect(),
+        synchronous: Synchronous::default(),
+        system_identifier: None,
+        engine_version: None,
+        started_at: None,
+        message: String::new(),
+        converged_generation: Generation::NONE,
+        pending_restart: Vec::new(),
+        data_bytes: None,
+        access: None,
+        lease: None,
+    }
+}
+
+#[test]
+fn after_a_start_a_quorum_is_followed_beyond_its_recovery_before_it_serves() {
+    let (a, b, stranger) = (NodeId::generate(), NodeId::generate(), NodeId::generate());
+    let quorum = List::new(Version::FIRST, [a, b], Need::of(1));
+    let mut readiness = Readiness::default();
+    let mut is_ready = |seen: &MemberReport| readiness.is_ready(seen, Some(&quorum));
+    assert_eq!(is_ready(&seen(100, &[(a, 90), (stranger, 200)])), Some(false));
+    assert_eq!(is_ready(&seen(500, &[(a, 100)])), Some(true), "beyond the end of recovery, not beyond now");
+    assert_eq!(is_ready(&seen(900, &[])), Some(true), "for as long as this start lasts");
+    assert_eq!(is_ready(&MemberReport { state: EngineState::Unknown, ..seen(0, &[]) }), None);
+    assert_eq!(is_ready(&MemberReport { state: EngineState::Starting, ..seen(0, &[]) }), Some(false));
+    assert_eq!(is_ready(&seen(1000, &[(a, 999)])), Some(false), "a crash makes more visible");
+    let mut readiness = Readiness::default();
+    assert_eq!(
+        readiness.is_ready(&seen(100, &[]), Some(&list(1, &[a]))),
+        Some(true),
+        "async waits for nobody"
+    );
+}
+
+#[test]
+fn a_list_is_enforced_once_the_engine_depends_on_it_and_all_of_it_has_what_was_acknowledged() {
+    let (a, b) = (NodeId::generate(), NodeId::generate());
+    let quorum = List::new(Version::new(3), [a, b], Need::of(1));
+    let set = Synchronous { count: 1, nodes: vec![a, b] };
+    let with =
+        |at, followers: &[(NodeId, u64)]| MemberReport { synchronous: set.clone(), ..seen(at, followers) };
+    let mut readiness = Readiness::default();
+    assert_eq!(readiness.enforces(&seen(100, &[(a, 100), (b, 100)]), &quorum), None);
+    assert_eq!(readiness.enforces(&with(200, &[(a, 200), (b, 150)]), &quorum), None);
+    assert_eq!(readiness.enforces(&with(300, &[(a, 300), (b, 199)]), &quorum), None);
+    assert_eq!(readiness.enforces(&with(300, &[(a, 300), (b, 200)]), &quorum), Some(quorum.version));
+    let other = Synchronous { count: 1, nodes: vec![a] };
+    let other = MemberReport { synchronous: other, ..seen(300, &[(a, 300), (b, 300)]) };
+    assert_eq!(readiness.enforces(&other, &quorum), None);
+}

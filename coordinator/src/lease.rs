@@ -1,0 +1,348 @@
+//! The coordinator's part in the leases: grants them, keeps the lists of promotable members, and remembers for how long a
+//! primary may hold one.
+//!
+//! ```text
+//!  rpc/lease ── renewals ──► hear ──► Regent (common::protocol), in memory ──► granted, on the same stream, at once
+//!            ── list stored ► hear ──┐
+//!  reconcile/leases ──► settle ──────┴─► Regent ──► stored ──► told, and told again until it is confirmed
+//! ```
+//! What must be told is stored before. Nothing here decides what is safe, who should be a member, or to fail over.
+
+mod outlook;
+
+pub use outlook::{Obstacle, Outlook, outlook};
+
+use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use holdfast_common::clock::{Boottime, Clock};
+use holdfast_common::error::Chain;
+use holdfast_common::id::{ClusterId, NodeId};
+use holdfast_common::link::Leased;
+use holdfast_common::protocol::{
+    Decree, List, Need, Profile, Regent, Reign, Timings, ToCoordinator, ToMember, Version,
+};
+use holdfast_common::term::Term;
+use tokio::sync::mpsc;
+
+use crate::directory::{self, Directory, put};
+use crate::store::{self, Compare, Key, Op, Revision, Txn};
+
+/// Prefix of the reigns.
+const REIGNS: &str = "cluster-reigns/";
+/// Messages that wait for one node.
+const OUTGOING: usize = 256;
+
+/// The leases of all clusters. Cheap to clone.
+#[derive(Debug, Clone)]
+pub struct Leases {
+    shared: Arc<Shared>,
+}
+
+#[derive(Debug)]
+struct Shared {
+    directory: Directory,
+    clock: Clock,
+    seats: Mutex<BTreeMap<ClusterId, Seat>>,
+    streams: Mutex<BTreeMap<NodeId, Stream>>,
+    next: AtomicU64,
+    /// One change at a time, from the rule to the store.
+    change: tokio::sync::Mutex<()>,
+}
+
+/// One cluster's.
+#[derive(Debug)]
+struct Seat {
+    regent: Regent,
+    timings: Timings,
+    /// Until when its time was counted.
+    at: Boottime,
+    /// Of the stored reign.
+    revision: Revision,
+    /// When it last granted the lease.
+    granted: Option<Boottime>,
+}
+
+#[derive(Debug)]
+struct Stream {
+    number: u64,
+    outgoing: mpsc::Sender<Leased<ToMember>>,
+}
+
+/// What a cluster should be.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Wanted {
+    pub cluster: ClusterId,
+    pub term: Term,
+    pub primary: NodeId,
+    pub members: Vec<NodeId>,
+    pub need: Need,
+    pub profile: Profile,
+}
+
+/// How a cluster's lease stands, as the coordinator knows it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct View {
+    pub reign: Reign,
+    /// For how long the primary may hold a lease of the coordinator's at most.
+    pub remembered: Duration,
+    /// For how long the last grant lets it serve, counted from the answer; `None`: there is none that still does.
+    pub serves: Option<Duration>,
+}
+
+/// A node's end of the talk, as long as it is held.
+#[derive(Debug)]
+pub struct Attached {
+    leases: Leases,
+    node: NodeId,
+    number: u64,
+}
+
+/// Why a change was not made.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    #[error(transparent)]
+    Directory(#[from] directory::Error),
+    #[error(transparent)]
+    Store(#[from] store::Error),
+    #[error("somebody else has changed who may be promoted in cluster {0}")]
+    Contended(ClusterId),
+}
+
+/// Where a cluster's reign is stored.
+pub fn reign_key(cluster: ClusterId) -> Key {
+    Key::from(format!("{REIGNS}{cluster}"))
+}
+
+// === impl Leases ===
+
+impl Leases {
+    pub fn new(directory: Directory, clock: Clock) -> Self {
+        Self {
+            shared: Arc::new(Shared {
+                directory,
+                clock,
+                seats: Mutex::default(),
+                streams: Mutex::default(),
+                next: AtomicU64::new(0),
+                change: tokio::sync::Mutex::default(),
+            }),
+        }
+    }
+
+    /// A node's stream begins; an earlier one of the same node gets nothing any more.
+    pub fn attach(&self, node: NodeId) -> (Attached, mpsc::Receiver<Leased<ToMember>>) {
+        let number = self.shared.next.fetch_add(1, Ordering::Relaxed);
+        let (outgoing, messages) = mpsc::channel(OUTGOING);
+        self.streams().insert(node, Stream { number, outgoing });
+        let led: Vec<(ClusterId, Decree)> = self
+            .seats()
+            .iter()
+            .filter(|(_, seat)| seat.regent.reign.primary == node)
+            .filter_map(|(cluster, seat)| Some((*cluster, seat.regent.orders(&[]).into_iter().next()?)))
+            .collect();
+        for (cluster, decree) in led {
+            self.send(cluster, decree);
+        }
+        (Attached { leases: self.clone(), node, number }, messages)
+    }
+
+    /// A node's agent says.
+    pub async fn hear(&self, from: NodeId, said: Leased<ToCoordinator>) {
+        let Leased { cluster_id, message } = said;
+        match message {
+            ToCoordinator::Renew { number, term, version } => {
+                let decree = self.with(cluster_id, |seat, now| {
+                    let timings = seat.timings;
+                    let decree = seat.regent.renew(from, number, term, version, &timings)?;
+                    seat.granted = Some(now);
+                    Some(decree)
+                });
+                match decree.flatten() {
+                    Some(decree) => self.send(cluster_id, decree),
+                    None => {
+                        tracing::debug!(cluster = %cluster_id, %from, %term, "a renewal that is not granted")
+                    }
+                }
+            }
+            ToCoordinator::ListStored { term, version } => {
+                let confirmed = self
+                    .change(cluster_id, |regent, timings| {
+                        regent.list_stored(from, term, version, timings).into_iter().collect()
+                    })
+                    .await;
+                if let Err(error) = confirmed {
+                    tracing::warn!(cluster = %cluster_id, error = %Chain(&error), "a confirmed list is not recorded; it is confirmed again");
+                }
+            }
+            ToCoordinator::Fenced { .. } | ToCoordinator::Stopped { .. } | ToCoordinator::Sealed { .. } => {
+                tracing::debug!(cluster = %cluster_id, %from, "an answer to nothing that was asked");
+            }
+        }
+    }
+
+    /// Makes the reigns as they should be; those of other clusters are forgotten.
+    ///
+    /// # Errors
+    /// Those of the store. What was done until then stays.
+    pub async fn settle(&self, wanted: &[Wanted]) -> Result<(), Error> {
+        self.seats().retain(|cluster, _| wanted.iter().any(|wanted| wanted.cluster == *cluster));
+        for wanted in wanted {
+            self.open(wanted).await?;
+            let Wanted { cluster, members, need, .. } = wanted;
+            self.change(*cluster, |regent, _| {
+                let asked = List::new(Version::FIRST, members.iter().copied(), *need);
+                let newest = regent.reign.newest();
+                if newest.members() == asked.members() && newest.need == asked.need {
+                    return Vec::new();
+                }
+                regent.declare(members.iter().copied(), *need).unwrap_or_default()
+            })
+            .await?;
+        }
+        Ok(())
+    }
+
+    /// Says again what a primary has not confirmed. `knows` is the version that it reports as stored.
+    pub fn remind(&self, knows: impl Fn(ClusterId, NodeId) -> Option<Version>) {
+        let open: Vec<(ClusterId, Decree)> = self
+            .seats()
+            .iter()
+            .filter_map(|(cluster, seat)| {
+                let reign = &seat.regent.reign;
+                let known = knows(*cluster, reign.primary) == Some(reign.newest().version);
+                if known && reign.is_settled() {
+                    return None;
+                }
+                Some((*cluster, seat.regent.orders(&[]).into_iter().next()?))
+            })
+            .collect();
+        for (cluster, decree) in open {
+            self.send(cluster, decree);
+        }
+    }
+
+    pub fn view(&self, cluster: ClusterId) -> Option<View> {
+        self.with(cluster, |seat, now| View {
+            reign: seat.regent.reign.clone(),
+            remembered: seat.regent.lease.left(),
+            serves: seat
+                .granted
+                .map(|granted| seat.timings.served().saturating_sub(now.since(granted)))
+                .filter(|left| !left.is_zero()),
+        })
+    }
+
+    /// Reads a reign, or makes the first one.
+    async fn open(&self, wanted: &Wanted) -> Result<(), Error> {
+        let Wanted { cluster, term, primary, profile, .. } = wanted;
+        let timings = profile.timings();
+        if let Some(seat) = self.seats().get_mut(cluster) {
+            seat.timings = timings;
+            return Ok(());
+        }
+        let _one_at_a_time = self.shared.change.lock().await;
+        let key = reign_key(*cluster);
+        let (reign, revision) = match self.shared.directory.get::<Reign>(&key).await? {
+            Some(found) => (found.value, found.revision),
+            None => {
+                let list = List::new(Version::FIRST, [], Need::All);
+                let reign = Reign { term: *term, ..Reign::first(*primary, list) };
+                let txn = Txn::new().when(Compare::absent(&key)).then(put(&key, &reign)?);
+                let outcome = self.shared.directory.store().txn(txn).await?;
+                if !outcome.succeeded {
+                    return Err(Error::Contended(*cluster));
+                }
+                (reign, outcome.revision)
+            }
+        };
+        let regent = Regent::started(reign, &timings);
+        let order = regent.orders(&[]).into_iter().next();
+        let at = self.shared.clock.boottime();
+        self.seats().insert(*cluster, Seat { regent, timings, at, revision, granted: None });
+        if let Some(order) = order {
+            self.send(*cluster, order);
+        }
+        Ok(())
+    }
+
+    /// Asks the rule, stores what it says, and only then believes it and tells it.
+    async fn change(
+        &self,
+        cluster: ClusterId,
+        rule: impl FnOnce(&mut Regent, &Timings) -> Vec<Decree>,
+    ) -> Result<(), Error> {
+        let _one_at_a_time = self.shared.change.lock().await;
+        let Some((mut regent, timings, revision)) =
+            self.with(cluster, |seat, _| (seat.regent.clone(), seat.timings, seat.revision))
+        else {
+            return Ok(());
+        };
+        for decree in rule(&mut regent, &timings) {
+            match decree {
+                Decree::Store(reign) => {
+                    let key = reign_key(cluster);
+                    let txn = Txn::new().when(Compare::unchanged(&key, revision)).then(put(&key, &reign)?);
+                    let outcome = self.shared.directory.store().txn(txn).await?;
+                    if !outcome.succeeded {
+                        // It is read anew.
+                        self.seats().remove(&cluster);
+                        return Err(Error::Contended(cluster));
+                    }
+                    self.with(cluster, |seat, _| {
+                        // A lease that was granted meanwhile counts too.
+                        seat.regent.lease = seat.regent.lease.max(regent.lease);
+                        seat.regent.reign = reign;
+                        seat.revision = outcome.revision;
+                    });
+                }
+                send @ Decree::Send { .. } => self.send(cluster, send),
+            }
+        }
+        Ok(())
+    }
+
+    /// Looks at one seat, after its time was counted.
+    fn with<T>(&self, cluster: ClusterId, look: impl FnOnce(&mut Seat, Boottime) -> T) -> Option<T> {
+        let mut seats = self.seats();
+        let seat = seats.get_mut(&cluster)?;
+        // Under the lock: no two counts of the same time.
+        let now = self.shared.clock.boottime();
+        seat.regent.pass(now.since(seat.at));
+        seat.at = now;
+        Some(look(seat, now))
+    }
+
+    /// Sends, if the node's stream takes it; what matters is said again.
+    fn send(&self, cluster: ClusterId, decree: Decree) {
+        let Decree::Send { to, message } = decree else { return };
+        let streams = self.streams();
+        if let Some(stream) = streams.get(&to) {
+            let _full = stream.outgoing.try_send(Leased { cluster_id: cluster, message });
+        }
+    }
+
+    fn seats(&self) -> MutexGuard<'_, BTreeMap<ClusterId, Seat>> {
+        self.shared.seats.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn streams(&self) -> MutexGuard<'_, BTreeMap<NodeId, Stream>> {
+        self.shared.streams.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Forgets the reign together with its cluster.
+pub fn no_reign(cluster: ClusterId) -> Op {
+    Op::delete(reign_key(cluster))
+}
+
+impl Drop for Attached {
+    fn drop(&mut self) {
+        let mut streams = self.leases.streams();
+        if streams.get(&self.node).is_some_and(|stream| stream.number == self.number) {
+            streams.remove(&self.node);
+        }
+    }
+}

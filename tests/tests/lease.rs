@@ -1,0 +1,236 @@
+//! Leases on real hosts: PostgreSQL, nftables, a client that writes all the time, and what a primary does when nobody's word
+//! reaches it, or its agent is dead or frozen.
+
+use std::net::{Ipv4Addr, SocketAddr};
+
+use anyhow::{Context as _, ensure};
+use holdfast_tests::cluster::{self, DEADLINE};
+use holdfast_tests::fleet::{AGENT, COORDINATOR, Fleet, Uri};
+use holdfast_tests::network::Network;
+use holdfast_tests::wait::wait_until;
+use holdfast_tests::writer::{TABLE, Write, Writer};
+use jiff::Timestamp;
+use nix::sys::signal::Signal;
+use serde_json::Value;
+
+/// L − M of the profile `fast`: for so long after a renewal was sent its answer lets the primary serve.
+const SERVED: f64 = 2.0;
+/// What the issue grants beside it.
+const GRACE: f64 = 0.3;
+
+/// A cluster of n1 and n2, where n3 is anybody's machine with two clients that write: one over IPv4, one over IPv6.
+struct Scene {
+    fleet: Fleet,
+    uri: Uri,
+    writers: Vec<Writer>,
+}
+
+fn now() -> f64 {
+    Timestamp::now().as_duration().as_secs_f64()
+}
+
+impl Scene {
+    async fn set() -> anyhow::Result<Self> {
+        let operators = SocketAddr::from((Ipv4Addr::LOCALHOST, 0));
+        let mut fleet = Fleet::start(Network::new().await?, operators).await?;
+        fleet.join_all(&["n1", "n2", "n3"]).await?;
+        let create = ["cluster", "create", "orders", "--engine", "postgresql", "--nodes", "n1,n2"];
+        let create = create.into_iter().chain(["--lease-profile", "fast"]);
+        fleet.cli(create)?.deadline(DEADLINE).run().await?;
+        fleet.cli(["access", "set", "orders", "--mode", "open"])?.run().await?;
+        let uri = cluster::uri(&fleet).await?;
+        let n1 = fleet.node("n1")?.addresses();
+        fleet.psql(&uri.only(n1.v4)?, TABLE).await?;
+        let mut scene = Self { fleet, uri, writers: Vec::new() };
+        scene.held("coordinator").await?;
+        scene.write().await?;
+        Ok(scene)
+    }
+
+    /// Starts the writers anew, and waits until both write.
+    async fn write(&mut self) -> anyhow::Result<()> {
+        let n1 = self.fleet.node("n1")?.addresses();
+        let mut targets = vec![("v4", self.uri.only(n1.v4)?)];
+        targets.extend(n1.v6.map(|v6| anyhow::Ok(("v6", self.uri.at(v6)?))).transpose()?);
+        let ask = || self.fleet.psql(&targets[0].1, "select 1");
+        wait_until("n1 to let clients in", DEADLINE, ask).await?;
+        self.writers.clear();
+        let begun = now();
+        for (name, uri) in targets {
+            self.writers.push(Writer::start(self.fleet.node("n3")?, &uri, name)?);
+        }
+        wait_until("every client to write", DEADLINE, || async {
+            for writer in &self.writers {
+                ensure!(writer.last()? > begun, "nothing was acknowledged");
+            }
+            Ok(())
+        })
+        .await
+    }
+
+    async fn lease(&self) -> anyhow::Result<Value> {
+        Ok(self.fleet.json(["cluster", "show", "orders"]).await?["lease"].clone())
+    }
+
+    /// Waits until the primary serves by this word, and the newest list of two is settled.
+    async fn held(&self, source: &str) -> anyhow::Result<()> {
+        wait_until(format!("n1 to hold the lease by the word of the {source}"), DEADLINE, || async {
+            let lease = self.lease().await?;
+            let settled = lease["settled"] == true && lease["promotable_nodes"] == serde_json::json!(["n2"]);
+            ensure!(lease["source"] == source && lease["holder"] == "n1" && settled, "it is {lease}");
+            Ok(())
+        })
+        .await
+    }
+
+    /// Waits until all clients are cut, and says that none was acknowledged anything later than it may be after `since`.
+    async fn cut(&mut self, since: f64) -> anyhow::Result<()> {
+        let writers = &mut self.writers;
+        wait_until("every client to be cut off", DEADLINE, || {
+            let open = writers.iter_mut().map(Writer::is_cut).collect::<anyhow::Result<Vec<_>>>();
+            std::future::ready(open.and_then(|cut| {
+                ensure!(cut.iter().all(|cut| *cut), "they are cut: {cut:?}");
+                Ok(())
+            }))
+        })
+        .await?;
+        for writer in &self.writers {
+            let last = writer.last()?;
+            let after = last - since;
+            ensure!(after <= SERVED + GRACE, "a write was acknowledged {after:.3} s after");
+        }
+        Ok(())
+    }
+
+    /// Nothing that was acknowledged is missing.
+    async fn nothing_is_lost(&self, acknowledged: &[Write]) -> anyhow::Result<()> {
+        let n1 = self.fleet.node("n1")?.address();
+        let ids: Vec<String> = acknowledged.iter().map(|write| write.id.to_string()).collect();
+        let sql = format!("select count(*) from written where id in ({})", ids.join(","));
+        let found = self.fleet.psql(&self.uri.only(n1)?, &sql).await?;
+        ensure!(found.trim() == ids.len().to_string(), "{} of {} are there", found.trim(), ids.len());
+        Ok(())
+    }
+
+    fn all_acknowledged(&self) -> anyhow::Result<Vec<Write>> {
+        let all: anyhow::Result<Vec<_>> = self.writers.iter().map(Writer::acknowledged).collect();
+        Ok(all?.concat())
+    }
+
+    /// It serves again, with all that it ever acknowledged.
+    async fn whole_again(&mut self) -> anyhow::Result<()> {
+        let acknowledged = self.all_acknowledged()?;
+        self.held("coordinator").await?;
+        self.write().await?;
+        self.nothing_is_lost(&acknowledged).await
+    }
+}
+
+/// A gate needs nftables. Left out for ordinary users, visibly.
+mod as_root {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_dead_coordinator_stops_no_write_until_a_promise_is_missing_too() -> anyhow::Result<()> {
+        let mut scene = Scene::set().await?;
+        let shown = scene.lease().await?;
+        ensure!(shown["failover"]["possible"] == true, "it is {shown}");
+        ensure!(shown["failover"]["candidate_node"] == "n2", "it is {shown}");
+        scene.fleet.controller().kill(COORDINATOR).await?;
+        let died = now();
+        // Six leases long.
+        wait_until("writes long after every lease of the coordinator's has ended", DEADLINE, || async {
+            for writer in &scene.writers {
+                ensure!(
+                    writer.last()? > died + 6.0 * SERVED,
+                    "the last was {:.1} s after",
+                    writer.last()? - died
+                );
+            }
+            Ok(())
+        })
+        .await?;
+        for writer in &scene.writers {
+            let writes = writer.acknowledged()?;
+            let gap = writes.windows(2).map(|two| two[1].at - two[0].at).fold(0.0, f64::max);
+            ensure!(gap < 1.0, "no write for {gap:.3} s");
+        }
+
+        // The one who has promised is gone too: no extension, the gate shuts, the engine is stopped.
+        let promised = now();
+        scene.fleet.node("n2")?.kill(AGENT).await?;
+        scene.cut(promised).await?;
+        let n1 = scene.fleet.node("n1")?;
+        wait_until("the engine without a lease to be stopped", DEADLINE, || async {
+            ensure!(!cluster::has_server(n1)?, "it runs");
+            Ok(())
+        })
+        .await?;
+
+        // The coordinator's word alone is enough again.
+        scene.fleet.controller().release(COORDINATOR).await?;
+        scene.fleet.node("n2")?.release(AGENT).await?;
+        scene.whole_again().await
+    }
+
+    #[tokio::test]
+    async fn a_frozen_agent_shuts_its_gate_though_the_engine_runs() -> anyhow::Result<()> {
+        let mut scene = Scene::set().await?;
+        let agent = scene.fleet.node("n1")?.service(AGENT)?.context("no agent on n1")?;
+        let frozen = now();
+        agent.signal(Signal::SIGSTOP)?;
+        scene.cut(frozen).await?;
+        ensure!(cluster::has_server(scene.fleet.node("n1")?)?, "somebody stopped the engine");
+        agent.signal(Signal::SIGCONT)?;
+        scene.whole_again().await
+    }
+
+    #[tokio::test]
+    async fn a_dead_agent_shuts_its_gate_and_the_next_one_opens_it() -> anyhow::Result<()> {
+        let mut scene = Scene::set().await?;
+        let killed = now();
+        scene.fleet.node("n1")?.kill(AGENT).await?;
+        scene.cut(killed).await?;
+        ensure!(cluster::has_server(scene.fleet.node("n1")?)?, "somebody stopped the engine");
+        scene.fleet.node("n1")?.release(AGENT).await?;
+        scene.whole_again().await?;
+
+        // One that is started again at once costs nobody a connection.
+        scene.fleet.node("n1")?.crash(AGENT).await?;
+        let crashed = now();
+        wait_until("writes beyond the lease of the killed agent", DEADLINE, || async {
+            for writer in &scene.writers {
+                ensure!(
+                    writer.last()? > crashed + 2.0 * SERVED,
+                    "the last was {:.1} s after",
+                    writer.last()? - crashed
+                );
+            }
+            Ok(())
+        })
+        .await
+    }
+
+    #[tokio::test]
+    async fn a_primary_that_is_cut_off_from_all_is_fenced_and_comes_back() -> anyhow::Result<()> {
+        let mut scene = Scene::set().await?;
+        let n1 = scene.fleet.node("n1")?;
+        let cut = now();
+        scene.fleet.network().partition(&[n1], &[scene.fleet.node("n2")?, scene.fleet.controller()]).await?;
+        scene.cut(cut).await?;
+        let n1 = scene.fleet.node("n1")?;
+        wait_until("the engine without a lease to be stopped", DEADLINE, || async {
+            ensure!(!cluster::has_server(n1)?, "it runs");
+            Ok(())
+        })
+        .await?;
+        scene.fleet.network().heal().await?;
+        scene.whole_again().await?;
+        wait_until("the loss and the return to be told", DEADLINE, || async {
+            let events = scene.fleet.json(["event", "list"]).await?.to_string();
+            ensure!(events.contains("LEASE_LOST") && events.contains("LEASE_REGAINED"), "they are {events}");
+            Ok(())
+        })
+        .await
+    }
+}
