@@ -12,7 +12,8 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     let descriptors = protox::compile(&files, ["."])?;
     let out = PathBuf::from(std::env::var("OUT_DIR")?);
     std::fs::write(out.join("holdfast.binpb"), descriptors.encode_to_vec())?;
-    tonic_prost_build::configure().include_file("holdfast.rs").compile_fds(descriptors)?;
+    let compiler = tonic_prost_build::configure().codec_path("crate::codec::Frugal");
+    compiler.include_file("holdfast.rs").compile_fds(descriptors)?;
     Ok(())
 }
 

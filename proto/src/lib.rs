@@ -1,7 +1,9 @@
 //! The generated messages, clients and servers of Holdfast's interfaces, and their descriptors for server reflection.
-//! Nothing is written by hand here: the contract is in the `.proto` files beside this crate.
+//! Written by hand is only the [`codec`]: the contract is in the `.proto` files beside this crate.
 
 #![allow(clippy::all, clippy::pedantic, missing_docs, reason = "generated code")]
+
+pub mod codec;
 
 mod generated {
     include!(concat!(env!("OUT_DIR"), "/holdfast.rs"));
