@@ -11,6 +11,7 @@
 //! are observed, reported and otherwise left as they are. Nothing is stopped when the agent ends.
 
 pub mod plan;
+mod rounds;
 #[cfg(test)]
 mod tests;
 
@@ -19,40 +20,23 @@ use std::fmt;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use holdfast_common::assignment::{Assignment, Exposure, MemberAssignment, Power};
-use holdfast_common::backoff::Backoff;
+use holdfast_common::assignment::Assignment;
 use holdfast_common::clock::Clock;
 use holdfast_common::error::Chain;
-use holdfast_common::generation::Generation;
-use holdfast_common::id::{ClusterId, EventId};
-use holdfast_common::report::{EngineState, MAX_MEMBERS, MemberReport, NodeEvent, NodeReport, Severity};
-use holdfast_common::role::Role;
-use holdfast_common::term::Term;
+use holdfast_common::id::ClusterId;
+use holdfast_common::report::{MAX_MEMBERS, MemberReport, NodeEvent, NodeReport};
 use tokio::sync::watch;
 use tokio::task::JoinSet;
-use tokio::time::{Instant, MissedTickBehavior, interval};
+use tokio::time::{MissedTickBehavior, interval};
 use tokio_util::sync::CancellationToken;
 
-use self::plan::{Cover, Leave, Plan, Step};
-use crate::engine::{Drift, Engine, Engines, Error, Held, Observation};
+use self::rounds::Member;
+use crate::engine::Engines;
 use crate::firewall;
-use crate::lease::{self, Serve};
+use crate::lease;
 
-/// How often members are observed.
-const OBSERVE_PERIOD: Duration = Duration::from_secs(1);
-/// How often the configuration is compared when nothing has changed.
-const COMPARE_PERIOD: Duration = Duration::from_secs(5);
 /// How often the data directories are looked through for members.
 const DISCOVER_PERIOD: Duration = Duration::from_secs(10);
-/// The pause after the first start or failure, and the longest.
-const FIRST_PAUSE: Duration = Duration::from_secs(1);
-const LONGEST_PAUSE: Duration = Duration::from_secs(60);
-/// How long data are without an assignment before that is told.
-const ORPHAN_AFTER: Duration = Duration::from_secs(60);
-/// A server that ran for so long has started well.
-const SETTLED: Duration = Duration::from_secs(60);
-/// The longest text that is told of a member.
-const MAX_MESSAGE_CHARS: usize = 500;
 
 /// Where events go.
 pub type Tell = Arc<dyn Fn(NodeEvent) + Send + Sync>;
@@ -91,40 +75,6 @@ struct Shared {
     wake: watch::Sender<u64>,
 }
 
-/// The rounds of one member.
-struct Member {
-    cluster: ClusterId,
-    means: Means,
-    shared: Arc<Shared>,
-    memory: Memory,
-}
-
-/// What a member's rounds remember.
-struct Memory {
-    backoff: Backoff,
-    not_before: Option<Instant>,
-    compared_at: Option<Instant>,
-    drift: Option<Drift>,
-    /// Generation and observation of the last comparison, whose change makes a new one due.
-    compared: Option<(Generation, EngineState)>,
-    starts: u32,
-    running_since: Option<Instant>,
-    /// Why the last step failed.
-    failure: Option<String>,
-    problem: Option<String>,
-    /// Since when nobody assigns it, and whether that was told.
-    orphan: Option<(Instant, Told)>,
-}
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Told {
-    NotYet,
-    Already,
-}
-
-/// How a member's steps ended.
-type Done = Result<Vec<Step>, (Step, Error)>;
-
 // === impl Service ===
 
 impl Service {
@@ -151,12 +101,7 @@ impl Service {
         loop {
             for cluster in known(&means).await {
                 kept.entry(cluster).or_insert_with(|| {
-                    let member = Member {
-                        cluster,
-                        means: means.clone(),
-                        shared: Arc::clone(&shared),
-                        memory: Memory::new(),
-                    };
+                    let member = Member::new(cluster, means.clone(), Arc::clone(&shared));
                     rounds.spawn(member.keep(wake.clone(), shutdown.clone()))
                 });
             }
@@ -211,314 +156,6 @@ impl Handle {
     }
 }
 
-// === impl Member ===
-
-impl Member {
-    /// Round after round, until the agent ends or there is nothing left to look after.
-    async fn keep(mut self, mut wake: watch::Receiver<u64>, shutdown: CancellationToken) -> ClusterId {
-        let mut assignment = self.means.assignment.clone();
-        let mut firewall = self.means.firewall.clone();
-        let mut leases = self.means.leases.clone();
-        let mut tick = interval(OBSERVE_PERIOD);
-        tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        let mut work: JoinSet<Done> = JoinSet::new();
-        let mut engine_of_data = None;
-        loop {
-            // All arms are cancel-safe.
-            tokio::select! {
-                () = shutdown.cancelled() => break,
-                _now = tick.tick() => {}
-                changed = assignment.changed() => if changed.is_err() { break } else { self.memory.compared_at = None },
-                changed = wake.changed() => if changed.is_err() { break } else { self.memory.compared_at = None },
-                Ok(()) = firewall.changed() => {}
-                Ok(()) = leases.changed() => {}
-                Some(done) = work.join_next() => self.note(done),
-            }
-            let current = assignment.borrow_and_update().clone();
-            let wanted = current.member(self.cluster);
-            let Some(engine) = self.engine(wanted, &mut engine_of_data).await else {
-                if wanted.is_none() {
-                    break;
-                }
-                continue;
-            };
-            let observed = engine.observe(self.cluster).await;
-            if wanted.is_none() && observed.state == EngineState::Absent && observed.message.is_empty() {
-                break;
-            }
-            self.round(engine, wanted, current.generation, observed, &mut work).await;
-        }
-        self.shared.forget(self.cluster);
-        publish(&self.means, &self.shared);
-        self.cluster
-    }
-
-    /// The engine that the assignment names, or that has the data.
-    async fn engine(
-        &self,
-        wanted: Option<&MemberAssignment>,
-        of_data: &mut Option<Arc<dyn Engine>>,
-    ) -> Option<Arc<dyn Engine>> {
-        if let Some(wanted) = wanted {
-            return match self.means.engines.of(wanted.engine) {
-                Ok(engine) => Some(Arc::clone(engine)),
-                Err(error) => {
-                    let mut report = report(
-                        self.cluster,
-                        wanted.term,
-                        wanted.engine,
-                        Observation::only(EngineState::Unknown),
-                    );
-                    report.message = error.to_string();
-                    self.shared.put(report);
-                    publish(&self.means, &self.shared);
-                    None
-                }
-            };
-        }
-        if of_data.is_none() {
-            let found = self.means.engines.members().await.unwrap_or_default();
-            *of_data = found
-                .into_iter()
-                .find(|(_, member)| member.cluster_id == self.cluster)
-                .map(|(engine, _)| engine);
-        }
-        of_data.clone()
-    }
-
-    /// One round: compare if due, plan, begin to execute, report.
-    async fn round(
-        &mut self,
-        engine: Arc<dyn Engine>,
-        wanted: Option<&MemberAssignment>,
-        generation: Generation,
-        observed: Observation,
-        work: &mut JoinSet<Done>,
-    ) {
-        self.note_state(wanted, &observed);
-        let building = self.means.engines.building(self.cluster);
-        let mut converged = Generation::NONE;
-        let mut problem = None;
-        if let (Some(wanted), None) = (wanted, building) {
-            self.compare(engine.as_ref(), wanted, generation, &observed).await;
-            let leave = self.leave(wanted);
-            let Plan { steps, problem: found } = plan::plan(wanted, &observed, self.memory.drift, leave);
-            problem = found.map(|problem| problem.to_string());
-            if self.is_enforced(wanted, generation)
-                && self.memory.drift.is_some_and(|drift| plan::is_converged(wanted, &observed, drift, leave))
-            {
-                converged = generation;
-            }
-            let due = self.memory.not_before.is_none_or(|at| Instant::now() >= at);
-            if !steps.is_empty()
-                && due
-                && work.is_empty()
-                && let Some(held) = self.means.engines.try_hold(self.cluster)
-            {
-                self.begin(&steps);
-                work.spawn(execute(Arc::clone(&engine), wanted.clone(), steps, held));
-            }
-        }
-        self.publish(engine.as_ref(), wanted, observed, building, converged, problem);
-    }
-
-    fn leave(&self, wanted: &MemberAssignment) -> Leave {
-        let covers = self.means.firewall.borrow().covers(wanted.cluster_id);
-        let cover = if covers { Cover::Stands } else { Cover::Missing };
-        Leave { cover, serve: self.means.leases.borrow().serve(wanted.cluster_id) }
-    }
-
-    /// Whether the access rules of this assignment are in the kernel, or need not be.
-    fn is_enforced(&self, wanted: &MemberAssignment, generation: Generation) -> bool {
-        let status = self.means.firewall.borrow();
-        match status.clusters.get(&wanted.cluster_id) {
-            Some(access) => access.generation >= generation,
-            None => wanted.exposure == Exposure::AlsoUnfiltered,
-        }
-    }
-
-    async fn compare(
-        &mut self,
-        engine: &dyn Engine,
-        wanted: &MemberAssignment,
-        generation: Generation,
-        observed: &Observation,
-    ) {
-        let key = (generation, observed.state);
-        let fresh = self.memory.compared_at.is_some_and(|at| at.elapsed() < COMPARE_PERIOD);
-        if fresh && self.memory.compared == Some(key) && self.memory.drift.is_some() {
-            return;
-        }
-        self.memory.compared_at = Some(Instant::now());
-        self.memory.compared = Some(key);
-        self.memory.drift = match observed.state {
-            EngineState::Stopped | EngineState::Running | EngineState::Starting | EngineState::Failed => {
-                match engine.compare(wanted, observed).await {
-                    Ok(drift) => Some(drift),
-                    Err(error) => {
-                        self.fail("compare", &error);
-                        None
-                    }
-                }
-            }
-            EngineState::Unknown | EngineState::Absent | EngineState::Building => None,
-        };
-    }
-
-    fn begin(&mut self, steps: &[Step]) {
-        if steps.contains(&Step::Start) {
-            self.memory.starts = self.memory.starts.saturating_add(1);
-            // Also if it succeeds: a server that ends again soon after is not started in a tight loop.
-            self.memory.not_before = Some(Instant::now() + self.memory.backoff.next_wait());
-        }
-    }
-
-    fn note(&mut self, done: Result<Done, tokio::task::JoinError>) {
-        self.memory.compared_at = None;
-        match done {
-            Ok(Ok(steps)) => {
-                self.memory.failure = None;
-                if steps.contains(&Step::Start) {
-                    self.tell(Severity::Info, "ENGINE_STARTED", "the engine was started".to_owned());
-                }
-                if steps.contains(&Step::Stop) || steps.contains(&Step::Halt) {
-                    self.tell(Severity::Info, "ENGINE_STOPPED", "the engine was stopped".to_owned());
-                }
-            }
-            Ok(Err((step, error))) => {
-                self.memory.not_before = Some(Instant::now() + self.memory.backoff.next_wait());
-                self.fail(step.name(), &error);
-            }
-            Err(join) => {
-                self.memory.not_before = Some(Instant::now() + LONGEST_PAUSE);
-                self.memory.failure = Some(join.to_string());
-            }
-        }
-    }
-
-    /// Remembers a failure, and tells of it once until another one or a success follows.
-    fn fail(&mut self, deed: &str, error: &Error) {
-        let message = format!("{deed}: {}", Chain(error));
-        if self.memory.failure.as_ref() != Some(&message) {
-            tracing::warn!(cluster = %self.cluster, "{message}");
-            self.tell(Severity::Warning, "CONVERGE_FAILED", message.clone());
-            self.memory.failure = Some(message);
-        }
-    }
-
-    /// Tells of an engine that ended by itself, and forgets old failures of one that runs well.
-    fn note_state(&mut self, wanted: Option<&MemberAssignment>, observed: &Observation) {
-        let memory = &mut self.memory;
-        match observed.state {
-            EngineState::Running => {
-                let since = *memory.running_since.get_or_insert_with(Instant::now);
-                if since.elapsed() >= SETTLED {
-                    memory.backoff.reset();
-                    memory.not_before = None;
-                }
-            }
-            EngineState::Stopped | EngineState::Failed | EngineState::Absent => {
-                let ran = memory.running_since.take().is_some();
-                let halted = wanted.is_some_and(|wanted| {
-                    wanted.role.role() == Role::Primary
-                        && self.means.leases.borrow().serve(self.cluster) == Some(Serve::MustNot)
-                });
-                let expected = halted || wanted.is_none_or(|wanted| wanted.power == Power::Stopped);
-                let by_command = self.means.engines.building(self.cluster).is_some();
-                if ran && !expected && !by_command {
-                    let why =
-                        if observed.message.is_empty() { "the server ended" } else { &observed.message };
-                    let message = format!("the engine ended by itself: {why}");
-                    self.tell(Severity::Error, "ENGINE_ENDED", message);
-                }
-            }
-            EngineState::Unknown | EngineState::Starting | EngineState::Building => {}
-        }
-        self.note_orphan(wanted.is_none());
-    }
-
-    /// While a member is made or removed, its data are there without an assignment for a moment: that is nothing to tell.
-    fn note_orphan(&mut self, is_orphan: bool) {
-        if !is_orphan {
-            self.memory.orphan = None;
-            return;
-        }
-        let (since, told) = *self.memory.orphan.get_or_insert_with(|| (Instant::now(), Told::NotYet));
-        if told == Told::NotYet && since.elapsed() >= ORPHAN_AFTER {
-            self.memory.orphan = Some((since, Told::Already));
-            let message =
-                "data of a cluster are here that this node is not assigned; they are left as they are";
-            self.tell(Severity::Warning, "MEMBER_NOT_ASSIGNED", message.to_owned());
-        }
-    }
-
-    fn publish(
-        &mut self,
-        engine: &dyn Engine,
-        wanted: Option<&MemberAssignment>,
-        observed: Observation,
-        building: Option<&'static str>,
-        converged: Generation,
-        problem: Option<String>,
-    ) {
-        if problem != self.memory.problem {
-            if let Some(problem) = problem.as_ref().filter(|_| observed.state != EngineState::Absent) {
-                self.tell(Severity::Warning, "MEMBER_REFUSED", problem.clone());
-            }
-            self.memory.problem.clone_from(&problem);
-        }
-        let term = wanted.map_or(Term::NONE, |wanted| wanted.term);
-        let mut report = report(self.cluster, term, engine.kind(), observed);
-        let should_run = wanted.is_some_and(|wanted| wanted.power == Power::Running);
-        if let Some(kind) = building {
-            report.state = EngineState::Building;
-            report.message = format!("{kind} is at work");
-        } else if should_run && report.state == EngineState::Stopped && self.memory.starts > 0 {
-            report.state = EngineState::Failed;
-        }
-        let reasons = [Some(report.message), problem, self.memory.failure.clone()];
-        let reasons: Vec<String> =
-            reasons.into_iter().flatten().filter(|reason| !reason.is_empty()).collect();
-        report.message = reasons.join("; ").chars().take(MAX_MESSAGE_CHARS).collect();
-        report.converged_generation = converged;
-        report.lease =
-            self.means.leases.borrow().members.get(&self.cluster).and_then(|held| held.report.clone());
-        report.access = self.means.firewall.borrow().clusters.get(&self.cluster).cloned();
-        self.shared.put(report);
-        publish(&self.means, &self.shared);
-    }
-
-    fn tell(&self, severity: Severity, reason: &str, message: String) {
-        (self.means.tell)(NodeEvent {
-            id: EventId::generate(),
-            time: self.means.clock.now(),
-            severity,
-            reason: reason.to_owned(),
-            message: message.chars().take(MAX_MESSAGE_CHARS).collect(),
-            cluster_id: Some(self.cluster),
-        });
-    }
-}
-
-// === impl Memory ===
-
-impl Memory {
-    fn new() -> Self {
-        Self {
-            backoff: Backoff::new(FIRST_PAUSE, LONGEST_PAUSE),
-            not_before: None,
-            compared_at: None,
-            drift: None,
-            compared: None,
-            starts: 0,
-            running_since: None,
-            failure: None,
-            problem: None,
-            orphan: None,
-        }
-    }
-}
-
 // === impl Shared ===
 
 impl Shared {
@@ -531,21 +168,6 @@ impl Shared {
     }
 }
 
-// === impl Step ===
-
-impl Step {
-    /// The step as it is told.
-    pub const fn name(self) -> &'static str {
-        match self {
-            Self::Configure => "configure",
-            Self::Start => "start",
-            Self::Admit => "admit the members",
-            Self::Stop => "stop",
-            Self::Halt => "stop at once",
-        }
-    }
-}
-
 /// The members that are assigned, or have data here.
 async fn known(means: &Means) -> Vec<ClusterId> {
     let mut found: Vec<ClusterId> =
@@ -555,67 +177,6 @@ async fn known(means: &Means) -> Vec<ClusterId> {
         Err(error) => tracing::warn!(error = %Chain(&error), "look for members on the disk"),
     }
     found
-}
-
-async fn execute(engine: Arc<dyn Engine>, wanted: MemberAssignment, steps: Vec<Step>, _held: Held) -> Done {
-    for step in &steps {
-        let done = match step {
-            Step::Configure => engine.configure(&wanted).await,
-            Step::Start => engine.start(&wanted).await,
-            Step::Admit => engine.admit(&wanted).await,
-            Step::Stop => engine.stop(wanted.cluster_id).await,
-            Step::Halt => engine.halt(wanted.cluster_id).await,
-        };
-        done.map_err(|error| (*step, error))?;
-    }
-    Ok(steps)
-}
-
-fn report(
-    cluster_id: ClusterId,
-    term: Term,
-    engine: holdfast_common::engine::Engine,
-    observed: Observation,
-) -> MemberReport {
-    let Observation {
-        state,
-        role,
-        data_role: _,
-        position,
-        replayed,
-        lag_seconds,
-        streaming,
-        followers,
-        synchronous,
-        system_identifier,
-        engine_version,
-        started_at,
-        pending_restart,
-        data_bytes,
-        message,
-    } = observed;
-    MemberReport {
-        cluster_id,
-        engine,
-        state,
-        role,
-        term,
-        position,
-        replayed,
-        lag_seconds,
-        streaming,
-        followers,
-        synchronous,
-        system_identifier,
-        engine_version,
-        started_at,
-        message,
-        converged_generation: Generation::NONE,
-        pending_restart,
-        data_bytes,
-        access: None,
-        lease: None,
-    }
 }
 
 /// Makes the node's report from its members'.

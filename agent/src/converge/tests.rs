@@ -4,19 +4,23 @@ use std::net::{IpAddr, Ipv4Addr};
 use std::time::Duration;
 
 use holdfast_common::access::Access;
-use holdfast_common::assignment::{Exposure, Peer, RoleAssignment, Synchronous};
+use holdfast_common::assignment::{Exposure, MemberAssignment, Peer, Power, RoleAssignment, Synchronous};
 use holdfast_common::command::{
     CloneMember, DatabaseName, DestroyMember, InitialiseMember, Payload, Success, Verifier,
 };
 use holdfast_common::engine::{Engine as Kind, Parameters};
+use holdfast_common::generation::Generation;
 use holdfast_common::id::{CommandId, NodeId, OperationId};
 use holdfast_common::protocol::Profile;
+use holdfast_common::report::EngineState;
 use holdfast_common::role::Role;
+use holdfast_common::term::Term;
 use tokio::time::timeout;
 
 use super::*;
 use crate::engine::Work;
 use crate::engine::fake::{Step as Deed, World};
+use crate::lease::Serve;
 
 const CLUSTER: &str = "01890a5d-ac96-774b-bcce-b302099a8057";
 

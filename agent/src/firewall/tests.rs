@@ -203,6 +203,37 @@ fn the_gate_opens_by_both_halves_of_a_slot_and_shuts_by_itself() {
 }
 
 #[test]
+fn an_agent_that_stalls_between_the_answer_and_the_kernel_opens_nothing() {
+    with_lab(async |lab| {
+        let (_firewall, gate) = open_host(&lab, &kept(only(CLIENT))).await;
+        gate.shut(PORT).unwrap();
+        gate.arm(PORT, Slot::A, Duration::from_secs(1)).unwrap();
+        // It was granted, and the agent does not run until the lease is long over.
+        wait_for("the armed time to end", || gate.observe(PORT).unwrap().armed == [None, None]);
+        gate.grant(PORT, Slot::A).unwrap();
+        assert_eq!(tries(&lab, CLIENT), RESET);
+        assert_eq!(gate.observe(PORT).unwrap().left(Slot::A), Duration::ZERO);
+    });
+}
+
+#[test]
+fn what_was_open_without_an_end_gets_one_and_is_not_shut_in_between() {
+    with_lab(async |lab| {
+        let (_firewall, gate) = open_host(&lab, &kept(only(CLIENT))).await;
+        gate.open_for_ever(PORT).unwrap();
+        let mut open = connections(&lab, CLIENT);
+        assert_eq!(each(&mut open), BACK);
+        assert!(gate.observe(PORT).unwrap().is_for_ever());
+        gate.limit(PORT, Slot::A, Duration::from_secs(2)).unwrap();
+        let found = gate.observe(PORT).unwrap();
+        assert!(!found.is_for_ever() && found.left(Slot::A) > Duration::from_secs(1), "{found:?}");
+        assert_eq!(each(&mut open), BACK);
+        wait_for("the kernel to shut the gate", || !gate.observe(PORT).unwrap().is_open());
+        assert_eq!((each(&mut open), tries(&lab, CLIENT)), (RESET.into(), RESET.into()));
+    });
+}
+
+#[test]
 fn arming_anew_extends_what_was_armed_before() {
     with_lab(async |lab| {
         let (_firewall, gate) = open_host(&lab, &kept(only(CLIENT))).await;
