@@ -21,6 +21,8 @@ use super::records::Found;
 use super::{Input, Means, Status};
 use crate::link;
 
+/// The shortest sleep: the thread goes before all others, and must never keep a processor from them.
+const SHORTEST_SLEEP: Duration = Duration::from_millis(1);
 /// The longest sleep: time goes on while the machine does not run, and timers do not notice.
 const LONGEST_SLEEP: Duration = Duration::from_millis(500);
 
@@ -86,7 +88,7 @@ impl Driver {
                     self.time();
                     self.seen(&report.borrow_and_update().clone());
                 }
-                () = tokio::time::sleep(wait.min(LONGEST_SLEEP)) => self.time(),
+                () = tokio::time::sleep(wait.clamp(SHORTEST_SLEEP, LONGEST_SLEEP)) => self.time(),
             }
             let contact = matches!(*self.means.session.borrow(), link::Status::Open { .. });
             let assigned = assignment.borrow().clone();

@@ -29,6 +29,10 @@ use super::{Held, Serve};
 /// Effects that wait for the disk; a member whose disk hangs for so long begins anew.
 const MAX_WAITING: usize = 64;
 
+/// How soon a kernel that could not be told is tried again.
+const AGAIN: Duration = Duration::from_millis(100);
+
+/// The lease of one member.
 #[derive(Debug)]
 pub(super) struct Keeper {
     cluster: ClusterId,
@@ -121,6 +125,10 @@ impl Keeper {
 
     /// When [`Keeper::due`] has something to do, if nothing else happens.
     pub(super) fn due_in(&self) -> Duration {
+        if self.unborn || self.broken.is_some() {
+            // Nothing can be done before the disk answers, or the kernel does: no reason to spin.
+            return AGAIN;
+        }
         let round = self.timings.renewal.saturating_sub(self.since_round);
         self.member.due_in().map_or(round, |due| due.min(round))
     }

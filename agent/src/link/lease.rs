@@ -238,7 +238,7 @@ impl Tasks {
     async fn once(&self, inputs: &mpsc::Sender<Input>) -> bool {
         let coordinator = self.coordinators.next();
         let (sender, outgoing) = mpsc::channel::<Leased<ToCoordinator>>(OUTGOING);
-        let outgoing = ReceiverStream::new(outgoing).map(|message| proto::LeaseRequest::from(&message));
+        let outgoing = ReceiverStream::new(outgoing).map(|message| proto::ExchangeRequest::from(&message));
         let opened = timeout(CONNECT_DEADLINE, async {
             let endpoint = endpoint(coordinator.as_str()).map_err(|error| Chain(&error).to_string())?;
             let channel = endpoint

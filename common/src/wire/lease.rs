@@ -1,8 +1,8 @@
 //! Leases, promises, seals: what agents and the coordinator say to each other beside the session, and agents among themselves.
 
 use holdfast_proto::link::v1 as proto;
-use proto::lease_request::Message as Up;
-use proto::lease_response::Message as Down;
+use proto::exchange_request::Message as Up;
+use proto::exchange_response::Message as Down;
 
 use super::{Error, Field};
 use crate::assignment::MAX_PEERS;
@@ -12,7 +12,7 @@ use crate::term::Term;
 
 // === to the coordinator ===
 
-impl From<&Leased<ToCoordinator>> for proto::LeaseRequest {
+impl From<&Leased<ToCoordinator>> for proto::ExchangeRequest {
     fn from(said: &Leased<ToCoordinator>) -> Self {
         let message = match &said.message {
             ToCoordinator::Renew { number, term, version } => Up::Renew(proto::Renew {
@@ -39,11 +39,11 @@ impl From<&Leased<ToCoordinator>> for proto::LeaseRequest {
     }
 }
 
-impl TryFrom<proto::LeaseRequest> for Leased<ToCoordinator> {
+impl TryFrom<proto::ExchangeRequest> for Leased<ToCoordinator> {
     type Error = Error;
 
-    fn try_from(request: proto::LeaseRequest) -> Result<Self, Error> {
-        let proto::LeaseRequest { cluster_id, message } = request;
+    fn try_from(request: proto::ExchangeRequest) -> Result<Self, Error> {
+        let proto::ExchangeRequest { cluster_id, message } = request;
         let message = match Field("message").required(message)? {
             Up::Renew(proto::Renew { number, term: given, list_version }) => ToCoordinator::Renew {
                 number: Field("renew.number").message(number)?,
@@ -71,7 +71,7 @@ impl TryFrom<proto::LeaseRequest> for Leased<ToCoordinator> {
 
 // === to a member ===
 
-impl From<&Leased<ToMember>> for proto::LeaseResponse {
+impl From<&Leased<ToMember>> for proto::ExchangeResponse {
     fn from(said: &Leased<ToMember>) -> Self {
         let message = match &said.message {
             ToMember::Granted { number, term, list } => Down::Granted(proto::Granted {
@@ -100,11 +100,11 @@ impl From<&Leased<ToMember>> for proto::LeaseResponse {
     }
 }
 
-impl TryFrom<proto::LeaseResponse> for Leased<ToMember> {
+impl TryFrom<proto::ExchangeResponse> for Leased<ToMember> {
     type Error = Error;
 
-    fn try_from(response: proto::LeaseResponse) -> Result<Self, Error> {
-        let proto::LeaseResponse { cluster_id, message } = response;
+    fn try_from(response: proto::ExchangeResponse) -> Result<Self, Error> {
+        let proto::ExchangeResponse { cluster_id, message } = response;
         let message = match Field("message").required(message)? {
             Down::Granted(proto::Granted { number, term: given, list }) => ToMember::Granted {
                 number: Field("granted.number").message(number)?,
@@ -306,13 +306,13 @@ mod tests {
         #[test]
         fn what_is_said_to_the_coordinator_arrives(message in to_coordinator()) {
             let said = Leased { cluster_id: ClusterId::generate(), message };
-            prop_assert_eq!(Leased::try_from(proto::LeaseRequest::from(&said)).unwrap(), said);
+            prop_assert_eq!(Leased::try_from(proto::ExchangeRequest::from(&said)).unwrap(), said);
         }
 
         #[test]
         fn what_is_said_to_a_member_arrives(message in to_member()) {
             let said = Leased { cluster_id: ClusterId::generate(), message };
-            prop_assert_eq!(Leased::try_from(proto::LeaseResponse::from(&said)).unwrap(), said);
+            prop_assert_eq!(Leased::try_from(proto::ExchangeResponse::from(&said)).unwrap(), said);
         }
 
         #[test]
@@ -326,7 +326,8 @@ mod tests {
 
     #[test]
     fn what_is_missing_or_senseless_is_refused_by_its_name() {
-        let said = |message| proto::LeaseRequest { cluster_id: ClusterId::generate().to_string(), message };
+        let said =
+            |message| proto::ExchangeRequest { cluster_id: ClusterId::generate().to_string(), message };
         let number = Some(proto::RequestNumber { run: 1, place: 0 });
         let table = [
             (said(None), "message"),

@@ -26,11 +26,11 @@ pub struct Exchange {
 
 #[tonic::async_trait]
 impl LeaseService for Exchange {
-    type ExchangeStream = Pin<Box<dyn Stream<Item = Result<proto::LeaseResponse, Status>> + Send>>;
+    type ExchangeStream = Pin<Box<dyn Stream<Item = Result<proto::ExchangeResponse, Status>> + Send>>;
 
     async fn exchange(
         &self,
-        request: Request<Streaming<proto::LeaseRequest>>,
+        request: Request<Streaming<proto::ExchangeRequest>>,
     ) -> Result<Response<Self::ExchangeStream>, Status> {
         let (node, _) = Caller::of(&request).node().map_err(refuse)?;
         let mut inbound = request.into_inner();
@@ -60,7 +60,7 @@ impl LeaseService for Exchange {
         let held = Held { messages, _ended: ended };
         let answers = stream::unfold(held, |mut held| async move {
             let message = held.messages.recv().await?;
-            Some((Ok(proto::LeaseResponse::from(&message)), held))
+            Some((Ok(proto::ExchangeResponse::from(&message)), held))
         });
         Ok(Response::new(Box::pin(answers)))
     }

@@ -212,6 +212,19 @@ fn a_kernel_that_cannot_be_told_is_no_reason_to_serve_on() {
     assert!(bench.keeper.held().report.is_some_and(|report| report.open && !report.fenced));
 }
 
+/// The thread goes before all others: where nothing can be done it must sleep.
+#[test]
+fn a_member_that_nothing_can_be_done_for_is_waited_for_and_not_spun_on() {
+    let fresh = Bench::fresh();
+    assert!(!fresh.keeper.due_in().is_zero());
+    let mut bench = Bench::serving(list(1, &[NodeId::generate()]));
+    bench.hands.refuses = true;
+    for _ in 0..20 {
+        bench.pass(timings().renewal);
+        assert!(!bench.keeper.due_in().is_zero());
+    }
+}
+
 #[test]
 fn a_lease_that_is_over_shuts_stops_and_writes_it_down_in_this_order() {
     let mut bench = Bench::serving(list(1, &[NodeId::generate()]));
