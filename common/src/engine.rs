@@ -1,6 +1,6 @@
 //! The database software that Holdfast runs, and what may be said about it in a request.
 
-mod postgresql;
+pub mod postgresql;
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -44,7 +44,7 @@ pub enum Error {
     )]
     Extension { text: String },
     #[error(
-        "`{text}` is no parameter name; expected 1–63 characters of a–z, 0–9, `_` and `.`, the first a letter"
+        "`{text}` is no parameter name; expected 1–63 characters of a–z, 0–9, `_` and `.`, the first a letter (write it in lower case)"
     )]
     ParameterName { text: String },
     #[error(

@@ -117,9 +117,25 @@ impl<P: Procedure> Operators<P> {
     }
 }
 
+/// What reflection names: what agents speak is told of, but not served here.
+const OPERATORS_SERVICES: [&str; 8] = [
+    "holdfast.v1.NodeService",
+    "holdfast.v1.ClusterService",
+    "holdfast.v1.AccessService",
+    "holdfast.v1.OperationService",
+    "holdfast.v1.EventService",
+    "holdfast.v1.IdentityService",
+    "grpc.health.v1.Health",
+    "grpc.reflection.v1.ServerReflection",
+];
+
 /// With all that our messages refer to: without google.rpc's descriptors, clients show error details as bytes.
 fn reflection<'a>() -> tonic_reflection::server::Builder<'a> {
-    tonic_reflection::server::Builder::configure()
+    let mut builder = tonic_reflection::server::Builder::configure();
+    for service in OPERATORS_SERVICES {
+        builder = builder.with_service_name(service);
+    }
+    builder
         .register_encoded_file_descriptor_set(holdfast_proto::FILE_DESCRIPTOR_SET)
         .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
         .register_encoded_file_descriptor_set(tonic_types::pb::FILE_DESCRIPTOR_SET)

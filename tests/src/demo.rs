@@ -231,7 +231,10 @@ async fn standing(folder: &Path, nodes: usize) -> Option<Record> {
     let whole = record.hosts.values().all(|init| init.is_alive());
     let same = programs().is_ok_and(|programs| programs == record.programs);
     let size = record.answer["nodes"].as_array().is_some_and(|all| all.len() == nodes);
-    let fits = whole && same && size && record.answer_now().await.is_ok();
+    // Somebody may have deleted its cluster: then it is made anew, with all the rest.
+    let shown = Program::new(binaries::cli().ok()?).args(["cluster", "show", DEMO]);
+    let has_cluster = || shown.env("HOLDFAST_CONFIG", record.config().unwrap_or_default()).run();
+    let fits = whole && same && size && record.answer_now().await.is_ok() && has_cluster().await.is_ok();
     fits.then_some(record)
 }
 

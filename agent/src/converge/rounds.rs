@@ -30,6 +30,8 @@ const FIRST_PAUSE: Duration = Duration::from_secs(1);
 const LONGEST_PAUSE: Duration = Duration::from_secs(60);
 /// How long data are without an assignment before that is told.
 const ORPHAN_AFTER: Duration = Duration::from_secs(60);
+/// How long a problem stays before it is told.
+const PROBLEM_AFTER: Duration = Duration::from_secs(5);
 /// A server that ran for so long has started well.
 const SETTLED: Duration = Duration::from_secs(60);
 /// The longest text that is told of a member.
@@ -55,7 +57,8 @@ struct Memory {
     running_since: Option<Instant>,
     /// Why the last step failed.
     failure: Option<String>,
-    problem: Option<String>,
+    /// What could not be mended, since when, and whether that was told.
+    problem: Option<(String, Instant, Told)>,
     /// Since when nobody assigns it, and whether that was told.
     orphan: Option<(Instant, Told)>,
 }
@@ -303,6 +306,24 @@ impl Member {
         self.note_orphan(wanted.is_none());
     }
 
+    /// Tells of a problem that stays: on the way to a whole member there are some for a moment.
+    fn note_problem(&mut self, problem: Option<&String>) {
+        let Some(problem) = problem else {
+            self.memory.problem = None;
+            return;
+        };
+        match &mut self.memory.problem {
+            Some((known, since, told)) if known == problem => {
+                if *told == Told::Already || since.elapsed() < PROBLEM_AFTER {
+                    return;
+                }
+                *told = Told::Already;
+                self.tell(Severity::Warning, "MEMBER_REFUSED", problem.clone());
+            }
+            Some(_) | None => self.memory.problem = Some((problem.clone(), Instant::now(), Told::NotYet)),
+        }
+    }
+
     /// While a member is made or removed, its data are there without an assignment for a moment: that is nothing to tell.
     fn note_orphan(&mut self, is_orphan: bool) {
         if !is_orphan {
@@ -327,12 +348,7 @@ impl Member {
         converged: Generation,
         problem: Option<String>,
     ) {
-        if problem != self.memory.problem {
-            if let Some(problem) = problem.as_ref().filter(|_| observed.state != EngineState::Absent) {
-                self.tell(Severity::Warning, "MEMBER_REFUSED", problem.clone());
-            }
-            self.memory.problem.clone_from(&problem);
-        }
+        self.note_problem(problem.as_ref().filter(|_| observed.state != EngineState::Absent));
         let term = wanted.map_or(Term::NONE, |wanted| wanted.term);
         let mut report = report(self.cluster, term, engine.kind(), observed);
         let should_run = wanted.is_some_and(|wanted| wanted.power == Power::Running);

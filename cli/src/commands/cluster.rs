@@ -362,9 +362,13 @@ fn connection(session: &mut Session, cluster: &str, connection: &v1::Connection)
         ("password", connection.password.clone()),
     ])?;
     if !connection.password.is_empty() {
-        session.note("The password is shown only now. A new one: holdfast cluster reset-password NAME");
+        session.note(&format!(
+            "The password is shown only now. A new one: holdfast cluster reset-password {cluster}"
+        ));
     } else if connection.password_shown_before {
-        session.note("The password was shown before and is not shown again. A new one: holdfast cluster reset-password NAME");
+        session.note(&format!(
+            "The password was shown before and is not shown again. A new one: holdfast cluster reset-password {cluster}"
+        ));
     } else {
         session.note("The password has not been shown yet: --reveal-password shows it, once.");
     }

@@ -8,11 +8,15 @@ use holdfast_common::error::Reason;
 use holdfast_proto::v1::{self, OperationState, StepState};
 use indicatif::{MultiProgress, ProgressBar, ProgressStyle};
 use serde_json::json;
+use tokio::time::Instant;
 
 use super::{Session, interrupted};
 use crate::args::Run;
 use crate::error::Error;
 use crate::output::{self, json, plain};
+
+/// How long a step runs before it is said what it waits for, and between two such lines.
+const BETWEEN_WORDS: Duration = Duration::from_secs(5);
 
 /// How the steps are shown.
 enum Steps {
@@ -20,9 +24,10 @@ enum Steps {
         all: MultiProgress,
         bars: Vec<ProgressBar>,
     },
-    /// A line when a step's state changes.
+    /// A line when a step's state changes, and now and then what one that takes long says.
     Lines {
         seen: HashMap<String, StepState>,
+        said: HashMap<String, (String, Instant)>,
     },
     Silent,
 }
@@ -125,7 +130,7 @@ impl Steps {
         } else if io::stderr().is_terminal() {
             Self::Live { all: MultiProgress::new(), bars: Vec::new() }
         } else {
-            Self::Lines { seen: HashMap::new() }
+            Self::Lines { seen: HashMap::new(), said: HashMap::new() }
         }
     }
 
@@ -139,8 +144,9 @@ impl Steps {
                     draw(&bars[place], step);
                 }
             }
-            Self::Lines { seen } => {
-                for line in changed_lines(seen, operation) {
+            Self::Lines { seen, said } => {
+                let lines = changed_lines(seen, operation).into_iter().chain(said_lines(said, operation));
+                for line in lines {
                     // Progress that cannot be shown does not end the operation.
                     let _ = writeln!(io::stderr(), "{line}");
                 }
@@ -229,6 +235,20 @@ fn changed_lines(seen: &mut HashMap<String, StepState>, operation: &v1::Operatio
             }
         };
         lines.push(format!("{word:<8} {}{rest}", plain(&step.title)));
+    }
+    lines
+}
+
+/// What running steps say: what is new, and nothing of steps that are quick.
+fn said_lines(said: &mut HashMap<String, (String, Instant)>, operation: &v1::Operation) -> Vec<String> {
+    let mut lines = Vec::new();
+    for step in operation.steps.iter().filter(|step| step.state() == StepState::Running) {
+        let (told, at) = said.entry(step.name.clone()).or_insert_with(|| (String::new(), Instant::now()));
+        if step.message.is_empty() || *told == step.message || at.elapsed() < BETWEEN_WORDS {
+            continue;
+        }
+        (*told, *at) = (step.message.clone(), Instant::now());
+        lines.push(format!("         {}", plain(&step.message)));
     }
     lines
 }

@@ -142,7 +142,13 @@ async fn show(session: &mut Session, name: String) -> Result<(), Error> {
                 output::distance(now, node.availability_time.as_ref())
             ),
         ),
-        ("last heartbeat", format!("{} ago", output::distance(now, node.last_heartbeat_time.as_ref()))),
+        (
+            "last heartbeat",
+            match &node.last_heartbeat_time {
+                Some(time) => format!("{} ago", output::distance(now, Some(time))),
+                None => "never".to_owned(),
+            },
+        ),
         ("clusters", or_dash(Some(node.clusters.join(", ")))),
         ("agent", node.agent_version.clone()),
         ("certificate ends in", output::expiry(now, node.certificate_expire_time.as_ref())),

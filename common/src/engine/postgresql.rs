@@ -87,9 +87,41 @@ pub(super) fn violations(parameters: &Parameters) -> Vec<Violation> {
 /// All that the server would not take, each with the reason; those that Holdfast owns are not looked at.
 pub(super) fn misfits(parameters: &Parameters, version: Option<&EngineVersion>) -> Vec<Violation> {
     let version = version.map(EngineVersion::number);
-    refused(parameters, |name, value| {
+    let mut found = refused(parameters, |name, value| {
         if refusal(name, value).is_some() { None } else { settings::misfit(name, value, version) }
-    })
+    });
+    found.extend(contradictions(parameters));
+    found
+}
+
+/// Connections that the server takes where nobody says otherwise.
+pub const MAX_CONNECTIONS: u64 = 100;
+/// Those of them that are kept for the superuser, and so for the agent.
+pub const SUPERUSER_RESERVED_CONNECTIONS: u64 = 5;
+
+/// What the server would not start with although each parameter is fine by itself: all of its connections reserved.
+fn contradictions(parameters: &Parameters) -> Vec<Violation> {
+    let number = |name: &str| parameters.get(name).map(|value| value.parse::<u64>().ok());
+    let of = |name: &str, default: u64| number(name).unwrap_or(Some(default));
+    let (Some(connections), Some(superuser), Some(others)) = (
+        of("max_connections", MAX_CONNECTIONS),
+        of("superuser_reserved_connections", SUPERUSER_RESERVED_CONNECTIONS),
+        of("reserved_connections", 0),
+    ) else {
+        // No number: told by itself.
+        return Vec::new();
+    };
+    let reserved = superuser.saturating_add(others);
+    if reserved < connections {
+        return Vec::new();
+    }
+    let named = ["max_connections", "superuser_reserved_connections", "reserved_connections"];
+    let Some(name) = named.into_iter().find(|name| parameters.get(name).is_some()) else { return Vec::new() };
+    let message = format!(
+        "leaves nobody a connection: max_connections is {connections}, and {reserved} of them are reserved \
+         (superuser_reserved_connections and reserved_connections); raise the first or lower the others"
+    );
+    vec![Violation { name: format!("parameters[{name}]"), subject: String::new(), message }]
 }
 
 /// All that ask for more memory than there is, each with the reason.
@@ -123,6 +155,28 @@ fn refusal(name: &str, value: &str) -> Option<String> {
 #[cfg(test)]
 mod tests {
     use std::collections::BTreeMap;
+
+    #[test]
+    fn connections_that_are_all_reserved_are_refused() {
+        let of = |pairs: &[(&str, &str)]| {
+            let map: BTreeMap<String, String> =
+                pairs.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect();
+            let parameters = Parameters::try_from(map).unwrap();
+            let found = misfits(&parameters, None);
+            found.into_iter().map(|violation| violation.name).collect::<Vec<_>>()
+        };
+        assert_eq!(of(&[("max_connections", "5")]), ["parameters[max_connections]"]);
+        assert!(of(&[("max_connections", "6")]).is_empty());
+        assert_eq!(
+            of(&[("superuser_reserved_connections", "100")]),
+            ["parameters[superuser_reserved_connections]"]
+        );
+        assert_eq!(
+            of(&[("max_connections", "20"), ("reserved_connections", "15")]),
+            ["parameters[max_connections]"]
+        );
+        assert_eq!(of(&[("max_connections", "many")]), ["parameters[max_connections]"], "once");
+    }
 
     use super::*;
 

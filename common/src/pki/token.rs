@@ -60,6 +60,9 @@ pub struct SecretHash(Fingerprint);
 /// Why a text is no token. No variant repeats any part of the text.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum ParseError {
+    /// Nothing at all.
+    #[error("there is no token: the text is empty; `holdfast node token create` makes one")]
+    Empty,
     /// Another beginning than the expected one.
     #[error("a token of this kind begins with `{expected}.`")]
     Prefix {
@@ -257,7 +260,7 @@ impl<'a> Parts<'a> {
     fn after_prefix(text: &'a str, expected: &'static str) -> Result<Self, ParseError> {
         let mut parts = text.split('.');
         if parts.next() != Some(expected) {
-            return Err(ParseError::Prefix { expected });
+            return Err(if text.is_empty() { ParseError::Empty } else { ParseError::Prefix { expected } });
         }
         Ok(Self(parts))
     }
@@ -334,7 +337,7 @@ mod tests {
         let secret = secret.as_str();
         let parse = |text: String| text.parse::<JoinToken>().unwrap_err();
 
-        assert_eq!(parse(String::new()), ParseError::Prefix { expected: "hf1" });
+        assert_eq!(parse(String::new()), ParseError::Empty);
         assert_eq!(parse(format!("hf2.{id}.{secret}.{pin}")), ParseError::Prefix { expected: "hf1" });
         assert_eq!(parse(format!(" hf1.{id}.{secret}.{pin}")), ParseError::Prefix { expected: "hf1" });
         assert_eq!(parse("hf1".to_owned()), ParseError::Missing { part: Part::Id });

@@ -202,14 +202,17 @@ fn health(cluster: &Cluster, members: &[MemberView]) -> (Health, String) {
     };
     match primary.state {
         None => return (Health::Unknown, format!("primary {}: {}", primary.node_name, primary.message)),
-        Some(MemberState::Running) if primary.message.is_empty() => {}
+        Some(MemberState::Running) => {}
         Some(state) => {
             let why =
                 if primary.message.is_empty() { format!("is {state}") } else { primary.message.clone() };
             return (Health::Unavailable, format!("primary {}: {why}", primary.node_name));
         }
     }
-    let troubled: Vec<String> = members
+    // One that serves, and about which there is something to say.
+    let complaint = (!primary.message.is_empty())
+        .then(|| format!("primary {} (running): {}", primary.node_name, primary.message));
+    let replicas = members
         .iter()
         .filter(|member| member.role == Role::Replica)
         .filter(|member| member.state != Some(MemberState::Streaming) || !member.message.is_empty())
@@ -217,8 +220,8 @@ fn health(cluster: &Cluster, members: &[MemberView]) -> (Health, String) {
             let state = member.state.map_or_else(|| "unknown".to_owned(), |state| state.to_string());
             let why = if member.message.is_empty() { "is not streaming" } else { &member.message };
             format!("replica {} ({state}): {why}", member.node_name)
-        })
-        .collect();
+        });
+    let troubled: Vec<String> = complaint.into_iter().chain(replicas).collect();
     let trouble = troubled.join("; ");
     let needed = usize::try_from(cluster.synchronous.count).unwrap_or(usize::MAX);
     let streaming = members

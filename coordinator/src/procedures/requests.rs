@@ -28,6 +28,9 @@ pub use members::AddMember;
 pub use preconditions::Precondition;
 pub use removal::{DeleteCluster, RemoveMember};
 
+/// How often a request is looked at again because others had changed the same nodes meanwhile.
+const TRIES: usize = 10;
+
 /// Takes requests. Cheap to clone.
 #[derive(Debug, Clone)]
 pub struct Desk {
@@ -98,6 +101,17 @@ impl Desk {
         {
             return Ok(known);
         }
+        let mut tries = 1;
+        loop {
+            match self.try_begin(request, asker).await {
+                // Another cluster took something on the same nodes in this very moment: look again, at everything.
+                Err(failure) if failure.reason == Reason::VersionConflict && tries < TRIES => tries += 1,
+                other => return other,
+            }
+        }
+    }
+
+    async fn try_begin(&self, request: &impl Prepare, asker: &Asker) -> Result<Operation, Failure> {
         let prepared = request.prepare(self, asker).await?;
         let unmet: Vec<&Precondition> =
             prepared.preconditions.iter().filter(|condition| !condition.met).collect();

@@ -207,10 +207,15 @@ pub(super) async fn observe(
     }
     match missing(&|node| nodes.state(node, cluster.id)) {
         None => Ok(()),
-        Some(what) => Err(Error::again(Failure::new(
-            Reason::CommandTimedOut,
-            format!("still waiting after {} s: {}", time.as_secs(), reasoned(&told, what)),
-        ))),
+        Some(what) => {
+            let message = format!("still waiting after {} s: {}", time.as_secs(), reasoned(&told, what));
+            let failure = Failure::new(Reason::CommandTimedOut, message);
+            // A server that ends again and again does so however often it is waited for.
+            let ends =
+                cluster.members.iter().filter_map(|member| nodes.state(member.node_id, cluster.id)?.report);
+            let hopeless = ends.into_iter().any(|(report, _)| report.state == EngineState::Failed);
+            Err(if hopeless { Error::new(failure) } else { Error::again(failure) })
+        }
     }
 }
 

@@ -30,7 +30,8 @@ const OPTIONS: &str = "-c search_path=pg_catalog -c statement_timeout=2500 -c lo
 const STANDING: &str = "
 select s.recovering, s.flushed, s.received, s.replayed, s.timeline,
        case when not s.recovering then null
-            when s.received = s.replayed and s.receiver = 'streaming' then 0
+            when s.received = s.replayed and s.receiver = 'streaming' and s.heard > clock_timestamp() - interval '45 s' then 0
+            when s.received = s.replayed then null
             else extract(epoch from clock_timestamp() - pg_last_xact_replay_timestamp())::float8 end as lag_seconds,
        s.receiver, s.receiver_timeline,
        current_setting('synchronous_standby_names') as synchronous_names,
@@ -44,6 +45,7 @@ select s.recovering, s.flushed, s.received, s.replayed, s.timeline,
                     else ('x' || lpad(substr(pg_walfile_name(pg_current_wal_flush_lsn()), 1, 8), 16, '0'))::bit(64)::int8
                     end as timeline,
                (select status from pg_stat_wal_receiver) as receiver,
+               (select last_msg_receipt_time from pg_stat_wal_receiver) as heard,
                (select received_tli from pg_stat_wal_receiver)::int8 as receiver_timeline) s";
 const FOLLOWERS: &str = "
 select application_name, (flush_lsn - '0/0')::int8, sync_state, state

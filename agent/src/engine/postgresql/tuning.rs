@@ -2,16 +2,13 @@
 
 use serde::{Deserialize, Serialize};
 
+use holdfast_common::engine::postgresql::{MAX_CONNECTIONS, SUPERUSER_RESERVED_CONNECTIONS};
+
 use crate::host::files::Space;
 
 const MIB: u64 = 1024 * 1024;
 const GIB: u64 = 1024 * MIB;
-/// Connections that PostgreSQL keeps for superusers, ours among them.
-const RESERVED_CONNECTIONS: u64 = 5;
-/// The same on every member, whatever its machine: a replica does not start with less than its primary has. PostgreSQL's own
-/// default, which also the smallest machine bears; an operator sets another for the whole cluster.
-const CONNECTIONS: u64 = 100;
-/// The same on every member, for the same reason; more than any machine's parallel queries here need.
+/// The same on every member, since a replica does not start with less than its primary has; more than any machine's parallel queries here need.
 const WORKER_PROCESSES: u64 = 32;
 
 /// What of the machine a member may count on.
@@ -48,7 +45,8 @@ impl Budget {
 pub(super) fn settings(budget: Budget) -> Settings {
     let Budget { memory_bytes, cores, disk_bytes } = budget;
     let cores = u64::from(cores.max(1));
-    let connections = CONNECTIONS;
+    // The same on every member, whatever its machine; PostgreSQL's own default, which also the smallest bears.
+    let connections = MAX_CONNECTIONS;
     let shared = (memory_bytes / 4).clamp(32 * MIB, 32 * GIB);
     // A query may use several times work_mem, and each connection may run one: a quarter of what is left is for them.
     let work = ((memory_bytes - shared.min(memory_bytes)) / 4 / connections).clamp(MIB, 256 * MIB);
@@ -57,7 +55,7 @@ pub(super) fn settings(budget: Budget) -> Settings {
     let parallel = (cores / 2).clamp(1, 8);
     vec![
         ("max_connections", connections.to_string()),
-        ("superuser_reserved_connections", RESERVED_CONNECTIONS.to_string()),
+        ("superuser_reserved_connections", SUPERUSER_RESERVED_CONNECTIONS.to_string()),
         ("shared_buffers", megabytes(shared)),
         ("effective_cache_size", megabytes(memory_bytes * 3 / 4)),
         ("work_mem", megabytes(work)),
