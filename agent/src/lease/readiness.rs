@@ -42,7 +42,7 @@ impl Readiness {
                 return Some(false);
             }
         }
-        if seen.role != Some(Role::Primary) {
+        if seen.role? != Role::Primary {
             self.start = None;
             return Some(false);
         }

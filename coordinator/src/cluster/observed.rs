@@ -104,7 +104,8 @@ pub fn view(cluster: &Cluster, node: impl Fn(NodeId) -> Option<NodeState>) -> Vi
             member_view(cluster, member, node(member.node_id), primary_report.as_ref(), primary_position)
         })
         .collect();
-    let (health, message) = health(cluster, &members);
+    let leads = primary_report.as_ref().is_some_and(|report| report.role == Some(Role::Primary));
+    let (health, message) = health(cluster, &members, leads);
     let primary_known = members.iter().any(|member| member.role == Role::Primary && member.state.is_some());
     let synchronous_count = primary_report.filter(|_| primary_known).map(|report| report.synchronous.count);
     View { health, message, members, synchronous_count }
@@ -191,7 +192,8 @@ fn told(report: &MemberReport, role: Role) -> String {
     }
 }
 
-fn health(cluster: &Cluster, members: &[MemberView]) -> (Health, String) {
+/// `leads`: the primary's server says itself that it is one.
+fn health(cluster: &Cluster, members: &[MemberView], leads: bool) -> (Health, String) {
     match cluster.phase {
         Phase::Creating => return (Health::Creating, String::new()),
         Phase::Deleting => return (Health::Deleting, String::new()),
@@ -202,7 +204,7 @@ fn health(cluster: &Cluster, members: &[MemberView]) -> (Health, String) {
     };
     match primary.state {
         None => return (Health::Unknown, format!("primary {}: {}", primary.node_name, primary.message)),
-        Some(MemberState::Running) => {}
+        Some(MemberState::Running) if leads => {}
         Some(state) => {
             let why =
                 if primary.message.is_empty() { format!("is {state}") } else { primary.message.clone() };
