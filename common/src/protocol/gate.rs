@@ -11,7 +11,8 @@
 //!    └──────────────┴──────────── time over, shut ──────────────────────────────┘
 //! ```
 //!
-//! The slot that has the least to lose is armed: one that keeps the gate open is left alone while the other asks in vain.
+//! The slot that has the least to lose is armed: one that keeps the gate open is left alone while the other asks in vain, or
+//! is held for an engine that was not seen to be ready yet.
 
 use std::time::Duration;
 
@@ -94,7 +95,7 @@ impl Gate {
     /// Arms a slot for a new request; what it was armed for before is forgotten.
     pub(super) fn ask(&mut self, number: RequestNumber, timeout: Duration) -> Slot {
         let [a, b] = &self.slots;
-        let slot = if a.at_stake() <= b.at_stake() { Slot::A } else { Slot::B };
+        let slot = if a.worth() <= b.worth() { Slot::A } else { Slot::B };
         let phase = Phase::Asked { number, promised: Vec::new() };
         self.slots[slot.index()] = Hold { left: Countdown::from(timeout), phase };
         slot
@@ -186,6 +187,11 @@ impl Gate {
 // === impl Hold ===
 
 impl Hold {
+    /// What is lost if it is armed anew: an open slot lets clients in, one that is held does not yet.
+    fn worth(&self) -> (bool, Duration) {
+        (self.phase == Phase::Open, self.at_stake())
+    }
+
     /// The time that is lost with it.
     fn at_stake(&self) -> Duration {
         match self.phase {
@@ -223,6 +229,19 @@ mod tests {
             })
             .collect();
         assert_eq!(slots, [Slot::A, Slot::B, Slot::A, Slot::B]);
+    }
+
+    /// As after a restart of the agent: the kernel lets clients in, and the engine was not looked at yet.
+    #[test]
+    fn a_slot_that_is_open_is_left_alone_while_the_other_is_only_held() {
+        let mut gate = Gate::found([TIMEOUT, SECOND * 2], false);
+        for place in 0..3 {
+            assert_eq!(gate.ask(number(place), TIMEOUT), Slot::B);
+            gate.asked(number(place)).into_iter().for_each(|slot| gate.hold(slot));
+            gate.pass(SECOND);
+            assert!(gate.is_open());
+        }
+        assert_eq!(gate.open(), [Slot::B]);
     }
 
     #[test]
