@@ -4,7 +4,7 @@
 //! ```text
 //!  rpc/lease ── renewals ──► hear ──► Regent (common::protocol), in memory ──► granted, on the same stream, at once
 //!            ── list stored ► hear ──┐
-//!  reconcile/leases ──► settle ──────┴─► Regent ──► stored ──► told, and told again until it is confirmed
+//!  reconcile/leases ──► declare ─────┴─► Regent ──► stored ──► told, and told again until it is confirmed
 //! ```
 //! What must be told is stored before. Nothing here decides what is safe, who should be a member, or to fail over.
 
@@ -71,14 +71,12 @@ struct Stream {
     outgoing: mpsc::Sender<Leased<ToMember>>,
 }
 
-/// What a cluster should be.
+/// A cluster that has a primary.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Wanted {
+pub struct Led {
     pub cluster: ClusterId,
     pub term: Term,
     pub primary: NodeId,
-    pub members: Vec<NodeId>,
-    pub need: Need,
     pub profile: Profile,
 }
 
@@ -141,7 +139,7 @@ impl Leases {
             .seats()
             .iter()
             .filter(|(_, seat)| seat.regent.reign.primary == node)
-            .filter_map(|(cluster, seat)| Some((*cluster, seat.regent.orders(&[]).into_iter().next()?)))
+            .filter_map(|(cluster, seat)| Some((*cluster, order_of(&seat.regent)?)))
             .collect();
         for (cluster, decree) in led {
             self.send(cluster, decree);
@@ -183,26 +181,32 @@ impl Leases {
         }
     }
 
-    /// Makes the reigns as they should be; those of other clusters are forgotten.
+    /// Reads the reigns of these clusters, or makes their first ones; all others are forgotten.
     ///
     /// # Errors
     /// Those of the store. What was done until then stays.
-    pub async fn settle(&self, wanted: &[Wanted]) -> Result<(), Error> {
-        self.seats().retain(|cluster, _| wanted.iter().any(|wanted| wanted.cluster == *cluster));
-        for wanted in wanted {
-            self.open(wanted).await?;
-            let Wanted { cluster, members, need, .. } = wanted;
-            self.change(*cluster, |regent, _| {
-                let asked = List::new(Version::FIRST, members.iter().copied(), *need);
-                let newest = regent.reign.newest();
-                if newest.members() == asked.members() && newest.need == asked.need {
-                    return Vec::new();
-                }
-                regent.declare(members.iter().copied(), *need).unwrap_or_default()
-            })
-            .await?;
+    pub async fn open(&self, led: &[Led]) -> Result<(), Error> {
+        self.seats().retain(|cluster, _| led.iter().any(|led| led.cluster == *cluster));
+        for led in led {
+            self.open_one(led).await?;
         }
         Ok(())
+    }
+
+    /// Declares who is to be promotable; nothing where the newest list says so already.
+    ///
+    /// # Errors
+    /// Those of the store.
+    pub async fn declare(&self, cluster: ClusterId, members: &[NodeId], need: Need) -> Result<(), Error> {
+        self.change(cluster, |regent, _| {
+            let newest = regent.reign.newest();
+            let asked = List::new(newest.version, members.iter().copied(), need);
+            if *newest == asked {
+                return Vec::new();
+            }
+            regent.declare(members.iter().copied(), need).unwrap_or_default()
+        })
+        .await
     }
 
     /// Says again what a primary has not confirmed. `knows` is the version that it reports as stored.
@@ -216,7 +220,7 @@ impl Leases {
                 if known && reign.is_settled() {
                     return None;
                 }
-                Some((*cluster, seat.regent.orders(&[]).into_iter().next()?))
+                Some((*cluster, order_of(&seat.regent)?))
             })
             .collect();
         for (cluster, decree) in open {
@@ -235,9 +239,8 @@ impl Leases {
         })
     }
 
-    /// Reads a reign, or makes the first one.
-    async fn open(&self, wanted: &Wanted) -> Result<(), Error> {
-        let Wanted { cluster, term, primary, profile, .. } = wanted;
+    async fn open_one(&self, led: &Led) -> Result<(), Error> {
+        let Led { cluster, term, primary, profile } = led;
         let timings = profile.timings();
         if let Some(seat) = self.seats().get_mut(cluster) {
             seat.timings = timings;
@@ -259,7 +262,7 @@ impl Leases {
             }
         };
         let regent = Regent::started(reign, &timings);
-        let order = regent.orders(&[]).into_iter().next();
+        let order = order_of(&regent);
         let at = self.shared.clock.boottime();
         self.seats().insert(*cluster, Seat { regent, timings, at, revision, granted: None });
         if let Some(order) = order {
@@ -331,6 +334,11 @@ impl Leases {
     fn streams(&self) -> MutexGuard<'_, BTreeMap<NodeId, Stream>> {
         self.shared.streams.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+/// What the primary is to know now.
+fn order_of(regent: &Regent) -> Option<Decree> {
+    regent.orders(&[]).into_iter().next()
 }
 
 /// Forgets the reign together with its cluster.

@@ -167,6 +167,11 @@ mod as_root {
         let shown = scene.lease().await?;
         ensure!(shown["failover"]["possible"] == true, "it is {shown}");
         ensure!(shown["failover"]["candidate_node"] == "n2", "it is {shown}");
+        // One that is started again at once takes nobody off the list: the primary is never alone for a moment.
+        scene.fleet.controller().crash(COORDINATOR).await?;
+        scene.held("coordinator").await?;
+        let again = scene.lease().await?;
+        ensure!(again["list_version"] == shown["list_version"], "it was {shown}, and is {again}");
         scene.fleet.controller().kill(COORDINATOR).await?;
         let died = now();
         scene.goes_on(died, 6.0 * scene.served).await?;

@@ -4,14 +4,14 @@
 use std::time::Duration;
 
 use holdfast_common::id::{ClusterId, NodeId};
-use holdfast_common::protocol::Need;
+use holdfast_common::protocol::{Need, Reign};
 use holdfast_common::role::Availability;
 use tokio_util::sync::CancellationToken;
 
 use super::Loop;
 use crate::cluster::{Cluster, MemberPhase, Phase};
 use crate::fleet;
-use crate::lease::{self, Leases, Wanted};
+use crate::lease::{self, Leases, Led};
 use crate::procedures::records::{self, Records};
 
 /// How often primaries are reminded of what they have not confirmed.
@@ -40,48 +40,49 @@ impl Loop for Keep {
 
     async fn round(&mut self) -> Result<(), Error> {
         let clusters = self.records.all().await?;
-        let wanted: Vec<Wanted> = clusters.iter().filter_map(|cluster| self.wanted(cluster)).collect();
-        Ok(self.leases.settle(&wanted).await?)
+        let led: Vec<Led> = clusters.iter().filter_map(led).collect();
+        // First what is known of old: who is listed stays so until it is known to be away.
+        self.leases.open(&led).await?;
+        // One that is being removed keeps its lease until it is gone.
+        for cluster in clusters.iter().filter(|cluster| cluster.phase != Phase::Deleting) {
+            if let Some(view) = self.leases.view(cluster.id) {
+                let (members, need) = self.promotable(cluster, &view.reign);
+                self.leases.declare(cluster.id, &members, need).await?;
+            }
+        }
+        Ok(())
     }
 }
 
+fn led(cluster: &Cluster) -> Option<Led> {
+    let primary = cluster.primary?;
+    Some(Led { cluster: cluster.id, term: cluster.term, primary, profile: cluster.lease_profile })
+}
+
 impl Keep {
-    fn wanted(&self, cluster: &Cluster) -> Option<Wanted> {
-        let primary = cluster.primary.filter(|_| cluster.phase != Phase::Deleting)?;
-        let now: Vec<NodeId> = self
-            .leases
-            .view(cluster.id)
-            .map(|view| view.reign.newest().members().to_vec())
-            .unwrap_or_default();
+    fn promotable(&self, cluster: &Cluster, reign: &Reign) -> (Vec<NodeId>, Need) {
         let replicas = cluster
             .members
             .iter()
-            .filter(|member| member.phase == MemberPhase::Active && member.node_id != primary)
+            .filter(|member| member.phase == MemberPhase::Active && member.node_id != reign.primary)
             .map(|member| member.node_id);
         let need = Need::of(cluster.synchronous.count);
         let members: Vec<NodeId> = match need {
             Need::Any(_) => cluster.synchronous.nodes.clone(),
-            Need::All => replicas.filter(|node| self.counts(cluster.id, *node, now.contains(node))).collect(),
+            Need::All => {
+                replicas.filter(|node| self.counts(cluster.id, *node, reign.newest().has(*node))).collect()
+            }
         };
-        Some(Wanted {
-            cluster: cluster.id,
-            term: cluster.term,
-            primary,
-            members,
-            need,
-            profile: cluster.lease_profile,
-        })
+        (members, need)
     }
 
     /// Whether a replica is to be on the list.
     fn counts(&self, cluster: ClusterId, node: NodeId, listed: bool) -> bool {
         let Some(view) = self.fleet.node(node) else { return false };
-        let report = view.report.as_ref();
-        let member = report
-            .and_then(|received| received.report.members.iter().find(|member| member.cluster_id == cluster));
+        let report = view.report.as_ref().map(|received| &received.report);
+        let member =
+            report.and_then(|report| report.members.iter().find(|member| member.cluster_id == cluster));
         match view.availability {
-            // Nothing was heard of it yet since the coordinator's start: it stays what it was.
-            _ if report.is_none() && listed => true,
             Availability::Offline => false,
             Availability::Online | Availability::Late => {
                 listed || member.is_some_and(|member| member.streaming == Some(true))
@@ -105,5 +106,72 @@ pub async fn remind(leases: Leases, fleet: fleet::Handle, shutdown: Cancellation
             let member = report.report.members.iter().find(|member| member.cluster_id == cluster)?;
             member.lease.as_ref()?.version
         });
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use holdfast_common::clock::Clock;
+    use holdfast_common::generation::Generation;
+    use holdfast_common::protocol::Version;
+    use jiff::Timestamp;
+
+    use super::*;
+    use crate::cluster::tests::Sample;
+    use crate::directory::{self, Directory, put};
+    use crate::fleet::liveness;
+    use crate::procedures::records::cluster_key;
+    use crate::store::memory::Memory;
+    use crate::store::{Shared, Txn};
+
+    /// A coordinator that has just started: it knows its nodes, and has heard of none.
+    fn started(store: &Shared, cluster: &Cluster) -> Keep {
+        let directory = Directory::new(Arc::clone(store));
+        let fleet = fleet::Service::new(fleet::Settings {
+            coordinator_generation: Generation::new(1),
+            heartbeat_interval: liveness::HEARTBEAT_INTERVAL,
+            metrics_interval: liveness::METRICS_INTERVAL,
+        })
+        .handle();
+        for member in &cluster.members {
+            let node = directory::Node {
+                id: member.node_id,
+                name: member.node_name.clone(),
+                address: member.address,
+                joined_at: Timestamp::UNIX_EPOCH,
+                certificates: Vec::new(),
+            };
+            fleet.admit(node, None);
+        }
+        let leases = Leases::new(directory.clone(), Clock::system());
+        Keep { records: Records::new(directory), fleet, leases }
+    }
+
+    #[tokio::test]
+    async fn a_coordinator_that_starts_takes_nobody_off_the_list_whom_it_has_not_heard_of_yet() {
+        let store = Memory::shared();
+        let whole = Sample::new().active(2);
+        let cluster = Cluster { synchronous: holdfast_common::assignment::Synchronous::default(), ..whole };
+        let stored = Txn::new().then(put(&cluster_key(&cluster.name), &cluster).unwrap());
+        store.txn(stored).await.unwrap();
+        let replica = cluster.members[1].node_id;
+        let first = started(&store, &cluster);
+        first.leases.open(&[led(&cluster).unwrap()]).await.unwrap();
+        first.leases.declare(cluster.id, &[replica], Need::All).await.unwrap();
+
+        let mut next = started(&store, &cluster);
+        next.round().await.unwrap();
+        let reign = next.leases.view(cluster.id).unwrap().reign;
+        assert_eq!(reign.newest().members(), [replica], "it would be alone, with a gate that nobody shuts");
+        assert_eq!(reign.newest().version, Version::FIRST.next(), "nothing was declared");
+
+        // One that is being removed keeps its lease and its list.
+        let deleting =
+            Txn::new().then(put(&cluster_key(&cluster.name), &cluster.clone().deleting()).unwrap());
+        store.txn(deleting).await.unwrap();
+        next.round().await.unwrap();
+        assert_eq!(next.leases.view(cluster.id).unwrap().reign, reign);
     }
 }
