@@ -40,7 +40,7 @@ use crate::identity::{self, Certificates, Identity, Renewal};
 use crate::lease;
 use crate::link::addresses::Addresses;
 use crate::link::{self, Coordinators, Link, Patience, Status};
-use crate::outbox::{Outbox, node_event};
+use crate::outbox::{Outbox, Tell, node_event};
 use crate::report::{Inventories, Machine, Node, Samples};
 use crate::statefile;
 use crate::terms::{Finding, Terms};
@@ -115,7 +115,8 @@ impl Config {
             tell: telling(&outbox),
         };
         let (firewall, filtering) = firewall::Service::open(table, state_files(state), state, means).await?;
-        let (leases, held) = lease::Service::open(&state_files(state), state).await?;
+        let (leases, held, found) = lease::Service::open(&state_files(state), state).await?;
+        tell(found, &outbox, &clock);
         let (converge, members) = converge::Service::new(converge::Means {
             engines: engines.clone(),
             assignment: assignments.subscribe(),
@@ -297,7 +298,7 @@ fn having_data(engines: &Engines) -> firewall::service::HasData {
 }
 
 /// Events go to the coordinator.
-fn telling(outbox: &Outbox) -> converge::Tell {
+fn telling(outbox: &Outbox) -> Tell {
     let outbox = outbox.clone();
     Arc::new(move |event| outbox.event(event))
 }
@@ -355,7 +356,7 @@ async fn notify(mut status: watch::Receiver<Status>, stop: CancellationToken) {
 }
 
 /// Damage that was found is logged, and told to the coordinator.
-fn tell(findings: Vec<Finding>, outbox: &Outbox, clock: &Clock) {
+fn tell(findings: impl IntoIterator<Item = Finding>, outbox: &Outbox, clock: &Clock) {
     for Finding(finding) in findings {
         tracing::error!(%finding, "the agent's state is damaged");
         outbox.event(node_event(clock, Severity::Error, "STATE_DAMAGED", finding));

@@ -24,7 +24,7 @@ use holdfast_common::assignment::Assignment;
 use holdfast_common::clock::Clock;
 use holdfast_common::error::Chain;
 use holdfast_common::id::ClusterId;
-use holdfast_common::report::{MAX_MEMBERS, MemberReport, NodeEvent, NodeReport};
+use holdfast_common::report::{MAX_MEMBERS, MemberReport, NodeReport};
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 use tokio::time::{MissedTickBehavior, interval};
@@ -34,12 +34,10 @@ use self::rounds::Member;
 use crate::engine::Engines;
 use crate::firewall;
 use crate::lease;
+use crate::outbox::Tell;
 
 /// How often the data directories are looked through for members.
 const DISCOVER_PERIOD: Duration = Duration::from_secs(10);
-
-/// Where events go.
-pub type Tell = Arc<dyn Fn(NodeEvent) + Send + Sync>;
 
 /// What the rounds use.
 #[derive(Clone)]

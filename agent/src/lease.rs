@@ -27,7 +27,7 @@ mod records;
 mod thread;
 
 use std::collections::BTreeMap;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use futures::future::BoxFuture;
@@ -36,7 +36,7 @@ use holdfast_common::clock::Clock;
 use holdfast_common::id::{ClusterId, NodeId};
 use holdfast_common::link::{AskPromise, Leased, Promised};
 use holdfast_common::protocol::{Record, ToMember};
-use holdfast_common::report::{LeaseReport, NodeEvent, NodeReport};
+use holdfast_common::report::{LeaseReport, NodeReport};
 use tokio::sync::{mpsc, oneshot, watch};
 
 use crate::engine;
@@ -44,13 +44,12 @@ use crate::firewall::{self, Kernel};
 use crate::host::files::Files;
 use crate::link;
 use crate::link::lease::Contact;
+use crate::outbox::Tell;
 use crate::statefile;
+use crate::terms::Finding;
 
 /// What arrives and was not looked at yet.
 const INPUTS: usize = 256;
-
-/// Where events go.
-pub type Tell = Arc<dyn Fn(NodeEvent) + Send + Sync>;
 
 /// Ends an engine at once.
 pub type Halt = Arc<dyn Fn(ClusterId) -> BoxFuture<'static, Result<(), engine::Error>> + Send + Sync>;
@@ -132,14 +131,18 @@ pub struct Service {
 // === impl Service ===
 
 impl Service {
-    /// Begins a new run of requests: none of its numbers was ever used.
+    /// Begins a new run of requests: none of its numbers was ever used. Says what was found damaged.
     ///
     /// # Errors
     /// Where that cannot be written down.
-    pub async fn open(files: &Files, state: &std::path::Path) -> Result<(Self, Handle), statefile::Error> {
-        let run = records::begin_run(files, state).await?;
+    pub async fn open(
+        files: &Files,
+        state: &Path,
+    ) -> Result<(Self, Handle, Option<Finding>), statefile::Error> {
+        let (run, finding) = records::begin_run(files, state).await?;
         let (status, newest) = watch::channel(Arc::default());
-        Ok((Self { status, inputs: mpsc::channel(INPUTS), run }, Handle { status: newest }))
+        let service = Self { status, inputs: mpsc::channel(INPUTS), run };
+        Ok((service, Handle { status: newest }, finding))
     }
 }
 

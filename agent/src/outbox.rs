@@ -190,6 +190,9 @@ impl Waiting {
     }
 }
 
+/// Where parts that know no outbox tell of what happened.
+pub type Tell = Arc<dyn Fn(NodeEvent) + Send + Sync>;
+
 /// An event that concerns the node as a whole.
 pub fn node_event(clock: &Clock, severity: Severity, reason: &str, message: impl Into<String>) -> NodeEvent {
     NodeEvent {

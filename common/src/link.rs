@@ -36,7 +36,7 @@ pub const MAX_PEM_BYTES: usize = 64 * 1024;
 /// Where an agent serves the agents of its members' clusters.
 pub const PEER_PORT: u16 = 7445;
 /// The largest message about a lease.
-pub const MAX_LEASE_BYTES: usize = 16 * 1024;
+pub const MAX_LEASE_BYTES: u32 = 16 * 1024;
 /// What intervals the coordinator may ask for.
 pub const INTERVALS: std::ops::RangeInclusive<Duration> =
     Duration::from_millis(50)..=Duration::from_secs(3600);

@@ -49,7 +49,7 @@ pub struct MemberReport {
     pub position: Option<Position>,
     /// Replica: applied, visible to readers.
     pub replayed: Option<Position>,
-    /// Replica: how old the newest applied change is; 0 while there is nothing left to apply.
+    /// Replica: how old the newest applied change is; 0 while it receives and there is nothing left to apply.
     pub lag_seconds: Option<f64>,
     /// Replica: connected to its upstream and receiving.
     pub streaming: Option<bool>,
@@ -72,6 +72,36 @@ pub struct MemberReport {
     pub access: Option<AccessReport>,
     /// Primary: its lease, without its time: that would make every report another one.
     pub lease: Option<LeaseReport>,
+}
+
+// === impl MemberReport ===
+
+impl MemberReport {
+    /// Nothing is known but these.
+    pub fn only(cluster_id: ClusterId, engine: Engine, state: EngineState, term: Term) -> Self {
+        Self {
+            cluster_id,
+            engine,
+            state,
+            role: None,
+            term,
+            position: None,
+            replayed: None,
+            lag_seconds: None,
+            streaming: None,
+            followers: Vec::new(),
+            synchronous: Synchronous::default(),
+            system_identifier: None,
+            engine_version: None,
+            started_at: None,
+            message: String::new(),
+            converged_generation: Generation::NONE,
+            pending_restart: Vec::new(),
+            data_bytes: None,
+            access: None,
+            lease: None,
+        }
+    }
 }
 
 /// A primary's lease, as its own agent knows it.

@@ -45,6 +45,8 @@ pub use listener::{Anonymous, ConnectionLimits, Listener};
 pub use live::Streams;
 pub use peer::{Caller, Gate, OperatorCaller};
 
+use std::collections::BTreeSet;
+
 use axum::Router;
 use axum::extract::State;
 use axum::response::IntoResponse as _;
@@ -89,7 +91,7 @@ pub fn agents(link: link::Link, leases: lease::Exchange) -> Router {
     Routes::default()
         .add_service(EnrollmentServiceServer::new(link.clone()).max_decoding_message_size(MAX_DECODED))
         .add_service(AgentServiceServer::new(link).max_decoding_message_size(MAX_DECODED))
-        .add_service(LeaseServiceServer::new(leases).max_decoding_message_size(MAX_LEASE_BYTES))
+        .add_service(LeaseServiceServer::new(leases).max_decoding_message_size(MAX_LEASE_BYTES as usize))
         .prepare()
         .into_axum_router()
 }
@@ -117,22 +119,13 @@ impl<P: Procedure> Operators<P> {
     }
 }
 
-/// What reflection names: what agents speak is told of, but not served here.
-const OPERATORS_SERVICES: [&str; 8] = [
-    "holdfast.v1.NodeService",
-    "holdfast.v1.ClusterService",
-    "holdfast.v1.AccessService",
-    "holdfast.v1.OperationService",
-    "holdfast.v1.EventService",
-    "holdfast.v1.IdentityService",
-    "grpc.health.v1.Health",
-    "grpc.reflection.v1.ServerReflection",
-];
-
 /// With all that our messages refer to: without google.rpc's descriptors, clients show error details as bytes.
 fn reflection<'a>() -> tonic_reflection::server::Builder<'a> {
     let mut builder = tonic_reflection::server::Builder::configure();
-    for service in OPERATORS_SERVICES {
+    // What agents speak is described too, but not served here, and so not named.
+    let served = rules::RULES.iter().filter(|rule| !matches!(rule.who, rules::Who::Open | rules::Who::Node));
+    let services: BTreeSet<&str> = served.filter_map(|rule| Some(rule.method.split_once('/')?.0)).collect();
+    for service in services {
         builder = builder.with_service_name(service);
     }
     builder

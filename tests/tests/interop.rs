@@ -64,6 +64,7 @@ async fn grpcurl_lists_describes_and_calls_with_a_certificate() -> anyhow::Resul
     for service in SERVICES {
         ensure!(listed.contains(&format!("holdfast.v1.{service}")), "{service} is not listed: {listed}");
     }
+    ensure!(!listed.contains("holdfast.link"), "what is not served here is listed: {listed}");
     ensure!(listed.contains("grpc.health.v1.Health"), "no health service: {listed}");
     let method = "holdfast.v1.ClusterService.CreateCluster";
     let described = operator.with_certificate()?.args([address.as_str(), "describe", method]).run().await?;

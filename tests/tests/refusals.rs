@@ -68,6 +68,24 @@ async fn parameters_that_no_member_could_start_with_are_refused_before_anything_
     fleet.cli(creation(&fleet, &given))?.deadline(DEADLINE).run().await.map(drop)
 }
 
+/// Others that take something on the same node in the same moment are no reason to refuse.
+#[tokio::test]
+async fn clusters_that_are_asked_for_at_the_same_moment_are_all_begun() -> anyhow::Result<()> {
+    let fleet = small().await?;
+    let begun = (0_u16..4).map(|number| {
+        let (name, port) = (format!("c{number}"), (5500 + number).to_string());
+        let fleet = &fleet;
+        async move {
+            let create = ["cluster", "create", &name, "--engine", "postgresql", "--nodes", "n1"];
+            let create = create.into_iter().chain(["--port", &port, "--detach"]).chain(fleet.unfiltered());
+            fleet.cli(create)?.deadline(DEADLINE).run().await
+        }
+    });
+    futures::future::try_join_all(begun).await?;
+    ensure!(operations(&fleet).await?.len() == 4, "not all of them were begun");
+    Ok(())
+}
+
 #[tokio::test]
 async fn what_is_wrong_with_a_command_line_is_told_as_the_command_line_asks() -> anyhow::Result<()> {
     let fleet = small().await?;

@@ -7,7 +7,7 @@ use holdfast_common::assignment::{Exposure, MemberAssignment, Power};
 use holdfast_common::backoff::Backoff;
 use holdfast_common::error::Chain;
 use holdfast_common::generation::Generation;
-use holdfast_common::id::{ClusterId, EventId};
+use holdfast_common::id::ClusterId;
 use holdfast_common::report::{EngineState, MemberReport, NodeEvent, Severity};
 use holdfast_common::role::Role;
 use holdfast_common::term::Term;
@@ -20,6 +20,7 @@ use super::plan::{self, Cover, Leave, Plan, Step};
 use super::{Means, Shared, publish};
 use crate::engine::{Drift, Engine, Error, Held, Observation};
 use crate::lease::Serve;
+use crate::outbox::node_event;
 
 /// How often members are observed.
 const OBSERVE_PERIOD: Duration = Duration::from_secs(1);
@@ -371,14 +372,9 @@ impl Member {
     }
 
     fn tell(&self, severity: Severity, reason: &str, message: String) {
-        (self.means.tell)(NodeEvent {
-            id: EventId::generate(),
-            time: self.means.clock.now(),
-            severity,
-            reason: reason.to_owned(),
-            message: message.chars().take(MAX_MESSAGE_CHARS).collect(),
-            cluster_id: Some(self.cluster),
-        });
+        let message: String = message.chars().take(MAX_MESSAGE_CHARS).collect();
+        let event = node_event(&self.means.clock, severity, reason, message);
+        (self.means.tell)(NodeEvent { cluster_id: Some(self.cluster), ..event });
     }
 }
 

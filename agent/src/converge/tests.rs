@@ -12,7 +12,7 @@ use holdfast_common::engine::{Engine as Kind, Parameters};
 use holdfast_common::generation::Generation;
 use holdfast_common::id::{CommandId, NodeId, OperationId};
 use holdfast_common::protocol::Profile;
-use holdfast_common::report::EngineState;
+use holdfast_common::report::{EngineState, NodeEvent};
 use holdfast_common::role::Role;
 use holdfast_common::term::Term;
 use tokio::time::timeout;

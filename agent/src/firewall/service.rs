@@ -20,7 +20,7 @@ use holdfast_common::access::{Access, Cidr};
 use holdfast_common::assignment::{Assignment, MemberAssignment};
 use holdfast_common::clock::Clock;
 use holdfast_common::error::Chain;
-use holdfast_common::id::{ClusterId, EventId};
+use holdfast_common::id::ClusterId;
 use holdfast_common::report::{AccessReport, NodeEvent, Severity, Traffic};
 use holdfast_common::telemetry::Filtering;
 use jiff::Timestamp;
@@ -35,13 +35,11 @@ use super::sets::SetId;
 use super::trials::Trials;
 use super::{Applied, Counter, Error, Firewall};
 use crate::host::files::Files;
+use crate::outbox::{Tell, node_event};
 use crate::statefile;
 
 /// How often the kernel is asked whether somebody has changed anything.
 const ROUND: Duration = Duration::from_secs(1);
-
-/// Where events go.
-pub type Tell = Arc<dyn Fn(NodeEvent) + Send + Sync>;
 
 /// Whether a cluster's data are still on this node.
 pub type HasData = Arc<dyn Fn(ClusterId) -> BoxFuture<'static, bool> + Send + Sync>;
@@ -296,14 +294,8 @@ impl Service {
     }
 
     fn tell(&self, cluster: Option<ClusterId>, severity: Severity, reason: &str, message: String) {
-        (self.means.tell)(NodeEvent {
-            id: EventId::generate(),
-            time: self.means.clock.now(),
-            severity,
-            reason: reason.to_owned(),
-            message,
-            cluster_id: cluster,
-        });
+        let event = node_event(&self.means.clock, severity, reason, message);
+        (self.means.tell)(NodeEvent { cluster_id: cluster, ..event });
     }
 }
 

@@ -8,8 +8,8 @@ use holdfast_common::assignment::{Assignment, MemberAssignment, RoleAssignment};
 use holdfast_common::clock::Boottime;
 use holdfast_common::id::{ClusterId, NodeId};
 use holdfast_common::link::{AskPromise, Leased, Promised};
-use holdfast_common::protocol::{Event, List, Numbers, Record, Standing, ToMember, ToPeer};
-use holdfast_common::report::NodeReport;
+use holdfast_common::protocol::{Event, Numbers, Record, Standing, ToMember, ToPeer};
+use holdfast_common::report::{NodeReport, Severity};
 use holdfast_common::telemetry::Filtering;
 use tokio::runtime;
 use tokio::sync::{mpsc, oneshot, watch};
@@ -216,7 +216,10 @@ impl Driver {
         let keeper = match found {
             Found::Nothing => Keeper::fresh(cluster, port, timings, &mut self.hands),
             Found::Record(record) => Keeper::started(cluster, port, timings, record, &mut self.hands),
-            Found::Damaged => Keeper::started(cluster, port, timings, unreadable(member), &mut self.hands),
+            Found::Damaged(finding) => {
+                self.hands.event(cluster, Severity::Error, "STATE_DAMAGED", &finding);
+                Keeper::started(cluster, port, timings, unreadable(member), &mut self.hands)
+            }
         };
         self.keepers.insert(cluster, keeper);
         let seen = self.means.report.borrow().clone();
@@ -255,8 +258,7 @@ fn follow(keeper: &mut Keeper, member: Option<&MemberAssignment>, hands: &mut Ag
 fn unreadable(member: &MemberAssignment) -> Record {
     match member.role {
         RoleAssignment::Primary { .. } => {
-            let list: Option<List> = None;
-            Record { term: member.term, standing: Standing::Primary, list, fenced: false }
+            Record { term: member.term, standing: Standing::Primary, list: None, fenced: false }
         }
         RoleAssignment::Replica { .. } => Record::replica(member.term),
     }

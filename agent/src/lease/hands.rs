@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use holdfast_common::error::Chain;
-use holdfast_common::id::{ClusterId, EventId, NodeId};
+use holdfast_common::id::{ClusterId, NodeId};
 use holdfast_common::link::{AskPromise, Leased, Promised};
 use holdfast_common::protocol::{self, Record, Slot, ToCoordinator, ToPeer};
 use holdfast_common::report::{NodeEvent, Severity};
@@ -17,6 +17,7 @@ use super::{Input, Means, records};
 use crate::firewall::{self, Gate};
 use crate::host::files::Files;
 use crate::host::netlink::Error;
+use crate::outbox::node_event;
 
 /// After a record could not be written.
 const STORE_PAUSE: Duration = Duration::from_secs(1);
@@ -174,13 +175,7 @@ impl Hands for Agents {
     }
 
     fn event(&mut self, cluster: ClusterId, severity: Severity, reason: &str, message: &str) {
-        (self.means.tell)(NodeEvent {
-            id: EventId::generate(),
-            time: self.means.clock.now(),
-            severity,
-            reason: reason.to_owned(),
-            message: message.to_owned(),
-            cluster_id: Some(cluster),
-        });
+        let event = node_event(&self.means.clock, severity, reason, message);
+        (self.means.tell)(NodeEvent { cluster_id: Some(cluster), ..event });
     }
 }

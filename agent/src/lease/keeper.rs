@@ -16,8 +16,7 @@ use std::time::Duration;
 use holdfast_common::id::{ClusterId, NodeId};
 use holdfast_common::protocol::timing::STARTING_ASKS_FOR;
 use holdfast_common::protocol::{
-    Countdown, Effect, Event, List, Member, Numbers, Record, Standing, Timings, ToCoordinator, ToMember,
-    ToPeer,
+    Effect, Event, Gate, List, Member, Numbers, Record, Standing, Timings, ToCoordinator, ToMember, ToPeer,
 };
 use holdfast_common::report::{LeaseReport, LeaseSource, MemberReport, Severity};
 use holdfast_common::term::Term;
@@ -265,8 +264,8 @@ impl Keeper {
         match effect {
             Effect::Tell(message @ ToCoordinator::Renew { .. }) => return hands.tell(self.cluster, message),
             Effect::Send { to, message } => return hands.send(self.cluster, to, message),
-            // Stopping is never wrong; what waits may start it, so it also keeps its place.
-            Effect::StopEngine => self.halt(hands),
+            // Stopping is never wrong; but what waits before it may start the engine, so there it keeps its place too.
+            Effect::StopEngine if self.storing.is_some() => self.halt(hands),
             _ => {}
         }
         if self.storing.is_some() {
@@ -340,12 +339,11 @@ impl Keeper {
             }
         };
         self.broken = None;
-        self.member = Member::started(self.stored.clone(), found, &self.timings);
+        self.member = Member::started(self.stored.clone(), Gate::default(), &self.timings);
         // It is no start: what a starting agent may wait for is over, what its member has promised is not.
-        let promise: Countdown = self.member.promise;
+        let promise = self.member.promise;
         self.member.pass(STARTING_ASKS_FOR);
-        self.member.promise = promise;
-        self.member.gate = hands.observe(self.port).unwrap_or_default();
+        (self.member.promise, self.member.gate) = (promise, found);
         self.serve = serve(&self.stored);
         self.readiness = Readiness::default();
         true

@@ -2,6 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
+use holdfast_common::error::Chain;
 use holdfast_common::id::ClusterId;
 use holdfast_common::protocol::Record;
 use jiff::Timestamp;
@@ -9,6 +10,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::host::files::{Access, Files};
 use crate::statefile::{self, Kind};
+use crate::terms::Finding;
 
 const RECORD: Kind = Kind { name: "lease", version: 1 };
 const RUN: Kind = Kind { name: "run", version: 1 };
@@ -21,8 +23,8 @@ pub enum Found {
     /// Nothing: it was never here.
     Nothing,
     Record(Record),
-    /// Something that cannot be read; it was set aside.
-    Damaged,
+    /// Something that cannot be read; it was set aside, which this says.
+    Damaged(String),
 }
 
 #[derive(Debug, Clone, Copy, Serialize, Deserialize)]
@@ -32,7 +34,11 @@ struct Run {
 }
 
 /// Makes room for the records, and writes down the number of a run that is higher than all before.
-pub(super) async fn begin_run(files: &Files, state: &Path) -> Result<u64, statefile::Error> {
+pub(super) async fn begin_run(
+    files: &Files,
+    state: &Path,
+) -> Result<(u64, Option<Finding>), statefile::Error> {
+    let mut finding = None;
     files.create_dir(state.join(FOLDER), Access::PRIVATE_DIR).await?;
     let path = state.join(RUN_NAME);
     // Where the last one is not known, one that no count of starts has reached.
@@ -41,13 +47,13 @@ pub(super) async fn begin_run(files: &Files, state: &Path) -> Result<u64, statef
         Ok(Some(Run { number })) => number.saturating_add(1),
         Ok(None) => beyond(),
         Err(error) if error.is_damage() => {
-            statefile::set_aside(files, &path).await?;
+            finding = Some(Finding(set_aside(files, &path, &error).await?));
             beyond()
         }
         Err(error) => return Err(error),
     };
     statefile::write(files, &path, RUN, &Run { number }).await?;
-    Ok(number)
+    Ok((number, finding))
 }
 
 pub(super) async fn load(files: &Files, state: &Path, cluster: ClusterId) -> Result<Found, statefile::Error> {
@@ -55,10 +61,7 @@ pub(super) async fn load(files: &Files, state: &Path, cluster: ClusterId) -> Res
     match statefile::read(files, &path, RECORD).await {
         Ok(Some(record)) => Ok(Found::Record(record)),
         Ok(None) => Ok(Found::Nothing),
-        Err(error) if error.is_damage() => {
-            statefile::set_aside(files, &path).await?;
-            Ok(Found::Damaged)
-        }
+        Err(error) if error.is_damage() => Ok(Found::Damaged(set_aside(files, &path, &error).await?)),
         Err(error) => Err(error),
     }
 }
@@ -72,6 +75,12 @@ pub(super) async fn store(
     statefile::write(files, &path(state, cluster), RECORD, record).await
 }
 
+/// Moves a damaged file out of the way, and says so.
+async fn set_aside(files: &Files, path: &Path, error: &statefile::Error) -> Result<String, statefile::Error> {
+    let aside = statefile::set_aside(files, path).await?;
+    Ok(format!("{}; it was set aside as {}", Chain(error), aside.display()))
+}
+
 fn path(state: &Path, cluster: ClusterId) -> PathBuf {
     state.join(FOLDER).join(cluster.to_string())
 }
@@ -80,4 +89,52 @@ fn path(state: &Path, cluster: ClusterId) -> PathBuf {
 pub(super) async fn forget(files: &Files, state: &Path, cluster: ClusterId) -> Result<(), statefile::Error> {
     files.remove_file(path(state, cluster)).await?;
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use holdfast_common::term::Term;
+
+    use super::*;
+    use crate::app::state_files;
+
+    #[tokio::test]
+    async fn no_run_has_the_number_of_an_earlier_one_whatever_became_of_the_file() {
+        let folder = tempfile::tempdir().unwrap();
+        let (state, files) = (folder.path(), state_files(folder.path()));
+        let mut last = 0;
+        let mut next = async |damaged: bool| {
+            let (number, finding) = begin_run(&files, state).await.unwrap();
+            assert!(number > last, "{number} after {last}");
+            assert_eq!(finding.is_some(), damaged, "{finding:?}");
+            last = number;
+        };
+        next(false).await;
+        next(false).await;
+        std::fs::write(state.join(RUN_NAME), "nonsense").unwrap();
+        next(true).await;
+        // A later moment: without the file, time is what tells the runs apart.
+        std::fs::remove_file(state.join(RUN_NAME)).unwrap();
+        let before = Timestamp::now();
+        while Timestamp::now().as_millisecond() <= before.as_millisecond() + 1 {
+            tokio::task::yield_now().await;
+        }
+        next(false).await;
+    }
+
+    #[tokio::test]
+    async fn a_record_comes_back_and_a_damaged_one_is_never_taken_for_none() {
+        let folder = tempfile::tempdir().unwrap();
+        let (state, files) = (folder.path(), state_files(folder.path()));
+        begin_run(&files, state).await.unwrap();
+        let (cluster, record) = (ClusterId::generate(), Record::replica(Term::FIRST));
+        assert_eq!(load(&files, state, cluster).await.unwrap(), Found::Nothing);
+        store(&files, state, cluster, &record).await.unwrap();
+        assert_eq!(load(&files, state, cluster).await.unwrap(), Found::Record(record));
+        std::fs::write(path(state, cluster), "").unwrap();
+        assert!(
+            matches!(load(&files, state, cluster).await.unwrap(), Found::Damaged(why) if why.contains("damaged"))
+        );
+        forget(&files, state, cluster).await.unwrap();
+    }
 }

@@ -188,7 +188,7 @@ impl Contact {
             .map_err(|error| Error::Certificate(error.into()))?;
         let channel = endpoint(&SocketAddr::new(address, PEER_PORT).to_string())?
             .connect_with_connector_lazy(Connector::new(Arc::new(tls)));
-        let client = PeerServiceClient::new(channel).max_decoding_message_size(MAX_LEASE_BYTES);
+        let client = PeerServiceClient::new(channel).max_decoding_message_size(MAX_LEASE_BYTES as usize);
         if peers.len() >= MAX_CONNECTIONS {
             peers.clear();
         }
@@ -245,7 +245,8 @@ impl Tasks {
                 .connect_with_connector(Connector::new(Arc::clone(&self.tls)))
                 .await
                 .map_err(|error| Chain(&error).to_string())?;
-            let mut client = LeaseServiceClient::new(channel).max_decoding_message_size(MAX_LEASE_BYTES);
+            let mut client =
+                LeaseServiceClient::new(channel).max_decoding_message_size(MAX_LEASE_BYTES as usize);
             client.exchange(outgoing).await.map_err(|status| status.message().to_owned())
         });
         let mut stream = match opened.await {
@@ -367,7 +368,7 @@ async fn connection(stream: TcpStream, tls: &ServerTls, promises: Promises) -> R
     stream.set_nodelay(true).map_err(|error| error.to_string())?;
     let accepted = tls.accept(stream, HANDSHAKE_DEADLINE).await.map_err(|error| Chain(&error).to_string())?;
     let peer = accepted.peer.ok_or("no certificate")?;
-    let server = PeerServiceServer::new(promises).max_decoding_message_size(MAX_LEASE_BYTES);
+    let server = PeerServiceServer::new(promises).max_decoding_message_size(MAX_LEASE_BYTES as usize);
     let routes = Routes::new(server).prepare().map_request(move |mut request: http::Request<_>| {
         request.extensions_mut().insert(peer.clone());
         request

@@ -5,7 +5,6 @@ use std::collections::BTreeMap;
 use holdfast_common::assignment::{Exposure, RoleAssignment, Synchronous};
 use holdfast_common::command::{DatabaseName, Verifier};
 use holdfast_common::engine::{Engine, Parameters};
-use holdfast_common::generation::Generation;
 use holdfast_common::id::{ClusterId, NodeId};
 use holdfast_common::pki::{Keyring, MasterKey};
 use holdfast_common::position::Position;
@@ -112,28 +111,8 @@ fn member(index: usize) -> Member {
 
 /// What a node tells of a member that runs and streams.
 pub(crate) fn report(cluster: ClusterId) -> MemberReport {
-    MemberReport {
-        cluster_id: cluster,
-        engine: Engine::Postgresql,
-        state: EngineState::Running,
-        role: None,
-        term: Term::FIRST,
-        position: None,
-        replayed: None,
-        lag_seconds: None,
-        streaming: Some(true),
-        followers: Vec::new(),
-        synchronous: Synchronous::default(),
-        system_identifier: None,
-        engine_version: None,
-        started_at: None,
-        message: String::new(),
-        converged_generation: Generation::NONE,
-        pending_restart: Vec::new(),
-        data_bytes: None,
-        access: None,
-        lease: None,
-    }
+    let known = MemberReport::only(cluster, Engine::Postgresql, EngineState::Running, Term::FIRST);
+    MemberReport { streaming: Some(true), ..known }
 }
 
 // === what is legal ===

@@ -3,12 +3,11 @@
 use std::pin::Pin;
 
 use futures::{Stream, StreamExt as _, stream};
-use holdfast_common::error::Classify as _;
-use holdfast_common::error::status;
 use holdfast_common::link::Leased;
-use holdfast_common::protocol::ToCoordinator;
+use holdfast_common::protocol::{ToCoordinator, ToMember};
 use holdfast_proto::link::v1 as proto;
 use holdfast_proto::link::v1::lease_service_server::LeaseService;
+use tokio::sync::{mpsc, oneshot};
 use tokio_util::task::TaskTracker;
 use tonic::{Request, Response, Status, Streaming};
 
@@ -36,10 +35,9 @@ impl LeaseService for Exchange {
         let mut inbound = request.into_inner();
         let (attached, messages) = self.leases.attach(node);
         let leases = self.leases.clone();
-        let (ended, over) = tokio::sync::oneshot::channel();
+        let (ended, mut over) = oneshot::channel();
         self.tasks.spawn(async move {
             let _attached = attached;
-            let mut over = over;
             loop {
                 // Both arms are cancel-safe.
                 let message = tokio::select! {
@@ -49,11 +47,7 @@ impl LeaseService for Exchange {
                 let Some(Ok(message)) = message else { return };
                 match Leased::<ToCoordinator>::try_from(message) {
                     Ok(said) => leases.hear(node, said).await,
-                    Err(error) => {
-                        let failure = error.to_failure();
-                        let status = status::from_failure(&failure);
-                        tracing::warn!(%node, problem = status.message(), "a message about a lease is refused");
-                    }
+                    Err(error) => tracing::warn!(%node, %error, "a message about a lease is refused"),
                 }
             }
         });
@@ -68,6 +62,6 @@ impl LeaseService for Exchange {
 
 /// The answering end: with it the reading end ends.
 struct Held {
-    messages: tokio::sync::mpsc::Receiver<Leased<holdfast_common::protocol::ToMember>>,
-    _ended: tokio::sync::oneshot::Sender<()>,
+    messages: mpsc::Receiver<Leased<ToMember>>,
+    _ended: oneshot::Sender<()>,
 }

@@ -4,6 +4,8 @@ use std::collections::HashMap;
 use std::sync::LazyLock;
 use std::time::Duration;
 
+use holdfast_common::link::MAX_LEASE_BYTES;
+
 /// Who may call a method.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Who {
@@ -47,8 +49,6 @@ pub struct Rule {
 pub const MESSAGE_BYTES: u32 = 1024 * 1024;
 /// The same with a list of access entries: a hundred thousand, each with a comment.
 pub const LIST_BYTES: u32 = 16 * 1024 * 1024;
-/// What a message about a lease may have.
-const LEASE_BYTES: u32 = 16 * 1024;
 /// The usual bound of a call.
 const CALL: Length = Length::Call(Duration::from_secs(30));
 /// For calls that ask nodes or wait by their nature.
@@ -77,7 +77,7 @@ pub const RULES: &[Rule] = &[
     changes("holdfast.link.v1.EnrollmentService/Enroll", Who::Open),
     stream("holdfast.link.v1.AgentService/Session", Who::Node),
     changes("holdfast.link.v1.AgentService/RenewCertificate", Who::Node),
-    Rule { message_bytes: LEASE_BYTES, ..stream("holdfast.link.v1.LeaseService/Exchange", Who::Node) },
+    Rule { message_bytes: MAX_LEASE_BYTES, ..stream("holdfast.link.v1.LeaseService/Exchange", Who::Node) },
     reads("holdfast.v1.NodeService/ListNodes", Who::Viewer),
     reads("holdfast.v1.NodeService/GetNode", Who::Viewer),
     stream("holdfast.v1.NodeService/WatchNodes", Who::Viewer),

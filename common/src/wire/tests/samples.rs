@@ -170,28 +170,12 @@ pub(super) fn report() -> NodeReport {
             open: true,
         }),
     };
-    let unknown = MemberReport {
-        cluster_id: ClusterId::generate(),
-        engine: crate::engine::Engine::Postgresql,
-        state: EngineState::Unknown,
-        role: None,
-        term: Term::NONE,
-        position: None,
-        replayed: None,
-        lag_seconds: None,
-        streaming: None,
-        followers: vec![],
-        synchronous: Synchronous::default(),
-        system_identifier: None,
-        engine_version: None,
-        started_at: None,
-        message: String::new(),
-        converged_generation: Generation::NONE,
-        pending_restart: vec![],
-        data_bytes: None,
-        access: None,
-        lease: None,
-    };
+    let unknown = MemberReport::only(
+        ClusterId::generate(),
+        crate::engine::Engine::Postgresql,
+        EngineState::Unknown,
+        Term::NONE,
+    );
     NodeReport { members: vec![full, unknown], assignment_generation: Generation::NONE, node_time: at(-5) }
 }
 

@@ -9,7 +9,7 @@ use holdfast_agent::assignment;
 use holdfast_agent::dispatch::Order;
 use holdfast_agent::link::Below;
 use holdfast_agent::outbox::Outbox;
-use holdfast_common::assignment::{Assignment, Synchronous};
+use holdfast_common::assignment::Assignment;
 use holdfast_common::clock::Clock;
 use holdfast_common::command::{Check, CheckedMember, Command, Success};
 use holdfast_common::engine::Engine;
@@ -90,26 +90,15 @@ impl Simulated {
         let beat = self.beats.fetch_add(1, Ordering::Relaxed);
         let position = Position { era: 1, offset: 0x0300_0000 + beat * 8192 };
         MemberReport {
-            cluster_id: self.cluster,
-            engine: Engine::Postgresql,
-            state: EngineState::Running,
             role: Some(Role::Replica),
-            term: Term::FIRST,
             position: Some(position),
             replayed: Some(position),
             lag_seconds: Some(0.0),
             streaming: Some(true),
-            followers: Vec::new(),
-            synchronous: Synchronous::default(),
             system_identifier: Some("7440000000000000000".into()),
             engine_version: Some("15.14".into()),
-            started_at: None,
-            message: String::new(),
-            converged_generation: Generation::NONE,
-            pending_restart: Vec::new(),
             data_bytes: Some(40 << 20),
-            access: None,
-            lease: None,
+            ..MemberReport::only(self.cluster, Engine::Postgresql, EngineState::Running, Term::FIRST)
         }
     }
 
