@@ -66,6 +66,10 @@ async fn grpcurl_lists_describes_and_calls_with_a_certificate() -> anyhow::Resul
     }
     ensure!(!listed.contains("holdfast.link"), "what is not served here is listed: {listed}");
     ensure!(listed.contains("grpc.health.v1.Health"), "no health service: {listed}");
+    for service in listed.lines() {
+        // What is named can be described: clients that resolve the whole list stop at the first that cannot.
+        operator.with_certificate()?.args([address.as_str(), "describe", service]).run().await?;
+    }
     let method = "holdfast.v1.ClusterService.CreateCluster";
     let described = operator.with_certificate()?.args([address.as_str(), "describe", method]).run().await?;
     ensure!(described.contains("CreateClusterRequest"), "described as {described}");
