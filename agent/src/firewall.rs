@@ -128,7 +128,16 @@ impl Firewall {
         self.list().await.map(drop)
     }
 
-    /// Makes the table as declared; without a change of anything this costs one question to the kernel.
+    /// Whether nobody but the agent has changed anything since the last [`Self::apply`].
+    ///
+    /// # Errors
+    /// Where the kernel does not tell it.
+    pub fn is_untouched(&self) -> Result<bool, Error> {
+        let Some(known) = &self.known else { return Ok(false) };
+        Ok(known.at.is_before_only_ours(&self.kernel.mark()?))
+    }
+
+    /// Makes the table as declared.
     ///
     /// # Errors
     /// [`Error`]. Whatever was done until then is whole by itself: the next round goes on from what it finds.

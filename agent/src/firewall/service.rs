@@ -25,7 +25,7 @@ use holdfast_common::report::{AccessReport, NodeEvent, Severity, Traffic};
 use holdfast_common::telemetry::Filtering;
 use jiff::Timestamp;
 use tokio::sync::watch;
-use tokio::time::{MissedTickBehavior, interval};
+use tokio::time::{Instant, MissedTickBehavior, interval};
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
@@ -40,6 +40,8 @@ use crate::statefile;
 
 /// How often the kernel is asked whether somebody has changed anything.
 const ROUND: Duration = Duration::from_secs(1);
+/// How long a round may trust that nobody has changed anything, by the kernel's number alone.
+const LOOK_AGAIN: Duration = Duration::from_secs(10);
 
 /// Whether a cluster's data are still on this node.
 pub type HasData = Arc<dyn Fn(ClusterId) -> BoxFuture<'static, bool> + Send + Sync>;
@@ -82,8 +84,17 @@ pub struct Service {
     assigned: BTreeMap<u16, ClusterId>,
     /// Trials that are under way, to tell of their end.
     on_trial: BTreeSet<ClusterId>,
+    /// The last round, if it left nothing to be done.
+    settled: Option<Settled>,
     /// What went wrong last, told once.
     failure: Option<String>,
+}
+
+/// A round after which only time or somebody else makes a difference.
+struct Settled {
+    assignment: Arc<Assignment>,
+    coordinators: Vec<IpAddr>,
+    at: Instant,
 }
 
 /// What is to be done with a trial that is assigned.
@@ -115,6 +126,7 @@ impl Service {
             retired: BTreeMap::new(),
             assigned: BTreeMap::new(),
             on_trial: BTreeSet::new(),
+            settled: None,
             failure: None,
         };
         Ok((service, Handle { status: newest }))
@@ -163,6 +175,7 @@ impl Service {
                 self.publish(status);
             }
             Err(error) => {
+                self.settled = None;
                 let message = Chain(&error).to_string();
                 if self.failure.as_ref() != Some(&message) {
                     tracing::warn!(%message, "keep the firewall");
@@ -177,7 +190,14 @@ impl Service {
         }
     }
 
-    async fn keep(&mut self, assignment: &Assignment, coordinators: &[IpAddr]) -> Result<Status, KeepError> {
+    async fn keep(
+        &mut self,
+        assignment: &Arc<Assignment>,
+        coordinators: &[IpAddr],
+    ) -> Result<Status, KeepError> {
+        if self.is_settled(assignment, coordinators)? {
+            return Ok(self.observe(assignment)?);
+        }
         let begins = self.trials_to_begin(assignment).await?;
         self.retire(assignment).await;
         let mut declared = declare(assignment, coordinators, |id| match begins.get(&id) {
@@ -188,7 +208,7 @@ impl Service {
         for port in self.retired.keys() {
             declared.ports.entry(*port).or_default();
         }
-        let Applied { drift, loaded: _, changed: _ } = self.firewall.apply(&declared).await?;
+        let Applied { drift, loaded, changed } = self.firewall.apply(&declared).await?;
         if let Some(drift) = drift {
             let message = format!(
                 "somebody else changed the table inet {}: {}; it was put right",
@@ -199,7 +219,23 @@ impl Service {
             self.tell(None, Severity::Warning, "FIREWALL_DRIFT", message);
         }
         self.shut_retired()?;
-        self.observe(assignment, &declared).map_err(KeepError::from)
+        let on_trial = assignment.members.iter().any(|member| member.access.trial.is_some());
+        let over = !loaded && changed == 0 && self.retired.is_empty() && !on_trial;
+        self.settled = over.then(|| Settled {
+            assignment: Arc::clone(assignment),
+            coordinators: coordinators.to_vec(),
+            at: Instant::now(),
+        });
+        Ok(self.observe(assignment)?)
+    }
+
+    /// Whether a round would find everything as the last one left it, by one question to the kernel.
+    fn is_settled(&self, assignment: &Arc<Assignment>, coordinators: &[IpAddr]) -> Result<bool, Error> {
+        let Some(settled) = &self.settled else { return Ok(false) };
+        Ok(Arc::ptr_eq(&settled.assignment, assignment)
+            && settled.coordinators == coordinators
+            && settled.at.elapsed() < LOOK_AGAIN
+            && self.firewall.is_untouched()?)
     }
 
     /// Those that begin now, and how long they may last yet. They are on the disk by then.
@@ -237,6 +273,9 @@ impl Service {
 
     /// Whatever was open of members that are gone is shut; who is let in to the others is for the leases to say.
     fn shut_retired(&mut self) -> Result<(), Error> {
+        if self.retired.is_empty() {
+            return Ok(());
+        }
         let gate = match &self.gate {
             Some(gate) => gate.clone(),
             None => self.gate.insert(Gate::open(self.firewall.kernel())?).clone(),
@@ -248,15 +287,12 @@ impl Service {
         Ok(())
     }
 
-    fn observe(&self, assignment: &Assignment, declared: &Declared) -> Result<Status, Error> {
-        let counted = self.firewall.counted(declared.ports.keys().copied())?;
-        let trials: BTreeMap<u16, Option<Duration>> = self
-            .firewall
-            .kernel()
-            .ports(SetId::Trial)?
-            .into_iter()
-            .map(|element| (element.port, element.lasts))
-            .collect();
+    fn observe(&self, assignment: &Assignment) -> Result<Status, Error> {
+        let counted = self.firewall.counted(assignment.members.iter().map(|member| member.port))?;
+        let on_trial = assignment.members.iter().any(|member| member.access.trial.is_some());
+        let trials = if on_trial { self.firewall.kernel().ports(SetId::Trial)? } else { Vec::new() };
+        let trials: BTreeMap<u16, Option<Duration>> =
+            trials.into_iter().map(|element| (element.port, element.lasts)).collect();
         let report = |member: &MemberAssignment| {
             let (accepted, refused) = counted.get(&member.port).copied().unwrap_or_default();
             AccessReport {
@@ -286,8 +322,9 @@ impl Service {
             self.tell(Some(*ended), Severity::Info, "ACCESS_TRIAL_ENDED", message);
         }
         self.on_trial = on_trial;
+        // What is counted changes all the time, and wakes nobody.
         self.status.send_if_modified(|current| {
-            let changed = **current != status;
+            let changed = !current.same_rules(&status);
             *current = Arc::new(status);
             changed
         });
@@ -338,6 +375,15 @@ impl Status {
     /// Whether the port of this cluster is filtered: engines are not started without that, unless they were allowed to.
     pub fn covers(&self, cluster: ClusterId) -> bool {
         self.filtering == Filtering::Available && self.clusters.contains_key(&cluster)
+    }
+
+    /// Whether the same holds, whatever was counted and however long it holds yet.
+    fn same_rules(&self, other: &Self) -> bool {
+        let rules = |status: &Self| -> Vec<_> {
+            let rule = |(id, it): (&ClusterId, &AccessReport)| (*id, it.generation, it.trial_left.is_some());
+            status.clusters.iter().map(rule).collect()
+        };
+        self.filtering == other.filtering && rules(self) == rules(other)
     }
 }
 

@@ -50,6 +50,8 @@ const OUTGOING: usize = 128;
 /// A connection that does not answer is given up after these together.
 const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(2);
 const KEEPALIVE_TIMEOUT: Duration = Duration::from_secs(2);
+/// How often an agent that asks for nothing now is looked after.
+const IDLE_INTERVAL: Duration = Duration::from_secs(20);
 const CONNECT_DEADLINE: Duration = Duration::from_secs(2);
 /// An answer that comes later is of no use.
 const PROMISE_DEADLINE: Duration = Duration::from_secs(2);
@@ -187,6 +189,8 @@ impl Contact {
         let tls = ClientTls::new(self.shared.fleet, Expect::Node(to), Some(&credentials), &roots)
             .map_err(|error| Error::Certificate(error.into()))?;
         let channel = endpoint(&SocketAddr::new(address, PEER_PORT).to_string())?
+            // One that asks nothing need not know whether it is still connected: the next request finds out.
+            .keep_alive_while_idle(false)
             .connect_with_connector_lazy(Connector::new(Arc::new(tls)));
         let client = PeerServiceClient::new(channel).max_decoding_message_size(MAX_LEASE_BYTES as usize);
         if peers.len() >= MAX_CONNECTIONS {
@@ -376,7 +380,7 @@ async fn connection(stream: TcpStream, tls: &ServerTls, promises: Promises) -> R
     let mut http = auto::Builder::new(TokioExecutor::new()).http2_only();
     http.http2()
         .timer(TokioTimer::new())
-        .keep_alive_interval(KEEPALIVE_INTERVAL)
+        .keep_alive_interval(IDLE_INTERVAL)
         .keep_alive_timeout(KEEPALIVE_TIMEOUT)
         .max_concurrent_streams(MAX_STREAMS)
         .max_header_list_size(MAX_HEADERS);

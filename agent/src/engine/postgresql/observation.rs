@@ -31,7 +31,11 @@ impl Inner {
             return with_message(EngineState::Absent, message);
         }
         let mut observed = self.observe_process(cluster, &layout).await;
-        observed.data_role = self.data_role(&layout).await;
+        // A server that runs says it, and its files do not contradict.
+        observed.data_role = match observed.role {
+            Some(role) => Some(role),
+            None => self.data_role(&layout).await,
+        };
         if observed.system_identifier.is_none() {
             observed.system_identifier = match build::identity(self, &layout, Place::Data).await {
                 Ok(found) => Some(found),

@@ -12,6 +12,7 @@ mod process;
 #[cfg(test)]
 mod tests;
 
+use std::collections::HashMap;
 use std::io;
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
@@ -51,6 +52,8 @@ struct Inner {
     boot: String,
     /// Held while a record is read and changed; never across an await.
     turn: Mutex<()>,
+    /// The processes that were alive when they were looked at last: to look again needs no disk.
+    alive: Mutex<HashMap<ServiceName, (Identity, Timestamp)>>,
 }
 
 /// What is kept of a service on disk.
@@ -91,7 +94,7 @@ impl Plain {
         let disk = Disk::new([folder.to_owned()]);
         disk.create_dir(folder, Access::PRIVATE_DIR).map_err(|error| io(io::Error::other(error)))?;
         let boot = Machine.boot_id().map_err(|error| io(io::Error::other(error)))?;
-        let inner = Inner { folder: folder.to_owned(), disk, boot, turn: Mutex::new(()) };
+        let inner = Inner { folder: folder.to_owned(), disk, boot, turn: Mutex::default(), alive: Mutex::default() };
         Ok(Self { inner: Arc::new(inner) })
     }
 
@@ -175,6 +178,9 @@ impl Units for Plain {
 
     fn status<'a>(&'a self, name: &'a ServiceName) -> BoxFuture<'a, Status> {
         Box::pin(async move {
+            if let Some(running) = self.inner.still_alive(name) {
+                return running;
+            }
             match self.blocking("look at", name, |inner, name| inner.look(name)).await {
                 Ok(status) => status,
                 Err(error) => Status::Unknown { why: Chain(&error).to_string() },
@@ -256,8 +262,30 @@ impl Inner {
         Ok(Started::Now)
     }
 
+    /// Whether the process that was found alive before is so yet.
+    fn still_alive(&self, name: &ServiceName) -> Option<Status> {
+        let known = self.alive.lock().unwrap_or_else(PoisonError::into_inner).get(name).copied();
+        let (process, since) = known?;
+        process::is_alive(process).then(|| Status::Running { pid: process.pid(), since })
+    }
+
     /// Reads the record, compares it with the machine, and keeps what came out.
     fn look(&self, name: &ServiceName) -> io::Result<Status> {
+        let mut alive = None;
+        let found = self.compare(name, &mut alive);
+        let mut known = self.alive.lock().unwrap_or_else(PoisonError::into_inner);
+        match alive {
+            Some(alive) => known.insert(name.clone(), alive),
+            None => known.remove(name),
+        };
+        found
+    }
+
+    fn compare(
+        &self,
+        name: &ServiceName,
+        alive: &mut Option<(Identity, Timestamp)>,
+    ) -> io::Result<Status> {
         let Some(record) = self.load(name)? else { return Ok(Status::NotFound) };
         let same_boot = record.boot == self.boot;
         let (process, asked_to_stop) = match &record.state {
@@ -274,6 +302,7 @@ impl Inner {
                         let state = State::Started { process, asked_to_stop: false };
                         self.save(name, &Record { state, ..record.clone() })?;
                     }
+                    *alive = Some((process, record.started_at));
                     return Ok(Status::Running { pid: process.pid(), since: record.started_at });
                 }
                 process::State::Ended(ending) => ending,

@@ -121,12 +121,21 @@ pub(super) fn identity(pid: u32) -> io::Result<Option<Identity>> {
     Ok(stat(pid)?.map(|stat| Identity { pid, start_ticks: stat.starttime }))
 }
 
+/// Whether this very process runs; a zombie does not.
+pub(super) fn is_alive(process: Identity) -> bool {
+    stat(process.pid).ok().flatten().is_some_and(|found| runs(&found, process))
+}
+
+fn runs(found: &Stat, process: Identity) -> bool {
+    found.starttime == process.start_ticks && !matches!(found.state, 'Z' | 'X' | 'x')
+}
+
 /// Whether it runs, and if not, how it ended. A zombie has ended; one of our own is reaped here.
 pub(super) fn state(process: Identity) -> io::Result<State> {
     let Some(found) = stat(process.pid)?.filter(|stat| stat.starttime == process.start_ticks) else {
         return Ok(State::Ended(Ending::Unseen));
     };
-    if !matches!(found.state, 'Z' | 'X' | 'x') {
+    if runs(&found, process) {
         return Ok(State::Alive);
     }
     let pid = nix::unistd::Pid::from_raw(process.pid);
