@@ -30,10 +30,13 @@ use crate::assignment::Assignments;
 use crate::config::Config;
 use crate::converge;
 use crate::dispatch;
-use crate::engine::postgresql::{Credentials, DEBIAN_PROGRAMS, Postgresql, SYSTEM_FOLDERS, Settings};
+use crate::engine::postgresql::{
+    Credentials, DEBIAN_PROGRAMS, ENGINE_USER, Postgresql, SYSTEM_FOLDERS, Settings,
+};
 use crate::engine::{self, Engines};
 use crate::firewall::{self, Firewall};
 use crate::host::files::{Disk, Files};
+use crate::host::system::Privilege;
 use crate::host::units::Supervisor;
 use crate::host::{self, Host, Limits};
 use crate::identity::{self, Certificates, Identity, Renewal};
@@ -111,6 +114,7 @@ impl Config {
             assignment: assignments.subscribe(),
             coordinators: coordinator_addresses,
             has_data: having_data(&engines),
+            users: replicating(&host),
             clock: clock.clone(),
             tell: telling(&outbox),
         };
@@ -294,6 +298,18 @@ fn having_data(engines: &Engines) -> firewall::service::HasData {
             let found = engines.members().await;
             found.map_or(true, |found| found.iter().any(|(_, member)| member.cluster_id == cluster))
         })
+    })
+}
+
+/// As whom engines and this agent run.
+fn replicating(host: &Host) -> firewall::service::Users {
+    let host = host.clone();
+    Arc::new(move || {
+        let mut users = vec![nix::unistd::geteuid().as_raw()];
+        if host.system().privilege() == Privilege::Root {
+            users.extend(host.system().user(ENGINE_USER).ok()?.map(|engine| engine.uid));
+        }
+        Some(users)
     })
 }
 

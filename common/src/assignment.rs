@@ -17,6 +17,8 @@ use crate::term::Term;
 pub const MAX_MEMBERS: usize = 64;
 /// The most members of one cluster.
 pub const MAX_PEERS: usize = 15;
+/// The most ports that open and shut with a cluster's own.
+pub const MAX_GATED_PORTS: usize = 8;
 /// The longest identity that an engine gives its data.
 pub const MAX_SYSTEM_IDENTIFIER_BYTES: usize = 128;
 
@@ -42,6 +44,13 @@ pub struct MemberAssignment {
     pub port: u16,
     /// This node's own address.
     pub address: IpAddr,
+    /// Where members reach the engine to replicate, and nobody else does; the node leads it on to `port`. `None`: at
+    /// `port` itself, because nodes of this cluster need not filter.
+    #[serde(default)]
+    pub replication_port: Option<u16>,
+    /// Ports of other programs of this node, such as poolers, that open and shut with `port`.
+    #[serde(default)]
+    pub gated_ports: Vec<u16>,
     /// What the operator has set.
     pub parameters: Parameters,
     /// All members, this one included.
@@ -101,6 +110,7 @@ pub struct Peer {
     pub node_id: NodeId,
     pub name: NodeName,
     pub address: IpAddr,
+    /// Where other members reach its engine.
     pub port: u16,
 }
 
@@ -114,6 +124,15 @@ impl Assignment {
 
     pub fn member(&self, cluster: ClusterId) -> Option<&MemberAssignment> {
         self.members.iter().find(|member| member.cluster_id == cluster)
+    }
+}
+
+// === impl MemberAssignment ===
+
+impl MemberAssignment {
+    /// The ports that stand behind the member's gate, the engine's own first.
+    pub fn client_ports(&self) -> Vec<u16> {
+        std::iter::once(self.port).chain(self.gated_ports.iter().copied()).collect()
     }
 }
 

@@ -58,6 +58,8 @@ pub struct CheckMember {
     /// `None`: the newest that the node has or can install.
     pub engine_version: Option<EngineVersion>,
     pub port: u16,
+    /// `None`: there will be none.
+    pub replication_port: Option<u16>,
     pub extensions: Vec<ExtensionName>,
 }
 

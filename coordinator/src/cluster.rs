@@ -45,6 +45,12 @@ pub struct Cluster {
     pub durability: Durability,
     /// Where clients reach every member.
     pub port: u16,
+    /// Where members reach each other to replicate; `None`: at `port`, because nodes need not filter.
+    #[serde(default)]
+    pub replication_port: Option<u16>,
+    /// Ports of other programs on the members' nodes that open and shut with `port`.
+    #[serde(default)]
+    pub gated_ports: Vec<u16>,
     /// What the operator has set.
     pub parameters: Parameters,
     pub extensions: Vec<ExtensionName>,
@@ -168,8 +174,16 @@ impl Cluster {
             node_id: member.node_id,
             name: member.node_name.clone(),
             address: member.address,
-            port: self.port,
+            port: self.replication_port.unwrap_or(self.port),
         }
+    }
+
+    /// All ports that belong to it on its nodes.
+    pub fn ports(&self) -> Vec<u16> {
+        std::iter::once(self.port)
+            .chain(self.replication_port)
+            .chain(self.gated_ports.iter().copied())
+            .collect()
     }
 
     /// The synchronous set that the declared durability asks for, from the replicas that are active.

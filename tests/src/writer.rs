@@ -15,6 +15,7 @@ const PAUSE: Duration = Duration::from_millis(50);
 /// Writes until its connection is cut, or it is dropped.
 #[derive(Debug)]
 pub struct Writer {
+    name: String,
     running: Running,
     log: PathBuf,
     secret: PathBuf,
@@ -52,7 +53,11 @@ impl Writer {
         let psql = psql.args(["-v", "ON_ERROR_STOP=1", "-d", &uri.without_password(), "-f"]).arg(&script);
         let psql = psql.env("PGPASSFILE", &secret).env("PGCONNECT_TIMEOUT", "5");
         let running = host.start(psql, name)?;
-        Ok(Self { running, log: host.log(name), secret })
+        Ok(Self { name: name.to_owned(), running, log: host.log(name), secret })
+    }
+
+    pub fn name(&self) -> &str {
+        &self.name
     }
 
     /// All that was acknowledged, in order.

@@ -37,6 +37,7 @@ pub async fn load_firewall(state: &Path) -> Result<(), Error> {
     let means = firewall::service::Means {
         assignment: assignments.subscribe(),
         coordinators,
+        users: super::replicating(&host),
         has_data: Arc::new(|_cluster| Box::pin(std::future::ready(false))),
         clock: Clock::system(),
         tell: Arc::new(|_event| {}),

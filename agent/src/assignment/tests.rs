@@ -67,6 +67,8 @@ fn assignment(order: (u64, u64), cluster_id: ClusterId, term: u64) -> Assignment
         power: Power::Running,
         access: Access::default(),
         exposure: Exposure::default(),
+        replication_port: None,
+        gated_ports: Vec::new(),
         profile: Profile::Default,
     };
     Assignment {

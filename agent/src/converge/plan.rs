@@ -202,6 +202,8 @@ mod tests {
             power,
             access: Access::default(),
             exposure: Exposure::default(),
+            replication_port: None,
+            gated_ports: Vec::new(),
             profile: Profile::Default,
         }
     }

@@ -137,6 +137,8 @@ fn member(node: &Node, all: &[&Node], role: RoleAssignment, system: Option<&str>
         power: Power::Running,
         access: Access::default(),
         exposure: Exposure::AlsoUnfiltered,
+        replication_port: None,
+        gated_ports: Vec::new(),
         profile: Profile::Default,
     }
 }

@@ -215,6 +215,7 @@ async fn a_term_that_contradicts_its_payload_is_refused() {
     let agent = Agent::start(&world, &clock, None, Mutant::None).await.unwrap();
     let harmless = [
         Payload::CheckMember(CheckMember {
+            replication_port: None,
             cluster_id: ClusterId::generate(),
             engine: Engine::Postgresql,
             engine_version: None,

@@ -73,6 +73,8 @@ impl Cluster {
             power: Power::Running,
             access: Access::default(),
             exposure: Exposure::default(),
+            replication_port: None,
+            gated_ports: Vec::new(),
             profile: Profile::Default,
         }
     }

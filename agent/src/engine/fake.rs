@@ -479,7 +479,7 @@ impl Engine for FakeEngine {
         self.deed(Step::Start, |state| {
             let found = state.complete_mut(member.cluster_id, self.node)?;
             found.running_since.get_or_insert_with(Timestamp::now);
-            found.listens = Some((member.address, member.port));
+            found.listens = Some((member.address, member.replication_port.unwrap_or(member.port)));
             Ok(())
         })
     }

@@ -64,7 +64,7 @@ use crate::host::Host;
 use crate::host::system::Owner;
 
 /// The user that owns the data where the agent is root.
-const ENGINE_USER: &str = "postgres";
+pub const ENGINE_USER: &str = "postgres";
 
 /// The driver. Cheap to clone.
 #[derive(Debug, Clone)]

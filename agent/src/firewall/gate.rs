@@ -1,4 +1,4 @@
-//! The gate of a port, for those who hold a lease: each deed is one transaction in the kernel and starts no process.
+//! The gate of a member's ports, for those who hold a lease: each deed is one transaction in the kernel and starts no process.
 //!
 //! ```text
 //! a packet of a client passes while  port ∈ armed_i and port ∈ granted_i  for the same i, or port ∈ readers
@@ -44,63 +44,70 @@ impl Gate {
         Ok(Self { kernel: kernel.apart()? })
     }
 
-    /// Before a renewal is sent: takes the port out of `granted` and puts it anew into `armed`, for so long.
+    /// Before a renewal is sent: takes the ports out of `granted` and puts them anew into `armed`, for so long.
     ///
     /// # Errors
     /// Then the renewal must not be sent.
-    pub fn arm(&self, port: u16, slot: Slot, lasts: Duration) -> Result<(), Error> {
-        let mut changes: Vec<Change> = remove(SetId::Granted(slot), port).into();
-        changes.extend(renew(SetId::Armed(slot), PortElement::lasting_for(port, lasts)));
-        self.kernel.change(&changes)
+    pub fn arm(&self, ports: &[u16], slot: Slot, lasts: Duration) -> Result<(), Error> {
+        self.each(ports, |port| {
+            let mut changes: Vec<Change> = remove(SetId::Granted(slot), port).into();
+            changes.extend(renew(SetId::Armed(slot), PortElement::lasting_for(port, lasts)));
+            changes
+        })
     }
 
     /// After the answer to the renewal for which this slot was last armed.
     ///
     /// # Errors
     /// Then it is no renewal.
-    pub fn grant(&self, port: u16, slot: Slot) -> Result<(), Error> {
-        self.kernel.change(&renew(SetId::Granted(slot), PortElement::lasting(port)))
+    pub fn grant(&self, ports: &[u16], slot: Slot) -> Result<(), Error> {
+        self.each(ports, |port| renew(SetId::Granted(slot), PortElement::lasting(port)).into())
     }
 
     /// From open without an end to open for so long, without being shut in between.
     ///
     /// # Errors
     /// Then it is as it was.
-    pub fn limit(&self, port: u16, slot: Slot, lasts: Duration) -> Result<(), Error> {
-        let mut changes: Vec<Change> =
-            renew(SetId::Armed(slot), PortElement::lasting_for(port, lasts)).into();
-        changes.extend(renew(SetId::Granted(slot), PortElement::lasting(port)));
-        self.kernel.change(&changes)
+    pub fn limit(&self, ports: &[u16], slot: Slot, lasts: Duration) -> Result<(), Error> {
+        self.each(ports, |port| {
+            let mut changes: Vec<Change> =
+                renew(SetId::Armed(slot), PortElement::lasting_for(port, lasts)).into();
+            changes.extend(renew(SetId::Granted(slot), PortElement::lasting(port)));
+            changes
+        })
     }
 
-    /// Shuts the port for clients and readers, whatever was armed or granted.
+    /// Shuts the ports for clients and readers, whatever was armed or granted.
     ///
     /// # Errors
-    /// Then it may still be open.
-    pub fn shut(&self, port: u16) -> Result<(), Error> {
-        let changes: Vec<Change> = SetId::GATE.into_iter().flat_map(|set| remove(set, port)).collect();
-        self.kernel.change(&changes)
+    /// Then they may still be open.
+    pub fn shut(&self, ports: &[u16]) -> Result<(), Error> {
+        self.each(ports, |port| SetId::GATE.into_iter().flat_map(|set| remove(set, port)).collect())
     }
 
-    /// Opens the port without an end: for a primary without promotable members.
+    /// Opens the ports without an end: for a primary without promotable members.
     ///
     /// # Errors
-    /// Then it is as it was.
-    pub fn open_for_ever(&self, port: u16) -> Result<(), Error> {
-        let element = PortElement::lasting(port);
-        let changes: Vec<Change> = [SetId::Armed(Slot::A), SetId::Granted(Slot::A)]
-            .into_iter()
-            .flat_map(|set| renew(set, element))
-            .collect();
-        self.kernel.change(&changes)
+    /// Then they are as they were.
+    pub fn open_for_ever(&self, ports: &[u16]) -> Result<(), Error> {
+        self.each(ports, |port| {
+            let sets = [SetId::Armed(Slot::A), SetId::Granted(Slot::A)];
+            sets.into_iter().flat_map(|set| renew(set, PortElement::lasting(port))).collect()
+        })
     }
 
-    /// Opens the port to readers of a replica, for so long.
+    /// Opens the ports to readers of a replica, for so long.
     ///
     /// # Errors
-    /// Then it is as it was.
-    pub fn open_to_readers(&self, port: u16, lasts: Duration) -> Result<(), Error> {
-        self.kernel.change(&renew(SetId::Readers, PortElement::lasting_for(port, lasts)))
+    /// Then they are as they were.
+    pub fn open_to_readers(&self, ports: &[u16], lasts: Duration) -> Result<(), Error> {
+        self.each(ports, |port| renew(SetId::Readers, PortElement::lasting_for(port, lasts)).into())
+    }
+
+    /// The changes of all ports in one transaction.
+    fn each(&self, ports: &[u16], changes: impl Fn(u16) -> Vec<Change>) -> Result<(), Error> {
+        let changes: Vec<Change> = ports.iter().flat_map(|port| changes(*port)).collect();
+        self.kernel.change(&changes)
     }
 
     /// # Errors

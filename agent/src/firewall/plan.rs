@@ -30,6 +30,18 @@ pub struct Port {
     pub trial: Option<Trial>,
     /// The cluster's name, where refused packets are to be logged.
     pub log_refused: Option<String>,
+    /// `None`: members replicate on the port itself, whatever its gate.
+    pub replication: Option<Replication>,
+    /// Ports of other programs that open and shut with this one.
+    pub gated: Vec<u16>,
+}
+
+/// Where members reach this port to replicate.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Replication {
+    pub port: u16,
+    /// Who on this machine may use that of other members: engine and agent, by user id.
+    pub users: Vec<u32>,
 }
 
 /// Other addresses that hold for a while.
@@ -115,7 +127,9 @@ pub fn plan(declared: &Declared, observed: &Observed) -> Plan {
         let found = observed.ports.get(&port).unwrap_or(&nothing);
         plan_port(port, wanted, found, observed.trials.contains(&port), &mut changes);
     }
-    let unmanaged = |port: &&u16| !declared.ports.contains_key(*port);
+    let managed: BTreeSet<u16> =
+        declared.ports.iter().flat_map(|(port, wanted)| wanted.with_gated(*port)).collect();
+    let unmanaged = |port: &&u16| !managed.contains(*port);
     let gates = observed.gated.iter().map(|(set, ports)| (*set, ports));
     for (set, ports) in gates.chain([(SetId::Trial, &observed.trials)]) {
         let left: Vec<PortElement> =
@@ -126,7 +140,7 @@ pub fn plan(declared: &Declared, observed: &Observed) -> Plan {
 }
 
 fn plan_port(port: u16, wanted: &Port, found: &PortSets, on_trial: bool, changes: &mut Vec<Change>) {
-    let Port { members, kept, trial, log_refused: _ } = wanted;
+    let Port { members, kept, trial, log_refused: _, replication: _, gated: _ } = wanted;
     let nobody = Addresses::default();
     // A trial that is over in the kernel is over, also while the coordinator does not know that yet.
     let (tried, begins) = match trial {
@@ -135,13 +149,14 @@ fn plan_port(port: u16, wanted: &Port, found: &PortSets, on_trial: bool, changes
         Some(Trial { phase: TrialPhase::Begun, .. }) | None => (&nobody, None),
     };
     if trial.is_none() && on_trial {
-        push(changes, SetId::Trial, Deed::Delete, Elements::Ports(vec![PortElement::lasting(port)]));
+        changes.extend(wanted.with_gated(port).flat_map(|port| remove(SetId::Trial, port)));
     }
     differences(&found.members, members, |family| SetId::Members(port, family), changes);
     differences(&found.kept, kept, |family| SetId::Kept(port, family), changes);
     differences(&found.tried, tried, |family| SetId::Tried(port, family), changes);
     if let Some(lasts) = begins {
-        changes.extend(renew(SetId::Trial, PortElement::lasting_for(port, lasts)));
+        let ports = wanted.with_gated(port);
+        changes.extend(ports.flat_map(|port| renew(SetId::Trial, PortElement::lasting_for(port, lasts))));
     }
 }
 
@@ -197,6 +212,15 @@ fn difference<T: Copy + Ord>(
             (Some(_), None) => gone.extend(found.next()),
             (_, Some(_)) => new.extend(wanted.next()),
         }
+    }
+}
+
+// === impl Port ===
+
+impl Port {
+    /// The port itself, and those that open and shut with it.
+    pub(super) fn with_gated(&self, own: u16) -> impl Iterator<Item = u16> {
+        std::iter::once(own).chain(self.gated.iter().copied())
     }
 }
 
@@ -328,6 +352,8 @@ mod tests {
             kept,
             trial,
             log_refused: None,
+            replication: None,
+            gated: Vec::new(),
         });
         proptest::collection::btree_map(5432_u16..5435, port, 0..3).prop_map(|ports| Declared { ports })
     }

@@ -2,25 +2,34 @@
 //!
 //! ```text
 //! prerouting ─ port, not loopback, to this machine ─► pN_in      output ─ port, not loopback ─► pN_out
-//!   pN_in:   members pass · gate open? ─► pN_in_list · else refuse
-//!   pN_in_list:  on trial? ─► tried addresses pass · else kept addresses pass · else refuse
-//!   pN_out:  resets pass · then the same, by destination
+//!   pN_in:   gate open? ─► pN_in_list · else refuse
+//!   pN_in_list:  members pass · on trial? ─► tried addresses pass · else kept addresses pass · else refuse
+//!   pN_out:  resets and replication pass · then the same, by destination
 //!   pN_refuse:   count, log some if asked to, answer with a TCP reset
+//! prerouting ─ replication port ─► pN_replication: members pass · else refuse       replication ─ led on to the port
+//! output ─ to another member's replication port ─► pN_users: engine and agent pass · else refuse
 //! ```
-//! Both base chains stand before every accept of established connections, so each packet of each connection is looked at:
+//! Each packet of each connection is looked at, whatever others accept: an accept ends only the chain that it stands in. So
 //! an address that is taken off, or a gate that shuts, cuts what is open. Packets to other ports meet no rule at all. What
-//! the reset itself needs on its way out is let through: a reset carries no acknowledgement of data.
+//! the reset itself needs on its way out is let through: a reset carries no acknowledgement of data. Where nodes need not
+//! filter there is no replication port: members pass on the port itself, before the gate is asked.
 
 use holdfast_common::protocol::Slot;
 use serde_json::{Value, json};
 
 use super::TABLE;
 use super::parse::{Listing, Rule};
-use super::plan::Declared;
+use super::plan::{Declared, Port, Replication};
 use super::sets::{Family, SetId};
 
-/// Before connection tracking and everything else that could accept.
-const PRIORITY: i32 = -310;
+/// Before connection tracking: what is refused costs it nothing.
+const IN_PRIORITY: i32 = -310;
+/// After connection tracking: only that knows to which port the other end has sent what the engine answers.
+const OUT_PRIORITY: i32 = -150;
+/// Where destinations are translated.
+const NAT_PRIORITY: i32 = -100;
+/// The chain that leads replication on to the engines.
+const REPLICATION: &str = "replication";
 /// How many refused packets are logged in a minute, for each port.
 const LOGGED_PER_MINUTE: u32 = 6;
 
@@ -37,9 +46,13 @@ pub(super) fn structure(declared: &Declared) -> Listing {
     for set in SetId::GATE.into_iter().chain([SetId::Trial]) {
         listing.sets.insert(set.to_string(), json!({"type": "inet_service", "flags": ["timeout"]}));
     }
-    let base = |hook: &str| json!({"type": "filter", "hook": hook, "prio": PRIORITY, "policy": "accept"});
-    listing.chains.insert("prerouting".to_owned(), base("prerouting"));
-    listing.chains.insert("output".to_owned(), base("output"));
+    let base = |kind: &str, hook: &str, priority: i32| json!({"type": kind, "hook": hook, "prio": priority, "policy": "accept"});
+    listing.chains.insert(Way::In.base().to_owned(), base("filter", "prerouting", IN_PRIORITY));
+    listing.chains.insert(Way::Out.base().to_owned(), base("filter", "output", OUT_PRIORITY));
+    // Without it nothing here needs connection tracking.
+    if declared.ports.values().any(|port| port.replication.is_some()) {
+        listing.chains.insert(REPLICATION.to_owned(), base("nat", "prerouting", NAT_PRIORITY));
+    }
     for (&port, declared) in &declared.ports {
         for set in SetId::of_port(port) {
             let (SetId::Members(_, family) | SetId::Kept(_, family) | SetId::Tried(_, family)) = set else {
@@ -54,7 +67,10 @@ pub(super) fn structure(declared: &Declared) -> Listing {
         listing.counters.insert(accepted(port));
         listing.counters.insert(refused(port));
         for way in [Way::In, Way::Out] {
-            port_chains(&mut listing, port, way);
+            port_chains(&mut listing, port, declared, way);
+        }
+        if let Some(replication) = &declared.replication {
+            replication_chains(&mut listing, port, replication);
         }
         refuse_chains(&mut listing, port, declared.log_refused.as_deref());
     }
@@ -113,25 +129,28 @@ pub(super) fn refused(port: u16) -> String {
     format!("p{port}_refused")
 }
 
-fn port_chains(listing: &mut Listing, port: u16, way: Way) {
+fn port_chains(listing: &mut Listing, port: u16, declared: &Port, way: Way) {
     let (chain, list, tried) = (way.chain(port, ""), way.chain(port, "_list"), way.chain(port, "_tried"));
     let refuse = way.refuse(port);
     for name in [&chain, &list, &tried] {
         listing.chains.insert(name.clone(), json!({}));
     }
-    let mut entry = vec![way.port_is(&json!(port)), way.not_loopback()];
-    if way == Way::In {
-        // What is only forwarded to another machine is none of ours.
-        entry.push(equals(&json!({"fib": {"result": "type", "flags": ["daddr"]}}), &json!("local")));
+    for port in declared.with_gated(port) {
+        listing.rule(way.base(), way.entry(port, goto(&chain)));
     }
-    entry.push(goto(&chain));
-    listing.rule(way.base(), entry);
-
     if way == Way::Out {
         let reset = json!({"match": {"op": "in", "left": {"payload": {"protocol": "tcp", "field": "flags"}}, "right": "rst"}});
-        listing.rule(&chain, vec![reset, json!({"accept": null})]);
+        listing.rule(&chain, vec![reset, accept()]);
     }
-    way.let_in(listing, &chain, port, SetId::Members);
+    match &declared.replication {
+        Some(replication) if way == Way::Out => {
+            let original = json!({"ct": {"key": "proto-dst", "dir": "original"}});
+            let replies = vec![tcp(), equals(&original, &json!(replication.port))];
+            way.pass(listing, &chain, port, SetId::Members, &replies);
+        }
+        Some(_) => {}
+        None => way.let_in(listing, &chain, port, SetId::Members),
+    }
     for slot in Slot::BOTH {
         let both = [SetId::Armed(slot), SetId::Granted(slot)].map(|set| way.port_in(set));
         listing.rule(&chain, both.into_iter().chain([goto(&list)]).collect());
@@ -139,6 +158,9 @@ fn port_chains(listing: &mut Listing, port: u16, way: Way) {
     listing.rule(&chain, vec![way.port_in(SetId::Readers), goto(&list)]);
     listing.rule(&chain, vec![goto(&refuse)]);
 
+    if declared.replication.is_some() {
+        way.let_in(listing, &list, port, SetId::Members);
+    }
     listing.rule(&list, vec![way.port_in(SetId::Trial), goto(&tried)]);
     way.let_in(listing, &list, port, SetId::Kept);
     listing.rule(&list, vec![goto(&refuse)]);
@@ -146,9 +168,33 @@ fn port_chains(listing: &mut Listing, port: u16, way: Way) {
     listing.rule(&tried, vec![goto(&refuse)]);
 }
 
+/// The port that members use, here and on the way to other members.
+fn replication_chains(listing: &mut Listing, port: u16, replication: &Replication) {
+    let chain = format!("p{port}_replication");
+    listing.chains.insert(chain.clone(), json!({}));
+    listing.rule(Way::In.base(), Way::In.entry(replication.port, goto(&chain)));
+    Way::In.pass(listing, &chain, port, SetId::Members, &[]);
+    listing.rule(&chain, vec![goto(&Way::In.refuse(port))]);
+    let redirect = json!({"redirect": {"port": port}});
+    listing.rule(REPLICATION, Way::In.entry(replication.port, redirect));
+
+    let chain = format!("p{port}_users");
+    listing.chains.insert(chain.clone(), json!({}));
+    for (family, protocol) in [(Family::V4, "ip"), (Family::V6, "ip6")] {
+        let members = json!(format!("@{}", SetId::Members(port, family)));
+        let to_member = equals(&json!({"payload": {"protocol": protocol, "field": "daddr"}}), &members);
+        // Seen from here it is the port of the other end.
+        let port = Way::In.port_is(&json!(replication.port));
+        listing.rule(Way::Out.base(), vec![port, Way::Out.not_loopback(), to_member, goto(&chain)]);
+    }
+    for user in &replication.users {
+        listing.rule(&chain, vec![equals(&json!({"meta": {"key": "skuid"}}), &json!(user)), accept()]);
+    }
+    listing.rule(&chain, vec![goto(&Way::Out.refuse(port))]);
+}
+
 /// Only what comes in is counted, and logged: what goes out is the answer to it.
 fn refuse_chains(listing: &mut Listing, port: u16, log: Option<&str>) {
-    let tcp = equals(&json!({"meta": {"key": "l4proto"}}), &json!("tcp"));
     let reset = json!({"reject": {"type": "tcp reset"}});
     let chain = Way::In.refuse(port);
     listing.chains.insert(chain.clone(), json!({}));
@@ -157,14 +203,22 @@ fn refuse_chains(listing: &mut Listing, port: u16, log: Option<&str>) {
         let prefix = format!("holdfast: refused {cluster}: ");
         listing.rule(&chain, vec![limit, json!({"log": {"prefix": prefix, "level": "info"}})]);
     }
-    listing.rule(&chain, vec![tcp.clone(), json!({"counter": refused(port)}), reset.clone()]);
+    listing.rule(&chain, vec![tcp(), json!({"counter": refused(port)}), reset.clone()]);
     let chain = Way::Out.refuse(port);
     listing.chains.insert(chain.clone(), json!({}));
-    listing.rule(&chain, vec![tcp, reset]);
+    listing.rule(&chain, vec![tcp(), reset]);
 }
 
 fn equals(left: &Value, right: &Value) -> Value {
     json!({"match": {"op": "==", "left": left, "right": right}})
+}
+
+fn tcp() -> Value {
+    equals(&json!({"meta": {"key": "l4proto"}}), &json!("tcp"))
+}
+
+fn accept() -> Value {
+    json!({"accept": null})
 }
 
 fn goto(chain: &str) -> Value {
@@ -236,8 +290,43 @@ impl Way {
         json!({"match": {"op": "!=", "left": {"meta": {"key": key}}, "right": "lo"}})
     }
 
-    /// Accepts the addresses of a set, at the other end of the connection.
+    /// A rule of the base chain: what goes through this port of this machine, and not over loopback.
+    fn entry(self, port: u16, verdict: Value) -> Vec<Value> {
+        let mut entry = vec![self.port_is(&json!(port)), self.not_loopback()];
+        if self == Self::In {
+            // What is only forwarded to another machine is none of ours.
+            entry.push(equals(&json!({"fib": {"result": "type", "flags": ["daddr"]}}), &json!("local")));
+        }
+        entry.push(verdict);
+        entry
+    }
+
+    /// Accepts the addresses of a set, at the other end of the connection; what comes in is counted.
     fn let_in(self, listing: &mut Listing, chain: &str, port: u16, set: impl Fn(u16, Family) -> SetId) {
+        self.accept(listing, chain, port, set, &[], self == Self::In);
+    }
+
+    /// The same for replication, which is not counted.
+    fn pass(
+        self,
+        listing: &mut Listing,
+        chain: &str,
+        port: u16,
+        set: impl Fn(u16, Family) -> SetId,
+        also: &[Value],
+    ) {
+        self.accept(listing, chain, port, set, also, false);
+    }
+
+    fn accept(
+        self,
+        listing: &mut Listing,
+        chain: &str,
+        port: u16,
+        set: impl Fn(u16, Family) -> SetId,
+        also: &[Value],
+        counted: bool,
+    ) {
         let field = match self {
             Self::In => "saddr",
             Self::Out => "daddr",
@@ -245,11 +334,12 @@ impl Way {
         for (family, protocol) in [(Family::V4, "ip"), (Family::V6, "ip6")] {
             let set = format!("@{}", set(port, family));
             let payload = json!({"payload": {"protocol": protocol, "field": field}});
-            let mut expression = vec![equals(&payload, &json!(set))];
-            if self == Self::In {
+            let mut expression = also.to_vec();
+            expression.push(equals(&payload, &json!(set)));
+            if counted {
                 expression.push(json!({"counter": accepted(port)}));
             }
-            expression.push(json!({"accept": null}));
+            expression.push(accept());
             listing.rule(chain, expression);
         }
     }
@@ -263,9 +353,13 @@ mod tests {
     use super::*;
 
     fn declared(ports: &[u16]) -> Declared {
-        let port = |port: &u16| {
-            (*port, Port { log_refused: (*port == 5433).then(|| "shop".to_owned()), ..Port::default() })
+        let plain = |port: u16| (port, Port::default());
+        let full = |port: u16| {
+            let replication = Some(Replication { port: port + 10_000, users: vec![0, 115] });
+            let log_refused = Some("shop".to_owned());
+            (port, Port { log_refused, replication, gated: vec![6432], ..Port::default() })
         };
+        let port = |port: &u16| if *port == 5433 { full(*port) } else { plain(*port) };
         Declared { ports: ports.iter().map(port).collect::<BTreeMap<_, _>>() }
     }
 

@@ -30,7 +30,7 @@ use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
 use super::gate::Gate;
-use super::plan::{Addresses, Declared, Port, Trial, TrialPhase};
+use super::plan::{Addresses, Declared, Port, Replication, Trial, TrialPhase};
 use super::sets::SetId;
 use super::trials::Trials;
 use super::{Applied, Counter, Error, Firewall};
@@ -46,6 +46,9 @@ const LOOK_AGAIN: Duration = Duration::from_secs(10);
 /// Whether a cluster's data are still on this node.
 pub type HasData = Arc<dyn Fn(ClusterId) -> BoxFuture<'static, bool> + Send + Sync>;
 
+/// The ids of the users that may replicate from other members; `None` where that cannot be told now.
+pub type Users = Arc<dyn Fn() -> Option<Vec<u32>> + Send + Sync>;
+
 /// What the rounds use.
 #[derive(Clone)]
 pub struct Means {
@@ -53,6 +56,8 @@ pub struct Means {
     /// The coordinators' addresses, who may reach the engines too.
     pub coordinators: watch::Receiver<Vec<IpAddr>>,
     pub has_data: HasData,
+    /// As whom engines and agent run here.
+    pub users: Users,
     pub clock: Clock,
     pub tell: Tell,
 }
@@ -78,16 +83,25 @@ pub struct Service {
     trials: Trials,
     means: Means,
     status: watch::Sender<Arc<Status>>,
+    /// As last told.
+    users: Vec<u32>,
     /// Ports of members that are assigned no more, whose engines may still run: shut until their data are gone.
-    retired: BTreeMap<u16, ClusterId>,
+    retired: BTreeMap<u16, Had>,
     /// Ports that were assigned in the last round.
-    assigned: BTreeMap<u16, ClusterId>,
+    assigned: BTreeMap<u16, Had>,
     /// Trials that are under way, to tell of their end.
     on_trial: BTreeSet<ClusterId>,
     /// The last round, if it left nothing to be done.
     settled: Option<Settled>,
     /// What went wrong last, told once.
     failure: Option<String>,
+}
+
+/// Whose a port was, and what opened and shut with it.
+#[derive(Debug, Clone)]
+struct Had {
+    cluster: ClusterId,
+    gated: Vec<u16>,
 }
 
 /// A round after which only time or somebody else makes a difference.
@@ -123,6 +137,7 @@ impl Service {
             trials,
             means,
             status,
+            users: Vec::new(),
             retired: BTreeMap::new(),
             assigned: BTreeMap::new(),
             on_trial: BTreeSet::new(),
@@ -200,13 +215,16 @@ impl Service {
         }
         let begins = self.trials_to_begin(assignment).await?;
         self.retire(assignment).await;
-        let mut declared = declare(assignment, coordinators, |id| match begins.get(&id) {
+        if let Some(users) = (self.means.users)() {
+            self.users = users;
+        }
+        let mut declared = declare(assignment, coordinators, &self.users, |id| match begins.get(&id) {
             Some(lasts) => Assigned::Begin(*lasts),
             None if self.trials.is_begun(id) => Assigned::Begun,
             None => Assigned::Over,
         });
-        for port in self.retired.keys() {
-            declared.ports.entry(*port).or_default();
+        for (port, had) in &self.retired {
+            declared.ports.entry(*port).or_default().gated.clone_from(&had.gated);
         }
         let Applied { drift, loaded, changed } = self.firewall.apply(&declared).await?;
         if let Some(drift) = drift {
@@ -259,12 +277,14 @@ impl Service {
 
     /// A port whose member is gone stays, shut, while its engine may run: without rules it would be open to everybody.
     async fn retire(&mut self, assignment: &Assignment) {
-        let assigned: BTreeMap<u16, ClusterId> =
-            assignment.members.iter().map(|member| (member.port, member.cluster_id)).collect();
+        let had =
+            |member: &MemberAssignment| Had { cluster: member.cluster_id, gated: member.gated_ports.clone() };
+        let assigned: BTreeMap<u16, Had> =
+            assignment.members.iter().map(|member| (member.port, had(member))).collect();
         let before = std::mem::replace(&mut self.assigned, assigned);
         self.retired.extend(before);
         self.retired.retain(|port, _| !self.assigned.contains_key(port));
-        for (port, cluster) in self.retired.clone() {
+        for (port, Had { cluster, gated: _ }) in self.retired.clone() {
             if !(self.means.has_data)(cluster).await {
                 self.retired.remove(&port);
             }
@@ -281,8 +301,11 @@ impl Service {
             None => self.gate.insert(Gate::open(self.firewall.kernel())?).clone(),
         };
         let open = gate.lasting()?;
-        for port in self.retired.keys().filter(|port| open.contains(port)) {
-            gate.shut(*port)?;
+        let open = |port: &u16| open.contains(port);
+        let retired = self.retired.iter().flat_map(|(port, had)| std::iter::once(port).chain(&had.gated));
+        let still: Vec<u16> = retired.copied().filter(open).collect();
+        if !still.is_empty() {
+            gate.shut(&still)?;
         }
         Ok(())
     }
@@ -391,6 +414,7 @@ impl Status {
 fn declare(
     assignment: &Assignment,
     coordinators: &[IpAddr],
+    users: &[u32],
     assigned: impl Fn(Uuid) -> Assigned,
 ) -> Declared {
     let port = |member: &MemberAssignment| {
@@ -410,6 +434,8 @@ fn declare(
             kept: Addresses::from(&kept.with(coordinators())),
             trial,
             log_refused: log_refused.then(|| member.cluster_name.to_string()),
+            replication: member.replication_port.map(|port| Replication { port, users: users.to_vec() }),
+            gated: member.gated_ports.clone(),
         }
     };
     Declared { ports: assignment.members.iter().map(|member| (member.port, port(member))).collect() }

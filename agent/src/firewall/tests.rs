@@ -1,6 +1,7 @@
 //! The table on real hosts: what nft and real connections say of it.
 
 pub(crate) mod lab;
+mod ports;
 
 use std::collections::BTreeMap;
 use std::net::{IpAddr, TcpStream};
@@ -10,7 +11,7 @@ use holdfast_common::access::{Cidr, Reach};
 use holdfast_common::protocol::Slot;
 
 use self::lab::{CLIENT, Echo, Lab, OTHER, SERVER, echo, for_a_while, run, wait_for, with_lab};
-use super::plan::{Addresses, Declared, Port, Trial, TrialPhase};
+use super::plan::{Addresses, Declared, Port, Replication, Trial, TrialPhase};
 use super::*;
 
 const PORT: u16 = 5432;
@@ -44,7 +45,7 @@ async fn open_host(lab: &Lab, declared: &Declared) -> (Firewall, Gate) {
     let mut firewall = Firewall::new(lab.host());
     firewall.apply(declared).await.unwrap();
     let gate = Gate::open(firewall.kernel()).unwrap();
-    gate.open_for_ever(PORT).unwrap();
+    gate.open_for_ever(&[PORT]).unwrap();
     (firewall, gate)
 }
 
@@ -73,8 +74,11 @@ fn the_kernel_lists_the_structure_as_it_was_declared() {
     with_lab(async |lab| {
         let firewall = &mut Firewall::new(lab.host());
         let log_refused = Some("shop".to_owned());
-        let ports =
-            BTreeMap::from([(PORT, Port::default()), (6000, Port { log_refused, ..Port::default() })]);
+        let replication = Some(Replication { port: 15_432, users: vec![0, 115] });
+        let ports = BTreeMap::from([
+            (PORT, Port { replication, gated: vec![6432], ..Port::default() }),
+            (6000, Port { log_refused, ..Port::default() }),
+        ]);
         let declared = Declared { ports };
         assert!(firewall.apply(&declared).await.unwrap().loaded);
         assert_eq!(firewall.spelling, None, "this nft lists it in other words");
@@ -121,7 +125,7 @@ fn only_those_on_the_list_come_in_and_ssh_never_closes() {
             firewall.apply(&declared).await.unwrap();
             assert_eq!(CLIENT.map(|from| lab.try_from(from, SSH)), BACK);
         }
-        gate.shut(PORT).unwrap();
+        gate.shut(&[PORT]).unwrap();
         assert_eq!(CLIENT.map(|from| lab.try_from(from, SSH)), BACK);
     });
 }
@@ -132,7 +136,7 @@ fn members_come_in_through_a_shut_gate_and_nobody_else_does() {
         let port = Port { members: only(CLIENT), kept: only(OTHER), ..Port::default() };
         let (_firewall, gate) = open_host(&lab, &declared(port)).await;
         assert_eq!((tries(&lab, CLIENT), tries(&lab, OTHER)), (BACK.into(), BACK.into()));
-        gate.shut(PORT).unwrap();
+        gate.shut(&[PORT]).unwrap();
         assert_eq!((tries(&lab, CLIENT), tries(&lab, OTHER)), (BACK.into(), RESET.into()));
     });
 }
@@ -145,7 +149,11 @@ fn an_address_that_is_taken_off_loses_its_connections_at_once() {
             "nft",
             &[
                 "add table inet other; add chain inet other in { type filter hook input priority 0; policy accept; }; \
-                      add rule inet other in ct state established,related accept",
+                      add rule inet other in ct state established,related accept; \
+                      add chain inet other out { type filter hook output priority -190; policy accept; }; \
+                      add rule inet other out accept; \
+                      add chain inet other early { type filter hook prerouting priority -400; policy accept; }; \
+                      add rule inet other early accept",
             ],
         );
         let both = || CLIENT.into_iter().chain(OTHER).collect::<Addresses>();
@@ -165,7 +173,7 @@ fn what_an_engine_still_wants_to_say_does_not_leave_after_the_cut() {
         let mut other = declared(Port { kept: only(CLIENT), ..Port::default() });
         other.ports.insert(5999, Port { kept: only(CLIENT), ..Port::default() });
         firewall.apply(&other).await.unwrap();
-        Gate::open(firewall.kernel()).unwrap().open_for_ever(5999).unwrap();
+        Gate::open(firewall.kernel()).unwrap().open_for_ever(&[5999]).unwrap();
         let mut client = lab.connect(CLIENT[0], 5999).unwrap();
         let (mut engine, _) = listener.accept().unwrap();
         other.ports.insert(5999, Port::default());
@@ -182,13 +190,13 @@ fn what_an_engine_still_wants_to_say_does_not_leave_after_the_cut() {
 fn the_gate_opens_by_both_halves_of_a_slot_and_shuts_by_itself() {
     with_lab(async |lab| {
         let (_firewall, gate) = open_host(&lab, &kept(only(CLIENT))).await;
-        gate.shut(PORT).unwrap();
+        gate.shut(&[PORT]).unwrap();
         let lasts = Duration::from_millis(1500);
-        gate.arm(PORT, Slot::A, lasts).unwrap();
+        gate.arm(&[PORT], Slot::A, lasts).unwrap();
         assert_eq!(tries(&lab, CLIENT), RESET, "armed, not granted");
-        gate.grant(PORT, Slot::B).unwrap();
+        gate.grant(&[PORT], Slot::B).unwrap();
         assert_eq!(tries(&lab, CLIENT), RESET, "granted for the other slot");
-        gate.grant(PORT, Slot::A).unwrap();
+        gate.grant(&[PORT], Slot::A).unwrap();
         let mut open = connections(&lab, CLIENT);
         assert_eq!(each(&mut open), BACK);
         assert!(gate.observe(PORT).unwrap().is_open());
@@ -196,8 +204,8 @@ fn the_gate_opens_by_both_halves_of_a_slot_and_shuts_by_itself() {
         wait_for("the kernel to shut the gate", || !gate.observe(PORT).unwrap().is_open());
         assert_eq!((each(&mut open), tries(&lab, CLIENT)), (RESET.into(), RESET.into()));
         // Armed again, it is shut until there is a new answer.
-        gate.grant(PORT, Slot::A).unwrap();
-        gate.arm(PORT, Slot::A, Duration::from_secs(60)).unwrap();
+        gate.grant(&[PORT], Slot::A).unwrap();
+        gate.arm(&[PORT], Slot::A, Duration::from_secs(60)).unwrap();
         assert!(!gate.observe(PORT).unwrap().is_open());
     });
 }
@@ -206,11 +214,11 @@ fn the_gate_opens_by_both_halves_of_a_slot_and_shuts_by_itself() {
 fn an_agent_that_stalls_between_the_answer_and_the_kernel_opens_nothing() {
     with_lab(async |lab| {
         let (_firewall, gate) = open_host(&lab, &kept(only(CLIENT))).await;
-        gate.shut(PORT).unwrap();
-        gate.arm(PORT, Slot::A, Duration::from_secs(1)).unwrap();
+        gate.shut(&[PORT]).unwrap();
+        gate.arm(&[PORT], Slot::A, Duration::from_secs(1)).unwrap();
         // It was granted, and the agent does not run until the lease is long over.
         wait_for("the armed time to end", || gate.observe(PORT).unwrap().armed == [None, None]);
-        gate.grant(PORT, Slot::A).unwrap();
+        gate.grant(&[PORT], Slot::A).unwrap();
         assert_eq!(tries(&lab, CLIENT), RESET);
         assert_eq!(gate.observe(PORT).unwrap().left(Slot::A), Duration::ZERO);
     });
@@ -220,11 +228,11 @@ fn an_agent_that_stalls_between_the_answer_and_the_kernel_opens_nothing() {
 fn what_was_open_without_an_end_gets_one_and_is_not_shut_in_between() {
     with_lab(async |lab| {
         let (_firewall, gate) = open_host(&lab, &kept(only(CLIENT))).await;
-        gate.open_for_ever(PORT).unwrap();
+        gate.open_for_ever(&[PORT]).unwrap();
         let mut open = connections(&lab, CLIENT);
         assert_eq!(each(&mut open), BACK);
         assert!(gate.observe(PORT).unwrap().is_for_ever());
-        gate.limit(PORT, Slot::A, Duration::from_secs(2)).unwrap();
+        gate.limit(&[PORT], Slot::A, Duration::from_secs(2)).unwrap();
         let found = gate.observe(PORT).unwrap();
         assert!(!found.is_for_ever() && found.left(Slot::A) > Duration::from_secs(1), "{found:?}");
         assert_eq!(each(&mut open), BACK);
@@ -237,14 +245,14 @@ fn what_was_open_without_an_end_gets_one_and_is_not_shut_in_between() {
 fn arming_anew_extends_what_was_armed_before() {
     with_lab(async |lab| {
         let (_firewall, gate) = open_host(&lab, &kept(only(CLIENT))).await;
-        gate.shut(PORT).unwrap();
-        gate.arm(PORT, Slot::B, Duration::from_secs(2)).unwrap();
-        gate.arm(PORT, Slot::B, Duration::from_secs(60)).unwrap();
+        gate.shut(&[PORT]).unwrap();
+        gate.arm(&[PORT], Slot::B, Duration::from_secs(2)).unwrap();
+        gate.arm(&[PORT], Slot::B, Duration::from_secs(60)).unwrap();
         let [_, Some(Some(left))] = gate.observe(PORT).unwrap().armed else {
             panic!("it is not armed for a time")
         };
         assert!(left > Duration::from_secs(50), "{left:?}");
-        gate.open_to_readers(PORT, Duration::from_secs(60)).unwrap();
+        gate.open_to_readers(&[PORT], Duration::from_secs(60)).unwrap();
         assert_eq!(tries(&lab, CLIENT), BACK, "readers");
     });
 }
@@ -324,11 +332,11 @@ fn what_somebody_else_changes_is_noticed_and_put_right() {
             run("nft", &[deed]);
             let applied = firewall.apply(&wanted).await.unwrap();
             assert_eq!(applied.drift, Some(drift), "{deed}");
-            gate.open_for_ever(PORT).unwrap();
+            gate.open_for_ever(&[PORT]).unwrap();
             assert_eq!((tries(&lab, CLIENT), tries(&lab, OTHER)), (BACK.into(), RESET.into()), "{deed}");
         }
         // Our own deeds, and changes to other tables, are no drift.
-        gate.arm(PORT, Slot::B, Duration::from_secs(60)).unwrap();
+        gate.arm(&[PORT], Slot::B, Duration::from_secs(60)).unwrap();
         run("nft", &["add table inet other; add set inet other s { type ipv4_addr; }"]);
         assert_eq!(firewall.apply(&wanted).await.unwrap(), Applied::default());
     });

@@ -121,8 +121,8 @@ impl Driver {
             self.keepers.keys().filter(|cluster| assignment.member(**cluster).is_none()).copied().collect();
         for cluster in gone {
             let Some(keeper) = self.keepers.remove(&cluster) else { continue };
-            tracing::info!(%cluster, port = keeper.port(), "no member here any more: its gate is shut");
-            if let Err(error) = self.hands.gate(keeper.port(), Deed::Shut) {
+            tracing::info!(%cluster, ports = ?keeper.ports(), "no member here any more: its gate is shut");
+            if let Err(error) = self.hands.gate(keeper.ports(), Deed::Shut) {
                 tracing::warn!(%cluster, %error, "shut the gate of a member that is gone; the firewall does it");
             }
             if keeper.is_free() {
@@ -212,13 +212,13 @@ impl Driver {
         self.loading.remove(&cluster);
         let assignment = self.means.assignment.borrow().clone();
         let Some(member) = assignment.member(cluster) else { return };
-        let (port, timings) = (member.port, member.profile.timings());
+        let (ports, timings) = (member.client_ports(), member.profile.timings());
         let keeper = match found {
-            Found::Nothing => Keeper::fresh(cluster, port, timings, &mut self.hands),
-            Found::Record(record) => Keeper::started(cluster, port, timings, record, &mut self.hands),
+            Found::Nothing => Keeper::fresh(cluster, ports, timings, &mut self.hands),
+            Found::Record(record) => Keeper::started(cluster, ports, timings, record, &mut self.hands),
             Found::Damaged(finding) => {
                 self.hands.event(cluster, Severity::Error, "STATE_DAMAGED", &finding);
-                Keeper::started(cluster, port, timings, unreadable(member), &mut self.hands)
+                Keeper::started(cluster, ports, timings, unreadable(member), &mut self.hands)
             }
         };
         self.keepers.insert(cluster, keeper);

@@ -22,7 +22,7 @@ use crate::outbox::node_event;
 /// After a record could not be written.
 const STORE_PAUSE: Duration = Duration::from_secs(1);
 
-/// One deed on the gate of a port.
+/// One deed on the gate of a member's ports.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Deed {
     Arm(Slot, Duration),
@@ -38,10 +38,10 @@ pub(super) enum Deed {
 pub(super) trait Hands {
     /// # Errors
     /// Then nothing has changed in the kernel.
-    fn gate(&mut self, port: u16, deed: Deed) -> Result<(), Error>;
+    fn gate(&mut self, ports: &[u16], deed: Deed) -> Result<(), Error>;
 
-    /// What the kernel lets in.
-    fn observe(&mut self, port: u16) -> Result<protocol::Gate, Error>;
+    /// What the kernel lets in: as these ports are changed together, the first one tells.
+    fn observe(&mut self, ports: &[u16]) -> Result<protocol::Gate, Error>;
 
     /// Writes the record, again and again until it is on the disk; then [`Input::Stored`] comes.
     fn store(&mut self, cluster: ClusterId, record: Record);
@@ -114,21 +114,23 @@ impl Agents {
 }
 
 impl Hands for Agents {
-    fn gate(&mut self, port: u16, deed: Deed) -> Result<(), Error> {
+    fn gate(&mut self, ports: &[u16], deed: Deed) -> Result<(), Error> {
         let Some(gate) = self.kernel()? else { return Ok(()) };
         match deed {
-            Deed::Arm(slot, lasts) => gate.arm(port, slot, lasts),
-            Deed::Grant(slot) => gate.grant(port, slot),
-            Deed::Limit(slot, lasts) => gate.limit(port, slot, lasts),
-            Deed::OpenForEver => gate.open_for_ever(port),
-            Deed::OpenToReaders(lasts) => gate.open_to_readers(port, lasts),
-            Deed::Shut => gate.shut(port),
+            Deed::Arm(slot, lasts) => gate.arm(ports, slot, lasts),
+            Deed::Grant(slot) => gate.grant(ports, slot),
+            Deed::Limit(slot, lasts) => gate.limit(ports, slot, lasts),
+            Deed::OpenForEver => gate.open_for_ever(ports),
+            Deed::OpenToReaders(lasts) => gate.open_to_readers(ports, lasts),
+            Deed::Shut => gate.shut(ports),
         }
     }
 
-    fn observe(&mut self, port: u16) -> Result<protocol::Gate, Error> {
-        let Some(gate) = self.kernel()? else { return Ok(protocol::Gate::default()) };
-        let found: firewall::gate::Standing = gate.observe(port)?;
+    fn observe(&mut self, ports: &[u16]) -> Result<protocol::Gate, Error> {
+        let (Some(gate), Some(port)) = (self.kernel()?, ports.first()) else {
+            return Ok(protocol::Gate::default());
+        };
+        let found: firewall::gate::Standing = gate.observe(*port)?;
         Ok(protocol::Gate::found(Slot::BOTH.map(|slot| found.left(slot)), found.is_for_ever()))
     }
 

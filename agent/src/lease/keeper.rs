@@ -35,7 +35,8 @@ const AGAIN: Duration = Duration::from_millis(100);
 #[derive(Debug)]
 pub(super) struct Keeper {
     cluster: ClusterId,
-    port: u16,
+    /// The engine's own first; all of them open and shut together.
+    ports: Vec<u16>,
     timings: Timings,
     member: Member,
     /// On the disk.
@@ -58,9 +59,14 @@ pub(super) struct Keeper {
 
 impl Keeper {
     /// A member that was never here. Its first record goes to the disk before anything else.
-    pub(super) fn fresh(cluster: ClusterId, port: u16, timings: Timings, hands: &mut dyn Hands) -> Self {
+    pub(super) fn fresh(
+        cluster: ClusterId,
+        ports: Vec<u16>,
+        timings: Timings,
+        hands: &mut dyn Hands,
+    ) -> Self {
         let member = Member::fresh(&timings);
-        let mut keeper = Self { unborn: true, ..Self::around(cluster, port, timings, member) };
+        let mut keeper = Self { unborn: true, ..Self::around(cluster, ports, timings, member) };
         keeper.begin_store(keeper.stored.clone(), hands);
         keeper
     }
@@ -68,22 +74,22 @@ impl Keeper {
     /// A starting agent's, with what was found on the disk.
     pub(super) fn started(
         cluster: ClusterId,
-        port: u16,
+        ports: Vec<u16>,
         timings: Timings,
         record: Record,
         hands: &mut dyn Hands,
     ) -> Self {
-        let found = hands.observe(port);
+        let found = hands.observe(&ports);
         let broken = found.is_err().then_some(Duration::ZERO);
         let member = Member::started(record, found.unwrap_or_default(), &timings);
-        Self { broken, ..Self::around(cluster, port, timings, member) }
+        Self { broken, ..Self::around(cluster, ports, timings, member) }
     }
 
-    fn around(cluster: ClusterId, port: u16, timings: Timings, member: Member) -> Self {
+    fn around(cluster: ClusterId, ports: Vec<u16>, timings: Timings, member: Member) -> Self {
         let source = if member.gate.is_alone() { LeaseSource::Alone } else { LeaseSource::None };
         Self {
             cluster,
-            port,
+            ports,
             timings,
             stored: member.record.clone(),
             serve: serve(&member.record),
@@ -99,8 +105,8 @@ impl Keeper {
         }
     }
 
-    pub(super) fn port(&self) -> u16 {
-        self.port
+    pub(super) fn ports(&self) -> &[u16] {
+        &self.ports
     }
 
     /// Nothing binds it to its cluster any more.
@@ -250,7 +256,7 @@ impl Keeper {
                     continue;
                 }
             };
-            if let Err(error) = hands.gate(self.port, deed) {
+            if let Err(error) = hands.gate(&self.ports, deed) {
                 tracing::warn!(cluster = %self.cluster, ?deed, %error, "the gate cannot be changed");
                 let stops =
                     effects.any(|rest| matches!(rest, Effect::StopEngine | Effect::StopEngineCleanly));
@@ -327,7 +333,7 @@ impl Keeper {
 
     /// Begins again from the disk and the kernel; false while that is not possible.
     fn mend(&mut self, hands: &mut dyn Hands) -> bool {
-        let found = match hands.observe(self.port) {
+        let found = match hands.observe(&self.ports) {
             Ok(found) if self.storing.is_none() => found,
             Ok(_) | Err(_) => {
                 let over = self.broken.is_some_and(|since| since >= self.timings.served());
@@ -353,7 +359,7 @@ impl Keeper {
     /// Readers are let in to a replica that is in contact.
     fn look_after_gate(&mut self, contact: bool, hands: &mut dyn Hands) {
         let deed = if self.member.gate.is_alone() {
-            let lost = hands.observe(self.port).is_ok_and(|found| !found.is_alone());
+            let lost = hands.observe(&self.ports).is_ok_and(|found| !found.is_alone());
             lost.then_some(Deed::OpenForEver)
         } else if self.member.record.standing == Standing::Replica && contact {
             Some(Deed::OpenToReaders(self.timings.lease))
@@ -361,7 +367,7 @@ impl Keeper {
             None
         };
         let Some(deed) = deed else { return };
-        if let Err(error) = hands.gate(self.port, deed) {
+        if let Err(error) = hands.gate(&self.ports, deed) {
             tracing::debug!(cluster = %self.cluster, %error, "the gate is looked after in the next round");
         }
     }

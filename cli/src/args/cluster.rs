@@ -54,6 +54,12 @@ pub(crate) enum Cluster {
         /// 1024–65535; default: the engine's usual port
         #[arg(long, value_name = "PORT")]
         port: Option<u32>,
+        /// Where members reach each other to replicate, and nobody else does; default: 10000 above --port, or below it
+        #[arg(long, value_name = "PORT", conflicts_with = "allow_unfiltered")]
+        replication_port: Option<u32>,
+        /// A port of another program on the nodes, such as a pooler, that opens and shuts with --port; may be given more than once
+        #[arg(long, value_name = "PORT", action = ArgAction::Append)]
+        gated_port: Vec<u32>,
         /// A parameter of the engine; may be given more than once
         #[arg(long, value_parser = parameter, value_name = "KEY=VALUE", action = ArgAction::Append)]
         param: Vec<(String, String)>,

@@ -125,11 +125,11 @@ async fn change(session: &mut Session, command: Cluster) -> Result<(), Error> {
 }
 
 /// 0 on the wire means the usual port, so a 0 that a person wrote is refused here.
-fn port_or_default(port: Option<u32>) -> Result<u32, Error> {
+fn port_or_default(option: &str, port: Option<u32>) -> Result<u32, Error> {
     match port {
-        Some(0) => Err(Error::Usage(
-            "--port: 0 is no port; give 1024–65535, or leave it out for the engine's usual one".to_owned(),
-        )),
+        Some(0) => Err(Error::Usage(format!(
+            "{option}: 0 is no port; give 1024–65535, or leave it out for the usual one"
+        ))),
         port => Ok(port.unwrap_or(0)),
     }
 }
@@ -155,6 +155,8 @@ async fn create(session: &mut Session, command: Cluster) -> Result<(), Error> {
         primary,
         durability,
         port,
+        replication_port,
+        gated_port,
         param,
         extension,
         allow_unfiltered,
@@ -177,7 +179,9 @@ async fn create(session: &mut Session, command: Cluster) -> Result<(), Error> {
         nodes,
         primary,
         durability: durability.into(),
-        port: port_or_default(port)?,
+        port: port_or_default("--port", port)?,
+        replication_port: port_or_default("--replication-port", replication_port)?,
+        gated_ports: gated_port,
         parameters: parameters(param)?,
         extensions: extension,
         request_id: request_id(),
@@ -298,7 +302,7 @@ fn show(session: &mut Session, cluster: &v1::Cluster) -> Result<(), Error> {
         ("durability", durability),
         ("lease", cluster.lease.as_ref().map(|it| lease::lease(it, session.out.now)).unwrap_or_default()),
         ("failover", cluster.lease.as_ref().map(lease::failover).unwrap_or_default()),
-        ("port", cluster.port.to_string()),
+        ("port", ports(cluster)),
         ("extensions", cluster.extensions.join(", ")),
         ("parameters", parameters.join(", ")),
         ("operation", cluster.operation_id.clone()),
@@ -306,6 +310,19 @@ fn show(session: &mut Session, cluster: &v1::Cluster) -> Result<(), Error> {
     session.out.line("")?;
     let (header, rows) = members(cluster, session.out.is_wide(), session.out.now);
     Ok(session.out.table(&header, rows)?)
+}
+
+/// Such as `5432, with 6432; members replicate at 15432`.
+fn ports(cluster: &v1::Cluster) -> String {
+    let mut text = cluster.port.to_string();
+    if !cluster.gated_ports.is_empty() {
+        let gated: Vec<String> = cluster.gated_ports.iter().map(ToString::to_string).collect();
+        text.push_str(&format!(", with {}", gated.join(", ")));
+    }
+    if cluster.replication_port != 0 {
+        text.push_str(&format!("; members replicate at {}", cluster.replication_port));
+    }
+    text
 }
 
 fn members(cluster: &v1::Cluster, wide: bool, now: jiff::Timestamp) -> (Vec<&'static str>, Vec<Vec<String>>) {
@@ -424,6 +441,6 @@ mod tests {
     fn a_parameter_given_twice_and_port_zero_are_refused() {
         let twice = parameters(vec![("a".into(), "1".into()), ("a".into(), "2".into())]);
         assert_eq!(twice.unwrap_err().to_string(), "--param: `a` is given twice; give it once");
-        assert!(port_or_default(Some(0)).unwrap_err().to_string().starts_with("--port"));
+        assert!(port_or_default("--port", Some(0)).unwrap_err().to_string().starts_with("--port"));
     }
 }

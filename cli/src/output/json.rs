@@ -233,6 +233,8 @@ pub(crate) fn cluster(cluster: &v1::Cluster) -> Value {
         "durability": word(cluster.durability().as_str_name(), "DURABILITY_"),
         "synchronous_count": cluster.synchronous_count,
         "port": cluster.port,
+        "replication_port": (cluster.replication_port != 0).then_some(cluster.replication_port),
+        "gated_ports": cluster.gated_ports,
         "parameters": sorted(&cluster.parameters),
         "extensions": cluster.extensions,
         "members": cluster.members.iter().map(member).collect::<Vec<_>>(),

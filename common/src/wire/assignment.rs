@@ -8,8 +8,8 @@ use super::field::wire_enum;
 use super::{Error, Field, Problem, WireEnum as _, nouns};
 use crate::access::MAX_NETWORKS_PER_NODE;
 use crate::assignment::{
-    Assignment, Exposure, MAX_MEMBERS, MAX_PEERS, MAX_SYSTEM_IDENTIFIER_BYTES, MemberAssignment, Peer, Power,
-    RoleAssignment, Synchronous,
+    Assignment, Exposure, MAX_GATED_PORTS, MAX_MEMBERS, MAX_PEERS, MAX_SYSTEM_IDENTIFIER_BYTES,
+    MemberAssignment, Peer, Power, RoleAssignment, Synchronous,
 };
 use crate::engine::{MAX_EXTENSIONS, MAX_PARAMETERS, Parameters};
 use crate::generation::Generation;
@@ -70,6 +70,8 @@ impl From<&MemberAssignment> for proto::MemberAssignment {
             access,
             exposure,
             profile,
+            replication_port,
+            gated_ports,
         } = member;
         Self {
             cluster_id: cluster_id.to_string(),
@@ -91,6 +93,8 @@ impl From<&MemberAssignment> for proto::MemberAssignment {
                 Exposure::AlsoUnfiltered => true,
             },
             lease_profile: profile.to_wire(),
+            replication_port: replication_port.map_or(0, u32::from),
+            gated_ports: gated_ports.iter().copied().map(u32::from).collect(),
         }
     }
 }
@@ -116,6 +120,8 @@ impl TryFrom<proto::MemberAssignment> for MemberAssignment {
             access,
             allow_unfiltered,
             lease_profile,
+            replication_port,
+            gated_ports,
         } = member;
         if parameters.len() > MAX_PARAMETERS {
             let problem = Problem::TooMany { count: parameters.len(), most: MAX_PARAMETERS };
@@ -130,6 +136,8 @@ impl TryFrom<proto::MemberAssignment> for MemberAssignment {
         Field("members").distinct(&members, |peer| peer.name.clone())?;
         let extensions = Field("extensions").parsed_list(extensions, MAX_EXTENSIONS)?;
         Field("extensions").distinct(&extensions, Clone::clone)?;
+        let gated_ports = Field("gated_ports").ports(&gated_ports, MAX_GATED_PORTS)?;
+        Field("gated_ports").distinct(&gated_ports, |port| *port)?;
         Ok(Self {
             cluster_id: Field("cluster_id").parsed(cluster_id)?,
             cluster_name: Field("cluster_name").parsed(cluster_name)?,
@@ -149,6 +157,8 @@ impl TryFrom<proto::MemberAssignment> for MemberAssignment {
             access: Field("access").optional_message(access)?.unwrap_or_default(),
             exposure: if allow_unfiltered { Exposure::AlsoUnfiltered } else { Exposure::OnlyFiltered },
             profile: Field("lease_profile").optional_enumerated(lease_profile)?.unwrap_or_default(),
+            replication_port: Field("replication_port").optional_port(replication_port)?,
+            gated_ports,
         })
     }
 }

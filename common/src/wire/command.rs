@@ -48,12 +48,15 @@ impl TryFrom<proto::Command> for Command {
 impl From<&Payload> for WirePayload {
     fn from(payload: &Payload) -> Self {
         match payload {
-            Payload::CheckMember(CheckMember { cluster_id, engine, engine_version, port, extensions }) => {
+            Payload::CheckMember(check) => {
+                let CheckMember { cluster_id, engine, engine_version, port, replication_port, extensions } =
+                    check;
                 Self::CheckMember(proto::CheckMember {
                     cluster_id: cluster_id.to_string(),
                     engine: engine.to_wire(),
                     engine_version: engine_version.as_ref().map(ToString::to_string).unwrap_or_default(),
                     port: (*port).into(),
+                    replication_port: replication_port.map_or(0, u32::from),
                     extensions: texts(extensions),
                 })
             }
@@ -124,12 +127,14 @@ impl TryFrom<proto::CheckMember> for CheckMember {
     type Error = Error;
 
     fn try_from(check: proto::CheckMember) -> Result<Self, Error> {
-        let proto::CheckMember { cluster_id, engine, engine_version, port, extensions } = check;
+        let proto::CheckMember { cluster_id, engine, engine_version, port, replication_port, extensions } =
+            check;
         Ok(Self {
             cluster_id: Field("cluster_id").parsed(cluster_id)?,
             engine: Field("engine").enumerated(engine)?,
             engine_version: Field("engine_version").optional_parsed::<EngineVersion>(engine_version)?,
             port: Field("port").port(port)?,
+            replication_port: Field("replication_port").optional_port(replication_port)?,
             extensions: extension_names(extensions)?,
         })
     }

@@ -217,6 +217,18 @@ impl Field {
         }
     }
 
+    /// A port, or 0 for none.
+    pub fn optional_port(self, number: u32) -> Result<Option<u16>, Error> {
+        if number == 0 { Ok(None) } else { self.port(number).map(Some) }
+    }
+
+    pub fn ports(self, numbers: &[u32], most: usize) -> Result<Vec<u16>, Error> {
+        if numbers.len() > most {
+            return Err(self.refuse(Problem::TooMany { count: numbers.len(), most }));
+        }
+        numbers.iter().map(|number| self.port(*number)).collect()
+    }
+
     /// A term or generation; 0 is none.
     pub fn number(self, number: u64) -> Result<u64, Error> {
         if number > MAX_NUMBER {

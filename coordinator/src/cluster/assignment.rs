@@ -70,6 +70,8 @@ fn build(cluster: &Cluster, member: &Member, role: RoleAssignment) -> MemberAssi
         role,
         port: cluster.port,
         address: member.address,
+        replication_port: cluster.replication_port,
+        gated_ports: cluster.gated_ports.clone(),
         parameters: cluster.parameters.clone(),
         members,
         extensions: cluster.extensions.clone(),

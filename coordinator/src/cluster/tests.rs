@@ -41,6 +41,8 @@ impl Sample {
             engine_version: "15".parse().unwrap(),
             durability: Durability::Quorum,
             port: 5432,
+            replication_port: Some(15_432),
+            gated_ports: Vec::new(),
             parameters: Parameters::default(),
             extensions: Vec::new(),
             phase: Phase::Creating,

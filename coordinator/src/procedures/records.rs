@@ -169,28 +169,34 @@ impl Records {
         Err(Error::Contended(cluster.name.clone()))
     }
 
-    /// What must be written together with a new member: its port, and that the node has it. Refused by the compares if the
+    /// What must be written together with a new member: its ports, and that the node has it. Refused by the compares if the
     /// port is taken or the node changes meanwhile.
     ///
     /// # Errors
     /// `NoNode`; those of the store.
     pub async fn writes_of_new(&self, cluster: &Cluster, member: &Member) -> Result<Writes, Error> {
         let node = node_key(member.node_id);
-        let port = port_key(member.node_id, cluster.port);
+        let ports: Vec<Key> =
+            cluster.ports().into_iter().map(|port| port_key(member.node_id, port)).collect();
         let record = self.directory.get::<Node>(&node).await?.ok_or(Error::NoNode(member.node_id))?;
-        Ok(Writes {
-            compares: vec![Compare::unchanged(&node, record.revision), Compare::absent(&port)],
+        let mut writes = Writes {
+            compares: vec![Compare::unchanged(&node, record.revision)],
             ops: vec![
                 put(&node, &record.value)?,
-                put(&port, &cluster.name)?,
                 put(&membership_key(member.node_id, cluster.id), &cluster.name)?,
             ],
-        })
+        };
+        for port in ports {
+            writes.ops.push(put(&port, &cluster.name)?);
+            writes.compares.push(Compare::absent(port));
+        }
+        Ok(writes)
     }
 
     /// What must be removed together with a member.
     pub fn writes_of_gone(cluster: &Cluster, node: NodeId) -> Vec<Op> {
-        vec![Op::delete(port_key(node, cluster.port)), Op::delete(membership_key(node, cluster.id))]
+        let ports = cluster.ports().into_iter().map(|port| Op::delete(port_key(node, port)));
+        ports.chain([Op::delete(membership_key(node, cluster.id))]).collect()
     }
 
     /// Removes the record and all that goes with it. Nothing where it is gone.

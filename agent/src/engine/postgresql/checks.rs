@@ -46,7 +46,8 @@ pub(super) async fn check(inner: &Inner, request: &CheckMember) -> Result<Checke
     let memory_bytes = inner.settings.memory_bytes.unwrap_or_else(machine_memory);
     let mut checks = vec![engine(inner, request, version.as_ref(), engine_installed)];
     checks.extend(extensions(inner, request, version.as_ref()).await?);
-    checks.push(port(inner.settings.address, request.port));
+    let ports = [Some(request.port), request.replication_port];
+    checks.extend(ports.into_iter().flatten().map(|number| port(inner.settings.address, number)));
     checks.push(no_data(inner, request).await?);
     checks.push(disk(space));
     checks.push(memory(memory_bytes));

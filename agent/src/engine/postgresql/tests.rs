@@ -296,6 +296,7 @@ async fn extensions_are_made_and_unknown_ones_named() {
     );
     assert_eq!(a.local(cluster.id, "show shared_preload_libraries").await, "pg_stat_statements");
     let check = CheckMember {
+        replication_port: None,
         cluster_id: ClusterId::generate(),
         engine: Kind::Postgresql,
         engine_version: None,
@@ -421,6 +422,7 @@ async fn a_port_in_use_is_named_by_the_check() {
     let machine = Machine::new();
     let a = machine.node("a", 41).await;
     let check = |port| CheckMember {
+        replication_port: None,
         cluster_id: ClusterId::generate(),
         engine: Kind::Postgresql,
         engine_version: Some("15".parse().unwrap()),

@@ -197,6 +197,14 @@ pub(crate) fn echo(connection: &mut TcpStream) -> Echo {
     }
 }
 
+/// Connects from this thread's own namespace, sends a byte and waits for it.
+pub(crate) fn connect_to(from: IpAddr, to: IpAddr, port: u16) -> Echo {
+    match connect(SocketAddr::new(from, 0), SocketAddr::new(to, port)) {
+        Ok(mut connection) => echo(&mut connection),
+        Err(echo) => echo,
+    }
+}
+
 fn connect(from: SocketAddr, to: SocketAddr) -> Result<TcpStream, Echo> {
     use nix::sys::socket::{
         AddressFamily, SockFlag, SockType, SockaddrStorage, bind, connect, setsockopt, socket, sockopt,

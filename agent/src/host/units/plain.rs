@@ -94,7 +94,8 @@ impl Plain {
         let disk = Disk::new([folder.to_owned()]);
         disk.create_dir(folder, Access::PRIVATE_DIR).map_err(|error| io(io::Error::other(error)))?;
         let boot = Machine.boot_id().map_err(|error| io(io::Error::other(error)))?;
-        let inner = Inner { folder: folder.to_owned(), disk, boot, turn: Mutex::default(), alive: Mutex::default() };
+        let inner =
+            Inner { folder: folder.to_owned(), disk, boot, turn: Mutex::default(), alive: Mutex::default() };
         Ok(Self { inner: Arc::new(inner) })
     }
 
@@ -281,11 +282,7 @@ impl Inner {
         found
     }
 
-    fn compare(
-        &self,
-        name: &ServiceName,
-        alive: &mut Option<(Identity, Timestamp)>,
-    ) -> io::Result<Status> {
+    fn compare(&self, name: &ServiceName, alive: &mut Option<(Identity, Timestamp)>) -> io::Result<Status> {
         let Some(record) = self.load(name)? else { return Ok(Status::NotFound) };
         let same_boot = record.boot == self.boot;
         let (process, asked_to_stop) = match &record.state {

@@ -35,7 +35,7 @@ enum Done {
 }
 
 impl Hands for Recorder {
-    fn gate(&mut self, _: u16, deed: Deed) -> Result<(), Error> {
+    fn gate(&mut self, _: &[u16], deed: Deed) -> Result<(), Error> {
         if self.refuses {
             return Err(Error::Refused { deed: "a test", source: Errno::EBUSY });
         }
@@ -43,7 +43,7 @@ impl Hands for Recorder {
         Ok(())
     }
 
-    fn observe(&mut self, _: u16) -> Result<Gate, Error> {
+    fn observe(&mut self, _: &[u16]) -> Result<Gate, Error> {
         if self.refuses {
             return Err(Error::Refused { deed: "a test", source: Errno::EBUSY });
         }
@@ -86,7 +86,7 @@ fn timings() -> Timings {
 impl Bench {
     fn fresh() -> Self {
         let mut hands = Recorder::default();
-        let keeper = Keeper::fresh(ClusterId::generate(), PORT, timings(), &mut hands);
+        let keeper = Keeper::fresh(ClusterId::generate(), vec![PORT], timings(), &mut hands);
         Self { keeper, hands, numbers: Numbers::of_run(1) }
     }
 
@@ -95,7 +95,7 @@ impl Bench {
         let mut hands = Recorder::default();
         let lone = list.is_lone();
         let record = Record::primary(TERM, list);
-        let keeper = Keeper::started(ClusterId::generate(), PORT, timings(), record, &mut hands);
+        let keeper = Keeper::started(ClusterId::generate(), vec![PORT], timings(), record, &mut hands);
         let mut bench = Self { keeper, hands, numbers: Numbers::of_run(1) };
         bench.happen(Event::Ready(true));
         if !lone {

@@ -155,6 +155,7 @@ fn command() -> Command {
         term: Term::NONE,
         deadline: jiff::Timestamp::MAX,
         payload: Payload::CheckMember(CheckMember {
+            replication_port: None,
             cluster_id: ClusterId::generate(),
             engine: Engine::Postgresql,
             engine_version: None,

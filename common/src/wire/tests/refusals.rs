@@ -87,6 +87,10 @@ fn each_bad_field_of_an_assignment_is_refused_by_name() {
         "assignment.members[0].power" => a.members[0].power = 0,
         "assignment.members[0].power" => a.members[0].power = -1,
         "assignment.members[0].access.kept" => a.members[0].access.as_mut().unwrap().kept = None,
+        "assignment.members[0].replication_port" => a.members[0].replication_port = 65_536,
+        "assignment.members[0].gated_ports" => a.members[0].gated_ports = vec![6432, 0],
+        "assignment.members[0].gated_ports" => a.members[0].gated_ports = vec![6432, 6432],
+        "assignment.members[0].gated_ports" => a.members[0].gated_ports = (1..10).collect(),
         "assignment.members[0].access.kept.v4" => {
             a.members[0].access.as_mut().unwrap().kept.as_mut().unwrap().v4.push(1);
         },
@@ -160,6 +164,7 @@ fn each_bad_field_of_a_command_is_refused_by_name() {
         "command.check_member.engine" => payload!(c, CheckMember, p, p.engine = 0),
         "command.check_member.engine_version" => payload!(c, CheckMember, p, p.engine_version = "latest".into()),
         "command.check_member.port" => payload!(c, CheckMember, p, p.port = 0),
+        "command.check_member.replication_port" => payload!(c, CheckMember, p, p.replication_port = 65_536),
         "command.check_member.extensions" => payload!(c, CheckMember, p, p.extensions = vec!["a".into(); 33]),
         "command.check_member.extensions[0]" => payload!(c, CheckMember, p, p.extensions[0] = "-x".into()),
     );

@@ -35,6 +35,8 @@ pub(super) fn member(role: RoleAssignment) -> MemberAssignment {
         access: access(),
         exposure: Exposure::AlsoUnfiltered,
         profile: Profile::Fast,
+        replication_port: Some(15_432),
+        gated_ports: vec![6432, 6433],
     }
 }
 
@@ -62,6 +64,7 @@ pub(super) fn assignment() -> Assignment {
     replica.power = Power::Stopped;
     replica.access = Access::default();
     replica.exposure = Exposure::OnlyFiltered;
+    (replica.replication_port, replica.gated_ports) = (None, Vec::new());
     Assignment {
         coordinator_generation: Generation::new(1),
         generation: Generation::new(9),
@@ -81,6 +84,7 @@ pub(super) fn payloads() -> Vec<Payload> {
             engine,
             engine_version: None,
             port: 5432,
+            replication_port: Some(15_432),
             extensions: vec!["postgis".parse().unwrap()],
         }),
         Payload::InstallEngine(InstallEngine {

@@ -14,7 +14,7 @@ use holdfast_common::role::Durability;
 use holdfast_common::term::Term;
 
 use super::preconditions::{
-    Precondition, about_node, check_nodes, filters, online, parameters_fit, port_not_taken,
+    Precondition, about_node, check_nodes, filters, online, parameters_fit, ports_not_taken,
 };
 use super::{Asker, Desk, Prepare, Prepared, store_failure};
 use crate::cluster::observed::common_version;
@@ -38,6 +38,8 @@ pub struct CreateCluster {
     pub primary: NodeName,
     pub durability: Durability,
     pub port: u16,
+    pub replication_port: Option<u16>,
+    pub gated_ports: Vec<u16>,
     pub parameters: Parameters,
     pub extensions: Vec<ExtensionName>,
     pub exposure: Exposure,
@@ -95,12 +97,15 @@ impl CreateCluster {
             .map(|(node, _)| node)
             .collect();
         conditions.extend(filters(desk, self.exposure, &reachable));
-        conditions.extend(port_not_taken(&clusters, id, &nodes.iter().collect::<Vec<_>>(), self.port));
+        let ports: Vec<u16> =
+            [self.port].into_iter().chain(self.replication_port).chain(self.gated_ports.clone()).collect();
+        conditions.extend(ports_not_taken(&clusters, id, &nodes.iter().collect::<Vec<_>>(), &ports));
         let mut check = CheckMember {
             cluster_id: id,
             engine: self.engine,
             engine_version: self.engine_version.clone(),
             port: self.port,
+            replication_port: self.replication_port,
             extensions: self.extensions.clone(),
         };
         let (mut checked, mut found) = check_nodes(desk, &reachable, &check).await;
@@ -200,6 +205,8 @@ impl CreateCluster {
             engine_version: version,
             durability: self.durability,
             port: self.port,
+            replication_port: self.replication_port,
+            gated_ports: self.gated_ports.clone(),
             parameters: parameters.map_err(|error| Failure::invalid_field("parameters", error))?,
             extensions: self.extensions.clone(),
             phase: Phase::Creating,

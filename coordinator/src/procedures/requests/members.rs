@@ -4,7 +4,7 @@ use holdfast_common::command::CheckMember;
 use holdfast_common::error::{Classify as _, Failure, Reason};
 use holdfast_common::name::{ClusterName, NodeName};
 
-use super::preconditions::{Precondition, check_nodes, filters, online, parameters_fit, port_not_taken};
+use super::preconditions::{Precondition, check_nodes, filters, online, parameters_fit, ports_not_taken};
 use super::{Asker, Desk, Prepare, Prepared, store_failure};
 use crate::cluster::{Cluster, Member, MemberPhase, Phase};
 use crate::directory::put;
@@ -37,13 +37,14 @@ impl Prepare for AddMember {
         preconditions.extend(online(desk, cluster.id, &named));
         preconditions.extend(filters(desk, cluster.exposure, &[&node]));
         let clusters = desk.means.records.all().await.map_err(|error| store_failure(&error))?;
-        preconditions.extend(port_not_taken(&clusters, cluster.id, &[&node], cluster.port));
+        preconditions.extend(ports_not_taken(&clusters, cluster.id, &[&node], &cluster.ports()));
         if preconditions.iter().all(|condition| condition.met) {
             let check = CheckMember {
                 cluster_id: cluster.id,
                 engine: cluster.engine,
                 engine_version: Some(cluster.engine_version.clone()),
                 port: cluster.port,
+                replication_port: cluster.replication_port,
                 extensions: cluster.extensions.clone(),
             };
             let (checked, found) = check_nodes(desk, &[&node], &check).await;

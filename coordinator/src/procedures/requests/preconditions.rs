@@ -161,22 +161,19 @@ pub(super) fn parameters_fit(
     beyond.into_iter().map(unmet).collect()
 }
 
-/// Whether another cluster already uses the port on a node.
-pub(super) fn port_not_taken(
+/// The ports that another cluster already has on a node.
+pub(super) fn ports_not_taken(
     clusters: &[Cluster],
     own: ClusterId,
     nodes: &[&Node],
-    port: u16,
+    ports: &[u16],
 ) -> Vec<Precondition> {
-    nodes
-        .iter()
-        .filter_map(|node| {
-            let rival = clusters.iter().find(|cluster| {
-                cluster.id != own && cluster.port == port && cluster.member(node.id).is_some()
-            })?;
-            let message =
-                format!("port {port} belongs to cluster `{}` there; choose another with --port", rival.name);
-            Some(Precondition::new("port_free", about_node(&node.name), false, message))
-        })
-        .collect()
+    let taken = |node: &&Node, port: &u16| {
+        let rival = clusters.iter().find(|cluster| {
+            cluster.id != own && cluster.ports().contains(port) && cluster.member(node.id).is_some()
+        })?;
+        let message = format!("port {port} belongs to cluster `{}` there; choose another", rival.name);
+        Some(Precondition::new("port_free", about_node(&node.name), false, message))
+    };
+    nodes.iter().flat_map(|node| ports.iter().filter_map(move |port| taken(node, port))).collect()
 }

@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 
-use holdfast_common::assignment::{Exposure, MAX_PEERS};
+use holdfast_common::assignment::{Exposure, MAX_GATED_PORTS, MAX_PEERS};
 use holdfast_common::engine::{Engine, EngineVersion, ExtensionName, MAX_EXTENSIONS, Parameters};
 use holdfast_common::error::{Failure, Violations};
 use holdfast_common::name::{ClusterName, NodeName};
@@ -17,7 +17,9 @@ use crate::procedures::requests::CreateCluster;
 use crate::procedures::steps::Absent;
 
 /// Below it are ports that only root may use, and well-known ones.
-const LEAST_PORT: u32 = 1024;
+const LEAST_PORT: u16 = 1024;
+/// How far from the clients' port the replication's is, if nobody chooses one.
+const REPLICATION_APART: u16 = 10_000;
 
 pub(super) fn cluster_name(field: &str, text: &str) -> Result<ClusterName, Failure> {
     text.parse().map_err(|error| Failure::invalid_field(field, error))
@@ -53,6 +55,8 @@ pub(super) fn create(request: proto::CreateClusterRequest) -> Result<CreateClust
         validate_only: _,
         allow_unfiltered,
         lease_profile,
+        replication_port,
+        gated_ports,
     } = request;
     let mut violations = Violations::default();
     let lease_profile = parse_profile(lease_profile, &mut violations);
@@ -62,7 +66,12 @@ pub(super) fn create(request: proto::CreateClusterRequest) -> Result<CreateClust
     let nodes = parse_nodes(&nodes, &mut violations);
     let primary = parse_primary(&primary, &nodes, &mut violations);
     let durability = parse_durability(durability, &mut violations);
-    let port = parse_port(port, engine, &mut violations);
+    let port = match port {
+        0 => engine.map(Engine::default_port),
+        port => parse_port("port", port, &mut violations),
+    };
+    let replication_port = parse_replication_port(replication_port, port, allow_unfiltered, &mut violations);
+    let gated_ports = parse_gated_ports(&gated_ports, [port, replication_port], &mut violations);
     let parameters = parse_parameters(parameters, engine, engine_version.as_ref(), &mut violations);
     let extensions = parse_extensions(&extensions, &mut violations);
     let parts = match (name, engine, primary, durability, port, parameters) {
@@ -75,6 +84,8 @@ pub(super) fn create(request: proto::CreateClusterRequest) -> Result<CreateClust
                 primary,
                 durability,
                 port,
+                replication_port,
+                gated_ports,
                 parameters,
                 extensions,
                 exposure: exposure(allow_unfiltered),
@@ -161,17 +172,61 @@ fn parse_profile(profile: i32, violations: &mut Violations) -> Profile {
     }
 }
 
-fn parse_port(port: u32, engine: Option<Engine>, violations: &mut Violations) -> Option<u16> {
-    if port == 0 {
-        return engine.map(Engine::default_port);
-    }
+fn parse_port(field: &str, port: u32, violations: &mut Violations) -> Option<u16> {
     match u16::try_from(port) {
-        Ok(port) if u32::from(port) >= LEAST_PORT => Some(port),
+        Ok(port) if port >= LEAST_PORT => Some(port),
         Ok(_) | Err(_) => {
-            violations.add("port", format!("{port} is out of range; use {LEAST_PORT}–65535"));
+            violations.add(field, format!("{port} is out of range; use {LEAST_PORT}–65535"));
             None
         }
     }
+}
+
+/// None where nodes need not filter: nothing would lead it on to the engine.
+fn parse_replication_port(
+    number: u32,
+    port: Option<u16>,
+    allow_unfiltered: bool,
+    violations: &mut Violations,
+) -> Option<u16> {
+    const FIELD: &str = "replication_port";
+    match number {
+        0 if allow_unfiltered => None,
+        0 => port.map(|port| port.checked_add(REPLICATION_APART).unwrap_or_else(|| port - REPLICATION_APART)),
+        _ if allow_unfiltered => {
+            violations.add(FIELD, "needs nodes that filter; leave out this or `allow_unfiltered`");
+            None
+        }
+        number => {
+            let own = parse_port(FIELD, number, violations)?;
+            if port == Some(own) {
+                violations.add(FIELD, format!("{own} is the port of the clients already; choose another"));
+            }
+            Some(own)
+        }
+    }
+}
+
+fn parse_gated_ports(numbers: &[u32], others: [Option<u16>; 2], violations: &mut Violations) -> Vec<u16> {
+    if numbers.len() > MAX_GATED_PORTS {
+        let message = format!("names {} ports; at most {MAX_GATED_PORTS} are allowed", numbers.len());
+        violations.add("gated_ports", message);
+        return Vec::new();
+    }
+    let mut gated = Vec::new();
+    for (index, number) in numbers.iter().enumerate() {
+        let field = format!("gated_ports[{index}]");
+        let Some(port) = parse_port(&field, *number, violations) else { continue };
+        if others.contains(&Some(port)) {
+            violations
+                .add(field, format!("{port} is a port of the cluster itself; name that of another program"));
+        } else if gated.contains(&port) {
+            refuse_twice(violations, field, &port);
+        } else {
+            gated.push(port);
+        }
+    }
+    gated
 }
 
 fn parse_parameters(
@@ -243,6 +298,16 @@ mod tests {
     }
 
     #[test]
+    fn members_replicate_at_a_port_of_their_own_where_nodes_filter() {
+        let replication = |port, allow_unfiltered| {
+            create(proto::CreateClusterRequest { port, allow_unfiltered, ..good() }).unwrap().replication_port
+        };
+        assert_eq!(replication(0, false), Some(15_432));
+        assert_eq!(replication(60_000, false), Some(50_000));
+        assert_eq!(replication(0, true), None);
+    }
+
+    #[test]
     fn each_bad_field_is_refused_by_name() {
         assert_eq!(refused(|it| it.name = "../x".into()), ["name"]);
         assert_eq!(refused(|it| it.name = "x".repeat(10_000_000)), ["name"]);
@@ -257,6 +322,17 @@ mod tests {
         assert_eq!(refused(|it| it.durability = 7), ["durability"]);
         assert_eq!(refused(|it| it.port = 80), ["port"]);
         assert_eq!(refused(|it| it.port = 65536), ["port"]);
+        assert_eq!(refused(|it| it.replication_port = 80), ["replication_port"]);
+        assert_eq!(refused(|it| it.replication_port = 5432), ["replication_port"]);
+        assert_eq!(
+            refused(|it| (it.replication_port, it.allow_unfiltered) = (15_432, true)),
+            ["replication_port"]
+        );
+        assert_eq!(refused(|it| it.gated_ports = vec![6432, 22]), ["gated_ports[1]"]);
+        assert_eq!(refused(|it| it.gated_ports = vec![5432]), ["gated_ports[0]"]);
+        assert_eq!(refused(|it| it.gated_ports = vec![15_432]), ["gated_ports[0]"]);
+        assert_eq!(refused(|it| it.gated_ports = vec![6432, 6432]), ["gated_ports[1]"]);
+        assert_eq!(refused(|it| it.gated_ports = (6000..6009).collect()), ["gated_ports"]);
         assert_eq!(refused(|it| it.extensions = vec!["a;b".into()]), ["extensions[0]"]);
         assert_eq!(refused(|it| it.extensions = vec!["postgis".into(), "postgis".into()]), ["extensions[1]"]);
         assert_eq!(refused(|it| drop(it.parameters.insert("a b".into(), "1".into()))), ["parameters"]);

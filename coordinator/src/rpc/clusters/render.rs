@@ -62,6 +62,8 @@ pub(super) fn cluster(
         allow_unfiltered: cluster.exposure == Exposure::AlsoUnfiltered,
         lease_profile: cluster.lease_profile.to_wire(),
         lease,
+        replication_port: cluster.replication_port.map_or(0, u32::from),
+        gated_ports: cluster.gated_ports.iter().copied().map(u32::from).collect(),
     }
 }
 

@@ -81,6 +81,7 @@ fn check(fleet: &fleet::Handle) -> Command {
         term: Term::NONE,
         deadline: Timestamp::now() + DEADLINE,
         payload: Payload::CheckMember(CheckMember {
+            replication_port: None,
             cluster_id: ClusterId::generate(),
             engine: Engine::Postgresql,
             engine_version: None,

@@ -189,6 +189,7 @@ mod tests {
         let node = Simulated::new("s1".into(), 1);
         let id = CommandId::generate();
         let check = CheckMember {
+            replication_port: None,
             cluster_id: ClusterId::generate(),
             engine: Engine::Postgresql,
             engine_version: None,
