@@ -31,6 +31,8 @@ pub struct Config {
 /// Why the configuration cannot be used.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
+    #[error("there is no configuration file {}; give one that is there, or none: every key has a default", path.display())]
+    Missing { path: PathBuf },
     #[error(transparent)]
     File(#[from] config::Error),
     #[error("`coordinators` in {}", path.display())]
@@ -48,7 +50,10 @@ impl Config {
     /// See [`Error`].
     pub fn load(path: Option<&Path>) -> Result<Self, Error> {
         let Some(path) = path else { return Ok(Self::default()) };
-        let config: Self = config::load(path, Privacy::Public)?;
+        let config: Self = config::load(path, Privacy::Public).map_err(|error| match error.is_missing() {
+            true => Error::Missing { path: path.to_owned() },
+            false => error.into(),
+        })?;
         if !config.coordinators.is_empty() {
             Coordinators::new(config.coordinators.clone())
                 .map_err(|source| Error::Coordinators { path: path.to_owned(), source })?;
@@ -72,6 +77,12 @@ mod tests {
 
     fn parsed(text: &str) -> Result<Config, config::Error> {
         config::parse(Path::new("/etc/holdfast/agent.toml"), text)
+    }
+
+    #[test]
+    fn a_file_that_is_not_there_is_told_with_what_to_give() {
+        let error = Config::load(Some(Path::new("/nonexistent/agent.toml"))).unwrap_err().to_string();
+        assert!(error.contains("/nonexistent/agent.toml; give one"), "{error}");
     }
 
     #[test]

@@ -32,6 +32,16 @@ pub enum Error {
     },
 }
 
+// === impl Error ===
+
+impl Error {
+    /// Whether there is no such file.
+    pub fn is_missing(&self) -> bool {
+        let Self::File(FileError::Io { source, .. }) = self else { return false };
+        source.kind() == std::io::ErrorKind::NotFound
+    }
+}
+
 /// Loads a configuration.
 ///
 /// # Errors

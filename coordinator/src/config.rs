@@ -70,6 +70,18 @@ pub struct StateDir {
     path: PathBuf,
 }
 
+/// Why there is no configuration.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    #[error(
+        "{} is no state directory: it has no coordinator.toml; give the one that `holdfast-coordinator init` made, or make one with it",
+        state.display()
+    )]
+    Missing { state: PathBuf },
+    #[error(transparent)]
+    File(#[from] config::Error),
+}
+
 // === impl Config ===
 
 impl Config {
@@ -77,8 +89,13 @@ impl Config {
     ///
     /// # Errors
     /// Names file, line and key.
-    pub fn load(state: &StateDir) -> Result<Self, config::Error> {
-        config::load(&state.config(), Privacy::Public)
+    pub fn load(state: &StateDir) -> Result<Self, Error> {
+        config::load(&state.config(), Privacy::Public).map_err(|error: config::Error| {
+            match error.is_missing() {
+                true => Error::Missing { state: state.path.clone() },
+                false => error.into(),
+            }
+        })
     }
 
     /// Where agents reach the coordinator, for join tokens.
@@ -204,6 +221,12 @@ impl StateDir {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_directory_without_the_file_is_told_with_what_to_give() {
+        let error = Config::load(&StateDir::new("/nonexistent")).unwrap_err().to_string();
+        assert!(error.contains("/nonexistent is no state directory") && error.contains("init"), "{error}");
+    }
 
     #[test]
     fn endpoints_are_names_or_addresses_with_a_port() {
