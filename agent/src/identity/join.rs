@@ -1,5 +1,6 @@
 //! Joining a fleet: once for a machine, safe to repeat.
 
+use std::collections::BTreeSet;
 use std::net::{IpAddr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -27,6 +28,9 @@ use crate::terms::Terms;
 
 const JOINING: Kind = Kind { name: "joining", version: 1 };
 const JOINING_NAME: &str = "joining";
+/// Between two words of one that waits.
+const WORD_INTERVAL: Duration = Duration::from_secs(15);
+
 /// What joining needs.
 #[derive(Debug)]
 pub struct Join {
@@ -90,6 +94,20 @@ struct Kept {
     enrolled: Enrolled,
 }
 
+/// What is said while no coordinator lets the node in: each trouble once, and then only that it still waits.
+struct Waiting {
+    until: Instant,
+    told: BTreeSet<String>,
+    word: Instant,
+}
+
+/// Of one that waits.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Word {
+    Trouble,
+    Still,
+}
+
 #[derive(Debug, thiserror::Error)]
 pub enum JoinError {
     #[error(
@@ -107,6 +125,11 @@ pub enum JoinError {
     OwnAddress { coordinator: Address, source: std::io::Error },
     #[error("enroll this node")]
     Enroll(#[from] CallError),
+    #[error(
+        "no coordinator let this node in within {} s, at {}; does it run, is that its address for agents, and is no firewall between? Joining can be repeated, and --wait gives it longer",
+        waited.as_secs(), listed(coordinators)
+    )]
+    NoAnswer { coordinators: Vec<Address>, waited: Duration, source: CallError },
     #[error("the coordinator's answer is not for this key, fleet or token")]
     Answer(#[source] Error),
     #[error("the coordinator's trust bundle does not have the authority that the token names")]
@@ -119,6 +142,41 @@ pub enum JoinError {
     State(#[from] statefile::Error),
     #[error("keep the node's state")]
     Files(#[from] files::Error),
+}
+
+// === impl Waiting ===
+
+impl Waiting {
+    fn new(patience: Duration) -> Self {
+        let now = Instant::now();
+        Self { until: now + patience, told: BTreeSet::new(), word: now }
+    }
+
+    fn tell(&mut self, error: &CallError) {
+        let now = Instant::now();
+        let left = format!("{} s", (self.until - now).as_secs());
+        match self.word(Chain(error).to_string(), now) {
+            Some(Word::Trouble) => {
+                tracing::warn!(error = %Chain(error), left, "not enrolled yet; trying again")
+            }
+            Some(Word::Still) => {
+                tracing::info!(left, "still waiting for a coordinator that lets this node in")
+            }
+            None => {}
+        }
+    }
+
+    fn word(&mut self, trouble: String, now: Instant) -> Option<Word> {
+        let word = if self.told.insert(trouble) {
+            Some(Word::Trouble)
+        } else {
+            (now - self.word >= WORD_INTERVAL).then_some(Word::Still)
+        };
+        if word.is_some() {
+            self.word = now;
+        }
+        word
+    }
 }
 
 /// Makes this machine a node. The token's secret goes to nobody but a server that the token's pin vouches for.
@@ -151,7 +209,9 @@ pub async fn join(files: &Files, state: &Path, clock: &Clock, join: Join) -> Res
     };
     let enrolled = match ask(&tls, &join, &request).await {
         // Only a token for another purpose finds the name taken.
-        Err(CallError::Refused(failure)) if known.is_some() && failure.reason == Reason::NodeExists => {
+        Err(JoinError::Enroll(CallError::Refused(failure)))
+            if known.is_some() && failure.reason == Reason::NodeExists =>
+        {
             return Err(JoinError::OtherNode { name: join.name });
         }
         enrolled => enrolled?,
@@ -211,9 +271,9 @@ async fn prepare(files: &Files, state: &Path, join: &Join, address: IpAddr) -> R
     Ok(joining)
 }
 
-async fn ask(tls: &Arc<ClientTls>, join: &Join, request: &Enroll) -> Result<Enrolled, CallError> {
+async fn ask(tls: &Arc<ClientTls>, join: &Join, request: &Enroll) -> Result<Enrolled, JoinError> {
     let mut backoff = Backoff::new(Duration::from_millis(500), Duration::from_secs(5));
-    let deadline = Instant::now() + join.patience;
+    let mut waiting = Waiting::new(join.patience);
     loop {
         let coordinator = join.coordinators.next();
         let error = match enroll(tls, coordinator, request).await {
@@ -221,18 +281,28 @@ async fn ask(tls: &Arc<ClientTls>, join: &Join, request: &Enroll) -> Result<Enro
             Err(error) => error,
         };
         let wait = backoff.next_wait();
-        let hopeless = match &error {
-            CallError::Connect { .. } | CallError::Unanswered { .. } => error.is_distrust(),
-            CallError::Refused(failure) => !matches!(
-                failure.reason,
-                Reason::AgentOffline | Reason::NotActive | Reason::ShuttingDown | Reason::TooManyRequests
+        let (hopeless, silent) = match &error {
+            CallError::Connect { .. } | CallError::Unanswered { .. } => (error.is_distrust(), true),
+            CallError::Refused(failure) => (
+                !matches!(
+                    failure.reason,
+                    Reason::AgentOffline | Reason::NotActive | Reason::ShuttingDown | Reason::TooManyRequests
+                ),
+                false,
             ),
-            CallError::Answer(_) => true,
+            CallError::Answer(_) => (true, false),
         };
-        if hopeless || Instant::now() + wait > deadline {
-            return Err(error);
+        if hopeless {
+            return Err(error.into());
         }
-        tracing::warn!(error = %Chain(&error), "not enrolled yet; trying again");
+        if Instant::now() + wait > waiting.until {
+            let coordinators = join.coordinators.all().to_vec();
+            return Err(match silent {
+                true => JoinError::NoAnswer { coordinators, waited: join.patience, source: error },
+                false => error.into(),
+            });
+        }
+        waiting.tell(&error);
         sleep(wait).await;
     }
 }
@@ -282,6 +352,10 @@ async fn own_address(coordinator: &Address) -> Result<IpAddr, JoinError> {
     socket.local_addr().map(|own| own.ip()).map_err(failed)
 }
 
+fn listed(coordinators: &[Address]) -> String {
+    coordinators.iter().map(Address::as_str).collect::<Vec<_>>().join(", ")
+}
+
 impl Classify for JoinError {
     fn reason(&self) -> Reason {
         match self {
@@ -290,7 +364,7 @@ impl Classify for JoinError {
             Self::Key(error) => error.reason(),
             Self::Tls(_) | Self::Files(_) => Reason::Internal,
             Self::OwnAddress { .. } => Reason::InvalidField,
-            Self::Enroll(error) => error.reason(),
+            Self::Enroll(error) | Self::NoAnswer { source: error, .. } => error.reason(),
             Self::ForeignRoots => Reason::TokenInvalid,
             Self::State(error) => error.reason(),
         }
@@ -304,5 +378,24 @@ impl Classify for JoinError {
             ]),
             _ => Metadata::new(),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_trouble_is_told_once_and_then_only_that_it_still_waits() {
+        let mut waiting = Waiting::new(Duration::from_secs(60));
+        let begun = Instant::now();
+        let mut word =
+            |trouble: &str, seconds| waiting.word(trouble.to_owned(), begun + Duration::from_secs(seconds));
+        assert_eq!(word("refused", 0), Some(Word::Trouble));
+        assert_eq!(word("refused", 1), None);
+        assert_eq!(word("late", 2), Some(Word::Trouble));
+        assert_eq!((word("refused", 3), word("late", 16)), (None, None));
+        assert_eq!(word("late", 17), Some(Word::Still));
+        assert_eq!(word("late", 18), None);
     }
 }

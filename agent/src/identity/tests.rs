@@ -363,6 +363,20 @@ async fn a_server_of_another_authority_never_gets_the_secret() {
 }
 
 #[tokio::test]
+async fn an_address_where_nobody_listens_is_told_with_what_to_look_at() {
+    let free = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap().local_addr().unwrap();
+    let coordinator = Coordinator::start(0, false).await;
+    let wanted = Join {
+        coordinators: Coordinators::new(vec![free.to_string().parse().unwrap()]).unwrap(),
+        patience: Duration::from_millis(100),
+        ..coordinator.join("n1")
+    };
+    let error = join(&disk().1, Path::new(STATE), &Clock::system(), wanted).await.unwrap_err();
+    let said = error.to_string();
+    assert!(said.contains(&free.to_string()) && said.contains("does it run"), "{said}");
+}
+
+#[tokio::test]
 async fn a_damaged_identity_is_refused_and_left_as_it_is() {
     let coordinator = Coordinator::start(0, false).await;
     let (tree, files) = disk();
