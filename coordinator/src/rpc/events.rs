@@ -72,6 +72,7 @@ impl EventService for Events {
         };
         let filter = Filter::read(&mut violations, &node, &cluster, severity);
         convert::check(violations)?;
+        self.check_names(&filter).await.map_err(refuse)?;
         Ok(Response::new(Box::pin(follow(self.events.follow(after), filter))))
     }
 }

@@ -119,6 +119,15 @@ async fn filters_that_name_what_never_was_are_refused() {
     assert_eq!((reason(&refused), refused.message().contains("`n9`")), (Reason::NodeNotFound, true));
     let refused = events.list_events(of("", "c9")).await.unwrap_err();
     assert_eq!((reason(&refused), refused.message().contains("`c9`")), (Reason::ClusterNotFound, true));
+    let follow = |node: &str, cluster: &str| proto::WatchEventsRequest {
+        node: node.into(),
+        cluster: cluster.into(),
+        ..Default::default()
+    };
+    let refused = events.watch_events(follow("n9", "")).await.unwrap_err();
+    assert_eq!((reason(&refused), refused.message().contains("`n9`")), (Reason::NodeNotFound, true));
+    let refused = events.watch_events(follow("", "c9")).await.unwrap_err();
+    assert_eq!((reason(&refused), refused.message().contains("`c9`")), (Reason::ClusterNotFound, true));
     let refused = events.list_events(of("../x", "")).await.unwrap_err();
     assert_eq!(reason(&refused), Reason::InvalidField);
     let listed =
