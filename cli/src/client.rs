@@ -25,6 +25,8 @@ const MAX_ANSWER_BYTES: usize = 16 * 1024 * 1024;
 /// Pauses before a call is repeated.
 const PAUSES: [Duration; 4] =
     [Duration::from_millis(200), Duration::from_millis(500), Duration::from_secs(1), Duration::from_secs(2)];
+/// How the names of calls that change nothing begin.
+const READS: [&str; 3] = ["get_", "list_", "query_"];
 /// How long a watch tries to get back to the coordinator: a restart takes less.
 const WATCH_PATIENCE: Duration = Duration::from_secs(60);
 
@@ -35,6 +37,13 @@ pub(crate) struct Client {
     server: String,
     bearer: Option<MetadataValue<Ascii>>,
     timeout: Duration,
+}
+
+/// What may have been done though no answer came.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Lost {
+    Nothing,
+    Change,
 }
 
 type Opening<T> = Pin<Box<dyn Future<Output = Result<Response<Streaming<T>>, Status>>>>;
@@ -53,7 +62,7 @@ macro_rules! calls {
         impl Client {
             $($(
                 pub(crate) async fn $method(&self, request: v1::$request) -> Result<v1::$response, Error> {
-                    self.unary(request, async |channel, request| {
+                    self.unary(stringify!($method), request, async |channel, request| {
                         let client = v1::$service::$client::new(channel);
                         client.max_decoding_message_size(MAX_ANSWER_BYTES).$method(request).await
                     }).await
@@ -75,7 +84,7 @@ macro_rules! watches {
                         })
                     };
                     let mut watch = Watch { client: self.clone(), request, open, stream: None };
-                    watch.stream = Some(watch.opened().await.map_err(|status| self.told(&status))?);
+                    watch.stream = Some(watch.opened().await.map_err(|status| self.told(&status, Lost::Nothing))?);
                     Ok(watch)
                 }
             )+
@@ -151,24 +160,27 @@ impl Client {
 
     async fn unary<Q: Clone, R>(
         &self,
+        method: &str,
         message: Q,
         send: impl AsyncFn(Channel, Request<Q>) -> Result<Response<R>, Status>,
     ) -> Result<R, Error> {
         let mut pauses = PAUSES.iter();
+        let mut lost = Lost::Nothing;
         loop {
             let mut request = self.signed(message.clone());
             request.set_timeout(self.timeout);
             // The deadline is also kept here: a server that hangs does not keep its own.
             let answer = tokio::time::timeout(self.timeout, send(self.channel.clone(), request)).await;
-            let answer = answer
-                .unwrap_or_else(|_| Err(Status::deadline_exceeded("no answer within the time allowed")));
-            let status = match answer {
+            let status = match answer.unwrap_or_else(|elapsed| Err(connect::unanswered(elapsed))) {
                 Ok(response) => return Ok(response.into_inner()),
                 Err(status) => status,
             };
+            if connect::may_have_arrived(&status) && !READS.iter().any(|read| method.starts_with(read)) {
+                lost = Lost::Change;
+            }
             match pauses.next().filter(|_| status.code() == Code::Unavailable) {
                 Some(pause) => tokio::time::sleep(*pause).await,
-                None => return Err(self.told(&status)),
+                None => return Err(self.told(&status, lost)),
             }
         }
     }
@@ -182,11 +194,13 @@ impl Client {
     }
 
     /// What a status means for a person: the coordinator's own refusal, or that the connection is gone.
-    fn told(&self, status: &Status) -> Error {
-        if let Some(source) = std::error::Error::source(status)
-            && status.code() != Code::DeadlineExceeded
-        {
-            return connect::explain(&self.server, source);
+    fn told(&self, status: &Status, lost: Lost) -> Error {
+        match std::error::Error::source(status) {
+            Some(source) if connect::is_late(source) => {
+                return connect::hangs(&self.server, self.timeout, lost);
+            }
+            Some(source) => return connect::explain(&self.server, source, lost),
+            None => {}
         }
         let failure = match status.code() {
             Code::DeadlineExceeded => Failure::new(Reason::CommandTimedOut, status.message()),
@@ -216,7 +230,7 @@ impl<Q: Clone, T> Watch<Q, T> {
                         pause = (pause * 2).min(Duration::from_secs(5));
                         continue;
                     }
-                    Err(status) => return Err(self.client.told(&status)),
+                    Err(status) => return Err(self.client.told(&status, Lost::Nothing)),
                 }
             }
             let Some(stream) = &mut self.stream else { continue };
@@ -228,7 +242,7 @@ impl<Q: Clone, T> Watch<Q, T> {
                     tokio::time::sleep(pause).await;
                     waited += pause;
                 }
-                Err(status) => return Err(self.client.told(&status)),
+                Err(status) => return Err(self.client.told(&status, Lost::Nothing)),
             }
         }
     }
@@ -240,7 +254,7 @@ impl<Q: Clone, T> Watch<Q, T> {
             tokio::time::timeout(self.client.timeout, (self.open)(self.client.channel.clone(), request));
         match opening.await {
             Ok(answer) => answer.map(Response::into_inner),
-            Err(_) => Err(Status::deadline_exceeded("no answer within the time allowed")),
+            Err(elapsed) => Err(connect::unanswered(elapsed)),
         }
     }
 }

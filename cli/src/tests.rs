@@ -277,6 +277,39 @@ async fn a_coordinator_that_hangs_is_given_up() {
 }
 
 #[tokio::test]
+async fn a_coordinator_that_dies_over_a_change_leaves_it_open_whether_it_was_made() {
+    let bench = Bench::new().await;
+    let (_, result) = bench.run(&["cluster", "reset-password", "deadly"]).await;
+    let text = result.unwrap_err().to_text();
+    assert!(text.contains("the connection broke off before the answer"), "{text}");
+    assert!(text.contains("may have been made or not: look") && !text.contains("https:"), "{text}");
+}
+
+#[tokio::test]
+async fn a_coordinator_that_takes_a_call_and_hangs_is_told_as_such() {
+    let bench = Bench::new().await;
+    let (_, result) = bench.run(&["--timeout", "1s", "cluster", "reset-password", "demo"]).await;
+    let error = result.unwrap_err();
+    assert_eq!(error.exit_code(), ExitCode::Unavailable);
+    let text = error.to_text();
+    assert!(text.contains("took the connection, but did not answer within 1 s"), "{text}");
+    assert!(text.contains("hung or very busy") && text.contains("may have been made or not"), "{text}");
+}
+
+/// As one that is stopped: the kernel takes the connection for it.
+#[tokio::test]
+async fn a_coordinator_that_takes_the_connection_alone_is_told_as_such() {
+    let silent = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let bench = Bench { server: silent.local_addr().unwrap().to_string(), ..Bench::new().await };
+    for timeout in ["1s", "30s"] {
+        let (_, result) = bench.run(&["--timeout", timeout, "whoami"]).await;
+        let text = result.unwrap_err().to_text();
+        assert!(text.contains("stopped, hung or very busy"), "{text}");
+        assert!(!text.contains("may have been made"), "{text}");
+    }
+}
+
+#[tokio::test]
 async fn a_context_file_that_others_can_read_is_refused() {
     use std::os::unix::fs::PermissionsExt as _;
     let bench = Bench::new().await;

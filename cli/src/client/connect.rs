@@ -11,10 +11,15 @@ use holdfast_common::tls::{ClientTls, ConnectError, Connector, DialError, Expect
 use http::Uri;
 use http::uri::Authority;
 use secrecy::{ExposeSecret as _, SecretString};
+use tokio::time::error::Elapsed;
 use tonic::metadata::{Ascii, MetadataValue};
 use tonic::transport::{Channel, Endpoint};
+use tonic::{Status, TimeoutExpired};
 
+use super::Lost;
 use crate::error::Error;
+
+const CUT: &str = "the connection broke off before the answer";
 
 /// A coordinator, and as whom to call it.
 #[derive(Debug)]
@@ -81,24 +86,64 @@ pub(super) async fn channel(target: Target) -> Result<Channel, Error> {
         .map_err(|error| Error::local("address the coordinator", error))?
         .connect_with_connector(Connector::new(Arc::new(tls)))
         .await
-        .map_err(|error| explain(&server, &error))
+        .map_err(|error| explain(&server, &error, Lost::Nothing))
 }
 
 /// Nobody answered within the time that the caller gave.
 pub(super) fn too_slow(server: &str, timeout: Duration) -> Error {
-    Error::Unreachable {
-        server: server.to_owned(),
-        problem: format!("no connection within {} s", timeout.as_secs()),
-        check: format!(
-            "Does the coordinator at {server} hang, or is it very busy? Give it longer with --timeout."
+    let problem = format!("no connection within {} s", timeout.as_secs());
+    Error::Unreachable { server: server.to_owned(), problem, check: hanging(server) }
+}
+
+/// It has the call, or at least the connection, and says nothing.
+pub(super) fn hangs(server: &str, timeout: Duration, lost: Lost) -> Error {
+    let problem = format!("it took the connection, but did not answer within {} s", timeout.as_secs());
+    Error::Unreachable { server: server.to_owned(), problem, check: with_loss(hanging(server), lost) }
+}
+
+fn hanging(server: &str) -> String {
+    format!(
+        "Is the coordinator at {server} stopped, hung or very busy? Look at it there (`systemctl status holdfast-coordinator`), or \
+         give it longer with --timeout."
+    )
+}
+
+/// A change whose answer was lost is repeated only by someone who knows.
+fn with_loss(check: String, lost: Lost) -> String {
+    match lost {
+        Lost::Nothing => check,
+        Lost::Change => format!(
+            "{check} The change may have been made or not: look (`holdfast operation list`, or `show` what you changed) before \
+             you ask for it again."
         ),
     }
 }
 
+/// The end of the time that we gave, as a status.
+pub(super) fn unanswered(elapsed: Elapsed) -> Status {
+    let mut status = Status::deadline_exceeded("no answer within the time allowed");
+    status.set_source(Arc::new(elapsed));
+    status
+}
+
+/// Whether the time that we gave was over, by our own clock or by tonic's, which keeps the same deadline.
+pub(super) fn is_late(error: &(dyn StdError + 'static)) -> bool {
+    find::<Elapsed>(error).is_some() || find::<TimeoutExpired>(error).is_some()
+}
+
+/// Whether the call may have reached the coordinator though its answer did not reach us.
+pub(super) fn may_have_arrived(status: &Status) -> bool {
+    status.source().is_some_and(|source| find::<DialError>(source).is_none())
+}
+
 /// The connection's error in words, with what to check.
-pub(super) fn explain(server: &str, error: &(dyn StdError + 'static)) -> Error {
+pub(super) fn explain(server: &str, error: &(dyn StdError + 'static), lost: Lost) -> Error {
     let check = match find::<DialError>(error) {
-        Some(DialError::Tls { source: ConnectError::Deadline(_) | ConnectError::Handshake(_), .. }) => {
+        Some(DialError::Tls { source: ConnectError::Deadline(_), .. }) => format!(
+            "Something took the connection at {server}, but does not answer. {} Or is it not the coordinator's port for operators?",
+            hanging(server)
+        ),
+        Some(DialError::Tls { source: ConnectError::Handshake(_), .. }) => {
             format!("Something listens at {server}, but speaks no TLS with us: is it the coordinator's port for operators?")
         }
         Some(DialError::Tls { .. }) => "Somebody else answers there, or the coordinator of another fleet: check `server` and \
@@ -117,9 +162,26 @@ pub(super) fn explain(server: &str, error: &(dyn StdError + 'static)) -> Error {
              says until when it is valid; an admin makes a new one with `holdfast operator create`."
                 .to_owned()
         }
-        None => format!("The connection to {server} broke off: does the coordinator run?"),
+        None => format!(
+            "The connection to {server} broke off: does the coordinator run (`systemctl status holdfast-coordinator`)?"
+        ),
     };
-    Error::Unreachable { server: server.to_owned(), problem: text_of(error), check }
+    let problem = if is_cut(error) { CUT.to_owned() } else { text_of(error) };
+    Error::Unreachable { server: server.to_owned(), problem, check: with_loss(check, lost) }
+}
+
+/// The other end is gone. The layers below have words of their own for it, and one of them a link to its manual.
+fn is_cut(error: &(dyn StdError + 'static)) -> bool {
+    find::<DialError>(error).is_none()
+        && find::<io::Error>(error).is_some_and(|error| {
+            matches!(
+                error.kind(),
+                io::ErrorKind::UnexpectedEof
+                    | io::ErrorKind::ConnectionReset
+                    | io::ErrorKind::ConnectionAborted
+                    | io::ErrorKind::BrokenPipe
+            )
+        })
 }
 
 /// The first error of that type in the chain, also inside I/O errors.

@@ -12,6 +12,8 @@ pub(super) struct State {
     /// So many calls are answered UNAVAILABLE first.
     pub(super) unavailable: AtomicUsize,
     pub(super) watches: AtomicUsize,
+    /// Cuts every connection, without a word.
+    pub(super) cut: tokio::sync::Notify,
 }
 
 #[derive(Debug, Clone)]
@@ -33,13 +35,20 @@ pub(super) async fn serve(authority: &Authority, fake: Fake) -> String {
     let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
     let server = listener.local_addr().unwrap().to_string();
     let (send, connections) = tokio::sync::mpsc::channel(16);
+    let state = Arc::clone(&fake.0);
     tokio::spawn(async move {
         while let Ok((tcp, _)) = listener.accept().await {
             // A client that does not trust us is not this server's problem.
             if let Ok(accepted) = tls.accept(tcp, HANDSHAKE_DEADLINE).await {
                 let (inner, mut outer) = tokio::io::duplex(64 * 1024);
                 let mut stream = accepted.stream;
-                tokio::spawn(async move { tokio::io::copy_bidirectional(&mut stream, &mut outer).await });
+                let state = Arc::clone(&state);
+                tokio::spawn(async move {
+                    tokio::select! {
+                        _ = tokio::io::copy_bidirectional(&mut stream, &mut outer) => {}
+                        () = state.cut.notified() => {}
+                    }
+                });
                 let _ = send.send(Ok::<_, io::Error>(inner)).await;
             }
         }
@@ -321,11 +330,15 @@ impl clusters::ClusterService for Fake {
         Ok(Response::new(v1::GetConnectionResponse { connection: Some(connection) }))
     }
 
+    /// Dies at it, or hangs.
     async fn reset_password(
         &self,
-        _: Request<v1::ResetPasswordRequest>,
+        request: Request<v1::ResetPasswordRequest>,
     ) -> Result<Response<v1::ResetPasswordResponse>, Status> {
-        Err(Status::unimplemented("not here"))
+        if request.get_ref().cluster == "deadly" {
+            self.0.cut.notify_waiters();
+        }
+        std::future::pending().await
     }
 }
 
