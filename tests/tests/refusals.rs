@@ -63,8 +63,10 @@ async fn parameters_that_no_member_could_start_with_are_refused_before_anything_
     let (_, error) = refused(&fleet, &creation(&fleet, &["--param", "datestyle=Nonsense"])).await?;
     ensure!(error.to_string().contains("parameters[datestyle]"), "it is {error}");
 
-    // Those of extensions go through as they are.
+    // Those of extensions go through as they are, and so does what would keep us from making the database.
     let given = ["--extension", "pg_stat_statements", "--param", "pg_stat_statements.max=500"];
+    let odd = ["--param", "search_path=app", "--param", "default_transaction_read_only=on"];
+    let given = [&given[..], &odd].concat();
     fleet.cli(creation(&fleet, &given))?.deadline(DEADLINE).run().await.map(drop)
 }
 

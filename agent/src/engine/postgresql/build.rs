@@ -304,6 +304,8 @@ impl Server<'_> {
             .args(["-c", "exit_on_error=on", "-c", "logging_collector=off", "-c", "log_statement=none"])
             // A statement with a verifier in it must not reach a log.
             .args(["-c", "log_min_error_statement=panic", "-c", "synchronous_standby_names="])
+            // The operator's own would keep it from writing, or from finding a place to write.
+            .args(["-c", "default_transaction_read_only=off", "-c", "search_path=public"])
             .arg(database)
             .stdin(text)
             .deadline(SQL_DEADLINE);

@@ -25,7 +25,8 @@ const QUERY_DEADLINE: Duration = Duration::from_secs(3);
 /// The server gives up a little before we do.
 const OPTIONS: &str = "-c search_path=pg_catalog -c statement_timeout=2500 -c lock_timeout=1000 \
                        -c idle_in_transaction_session_timeout=5000 -c log_statement=none \
-                       -c log_min_duration_statement=-1 -c log_min_error_statement=panic";
+                       -c log_min_duration_statement=-1 -c log_min_error_statement=panic \
+                       -c default_transaction_read_only=off -c default_transaction_isolation=read\\ committed";
 
 const STANDING: &str = "
 select s.recovering, s.flushed, s.received, s.replayed, s.timeline,
