@@ -45,6 +45,12 @@ async fn parameters_that_no_member_could_start_with_are_refused_before_anything_
     let expected = ["parameters[jit]", "parameters[max_connections]", "parameters[no_such_parameter]"];
     ensure!(fields(&error) == expected, "it names {:?}", fields(&error));
 
+    // Names of what is in no new cluster; the server would take them and fail later.
+    let given = ["--param", "default_tablespace=nope", "--param", "default_text_search_config=nope"];
+    let (_, error) = refused(&fleet, &creation(&fleet, &given)).await?;
+    let expected = ["parameters[default_tablespace]", "parameters[default_text_search_config]"];
+    ensure!(fields(&error) == expected, "it names {:?}", fields(&error));
+
     // More memory than the machine has; the plan says so too.
     for more in [&["--param", "shared_buffers=900GB"][..], &["--param", "shared_buffers=900GB", "--plan"]] {
         let words: Vec<&str> = ["--output", "json"].into_iter().chain(creation(&fleet, more)).collect();

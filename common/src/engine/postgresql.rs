@@ -16,6 +16,7 @@ const OWNED: &[&str] = &[
     "config_file",
     "data_directory",
     "data_sync_retry",
+    "db_user_namespace",
     "debug_io_direct",
     "dynamic_library_path",
     "event_source",
@@ -69,6 +70,57 @@ const OWNED_PREFIXES: &[&str] =
     &["ssl", "recovery_", "restore_", "archive_cleanup", "krb_", "gss_", "bonjour"];
 /// The only value of an otherwise free choice.
 const LIMITED: &[(&str, &[&str])] = &[("wal_level", &["replica", "logical"])];
+/// Parameters that name what is kept in a database, with all that is there from the beginning. The server takes any name at its
+/// start and finds out later, in each session.
+const KEPT_IN_DATABASES: &[(&str, &[&str])] = &[
+    ("default_table_access_method", &["heap"]),
+    ("default_tablespace", &["", "pg_default"]),
+    ("default_text_search_config", TEXT_SEARCH),
+    ("temp_tablespaces", &["", "pg_default"]),
+];
+/// What every version has; each may be given with `pg_catalog.` before it.
+const TEXT_SEARCH: &[&str] = &[
+    "simple",
+    "arabic",
+    "armenian",
+    "basque",
+    "catalan",
+    "danish",
+    "dutch",
+    "english",
+    "finnish",
+    "french",
+    "german",
+    "greek",
+    "hindi",
+    "hungarian",
+    "indonesian",
+    "irish",
+    "italian",
+    "lithuanian",
+    "nepali",
+    "norwegian",
+    "portuguese",
+    "romanian",
+    "russian",
+    "serbian",
+    "spanish",
+    "swedish",
+    "tamil",
+    "turkish",
+    "yiddish",
+];
+/// Libraries and parts of the server that it looks for only when it needs them.
+const LOOKED_FOR_LATER: &[(&str, &[&str])] = &[
+    ("jit_provider", &["llvmjit"]),
+    (
+        "wal_consistency_checking",
+        &[
+            "", "all", "heap", "heap2", "btree", "hash", "gin", "gist", "sequence", "spgist", "brin",
+            "generic",
+        ],
+    ),
+];
 
 /// A parameter without which an extension cannot be made in `database`.
 pub(super) fn needed_by(extension: &str, database: &str) -> Option<(&'static str, String)> {
@@ -88,7 +140,10 @@ pub(super) fn violations(parameters: &Parameters) -> Vec<Violation> {
 pub(super) fn misfits(parameters: &Parameters, version: Option<&EngineVersion>) -> Vec<Violation> {
     let version = version.map(EngineVersion::number);
     let mut found = refused(parameters, |name, value| {
-        if refusal(name, value).is_some() { None } else { settings::misfit(name, value, version) }
+        if refusal(name, value).is_some() {
+            return None;
+        }
+        settings::misfit(name, value, version).or_else(|| not_there(name, value))
     });
     found.extend(contradictions(parameters));
     found
@@ -152,9 +207,66 @@ fn refusal(name: &str, value: &str) -> Option<String> {
     (!allowed.contains(&value)).then(|| format!("may only be one of: {}", allowed.join(", ")))
 }
 
+/// Why a name leads to nothing in a cluster that is only to be made.
+fn not_there(name: &str, value: &str) -> Option<String> {
+    let shown = super::shortened(value);
+    let words = |words: &[&str]| {
+        let quoted = words.iter().map(|word| if word.is_empty() { "''" } else { word });
+        quoted.collect::<Vec<_>>().join(", ")
+    };
+    if let Some((_, there)) = KEPT_IN_DATABASES.iter().find(|(kept, _)| *kept == name) {
+        let bare = if name == "default_text_search_config" {
+            value.strip_prefix("pg_catalog.").unwrap_or(value)
+        } else {
+            value
+        };
+        return (!there.contains(&bare)).then(|| {
+            format!(
+                "is `{shown}`, which no new cluster has; leave it out, make it in the database, then set it there: ALTER \
+                 DATABASE … SET {name} (or ALTER ROLE … SET); there from the beginning: {}",
+                words(there)
+            )
+        });
+    }
+    let (_, there) = LOOKED_FOR_LATER.iter().find(|(later, _)| *later == name)?;
+    let all_there = value.split(',').all(|word| there.contains(&word.trim().to_ascii_lowercase().as_str()));
+    (!all_there).then(|| format!("is `{shown}`; give one of: {}", words(there)))
+}
+
 #[cfg(test)]
 mod tests {
     use std::collections::BTreeMap;
+
+    #[test]
+    fn what_no_new_cluster_has_is_refused_with_what_to_do_later() {
+        let misfit = |name: &str, value: &str| {
+            let map = BTreeMap::from([(name.to_owned(), value.to_owned())]);
+            misfits(&map.try_into().unwrap(), None).pop().map(|found| (found.name, found.message))
+        };
+        for name in [
+            "default_tablespace",
+            "temp_tablespaces",
+            "default_table_access_method",
+            "default_text_search_config",
+        ] {
+            let (field, message) = misfit(name, "nope").unwrap();
+            assert_eq!(field, format!("parameters[{name}]"));
+            assert!(message.contains(&format!("ALTER DATABASE … SET {name}")), "{message}");
+        }
+        for (name, value) in [("jit_provider", "/tmp/evil"), ("wal_consistency_checking", "heap,nope")] {
+            assert!(misfit(name, value).unwrap().1.contains("give one of: "), "{name}");
+        }
+        for (name, value) in [
+            ("default_tablespace", "pg_default"),
+            ("temp_tablespaces", ""),
+            ("default_table_access_method", "heap"),
+            ("default_text_search_config", "pg_catalog.german"),
+            ("default_text_search_config", "simple"),
+            ("wal_consistency_checking", "Heap, btree"),
+        ] {
+            assert_eq!(misfit(name, value), None);
+        }
+    }
 
     #[test]
     fn connections_that_are_all_reserved_are_refused() {
