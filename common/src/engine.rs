@@ -235,6 +235,33 @@ impl Parameters {
     pub fn is_empty(&self) -> bool {
         self.0.is_empty()
     }
+
+    /// All names and values that cannot be written into a configuration file, each with the reason.
+    pub fn unsound(map: &BTreeMap<String, String>) -> Vec<Violation> {
+        let violation = |(name, value): (&String, &String)| {
+            let message = Self::check(name, value).err()?.to_string();
+            Some(Violation {
+                name: format!("parameters[{}]", shortened(name)),
+                subject: String::new(),
+                message,
+            })
+        };
+        map.iter().filter_map(violation).collect()
+    }
+
+    fn check(name: &str, value: &str) -> Result<(), Error> {
+        if !is_word(name, |c| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '_' || c == '.') {
+            return Err(Error::ParameterName { text: shortened(name) });
+        }
+        let refused = |problem| Err(Error::ParameterValue { name: name.to_owned(), problem });
+        if value.len() > MAX_VALUE_BYTES {
+            return refused("too many bytes");
+        }
+        if value.chars().any(char::is_control) {
+            return refused("a control character");
+        }
+        Ok(())
+    }
 }
 
 impl TryFrom<BTreeMap<String, String>> for Parameters {
@@ -245,15 +272,7 @@ impl TryFrom<BTreeMap<String, String>> for Parameters {
             return Err(Error::TooManyParameters { count: map.len() });
         }
         for (name, value) in &map {
-            if !is_word(name, |c| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '_' || c == '.') {
-                return Err(Error::ParameterName { text: shortened(name) });
-            }
-            if value.len() > MAX_VALUE_BYTES {
-                return Err(Error::ParameterValue { name: name.clone(), problem: "too many bytes" });
-            }
-            if value.chars().any(char::is_control) {
-                return Err(Error::ParameterValue { name: name.clone(), problem: "a control character" });
-            }
+            Self::check(name, value)?;
         }
         Ok(Self(map))
     }

@@ -236,6 +236,11 @@ fn parse_parameters(
     violations: &mut Violations,
 ) -> Option<Parameters> {
     let parameters: BTreeMap<String, String> = parameters.into_iter().collect();
+    let unsound = Parameters::unsound(&parameters);
+    if !unsound.is_empty() {
+        violations.extend(unsound);
+        return None;
+    }
     let parameters = violations.take("parameters", Parameters::try_from(parameters))?;
     if let Some(engine) = engine {
         violations.extend(engine.violations(&parameters));
@@ -335,7 +340,13 @@ mod tests {
         assert_eq!(refused(|it| it.gated_ports = (6000..6009).collect()), ["gated_ports"]);
         assert_eq!(refused(|it| it.extensions = vec!["a;b".into()]), ["extensions[0]"]);
         assert_eq!(refused(|it| it.extensions = vec!["postgis".into(), "postgis".into()]), ["extensions[1]"]);
-        assert_eq!(refused(|it| drop(it.parameters.insert("a b".into(), "1".into()))), ["parameters"]);
+        assert_eq!(
+            refused(|it| {
+                it.parameters.insert("TimeZone".into(), "UTC".into());
+                it.parameters.insert("work_mem".into(), "a\nb".into());
+            }),
+            ["parameters[TimeZone]", "parameters[work_mem]"]
+        );
         assert_eq!(
             refused(|it| drop(it.parameters.insert("fsync".into(), "off".into()))),
             ["parameters[fsync]"]
