@@ -41,6 +41,8 @@ const MICROSECONDS: &[(&str, f64)] =
 /// tell.
 const SILENT_SWITCHES: &[&str] = &["true", "false", "yes", "no", "1", "0"];
 const SILENT_LEVELS: &[&str] = &["debug", "info", "fatal", "panic"];
+/// A most that bounds nothing: the largest number there is.
+const UNBOUNDED: f64 = 1e300;
 
 static SETTINGS: LazyLock<Vec<Setting>> =
     LazyLock::new(|| TABLE.lines().filter_map(Setting::parse).collect());
@@ -150,20 +152,26 @@ impl Kind {
                 Ok(amount) if (*least..=*most).contains(&amount) => None,
                 Ok(_) => {
                     let shown = super::super::shortened(value);
-                    Some(format!("is `{shown}`; give {least}{unit} to {most}{unit}", unit = spaced(unit)))
+                    Some(format!("is `{shown}`; give {}", range(*least, *most, unit)))
                 }
             },
         }
     }
 }
 
-/// A unit behind a number; `8kB` is a number of blocks.
-fn spaced(unit: &str) -> String {
-    match unit {
-        "" => String::new(),
-        "8kB" => " × 8kB".to_owned(),
-        unit => format!(" {unit}"),
+/// All that may be given, each end as it can be typed.
+fn range(least: f64, most: f64, unit: &str) -> String {
+    // The server reads no unit that is a number of blocks.
+    let (size, unit, note) = match unit {
+        "8kB" => (8.0, "kB", " (a number without a unit counts blocks of 8kB)"),
+        unit => (1.0, unit, ""),
+    };
+    let end = |amount: f64| if amount == 0.0 { "0".to_owned() } else { format!("{}{unit}", amount * size) };
+    let (special, least) = if least == -1.0 && !unit.is_empty() { ("-1, or ", 0.0) } else { ("", least) };
+    if most >= UNBOUNDED {
+        return format!("{special}{} or more", end(least));
     }
+    format!("{special}{} to {}{note}", end(least), end(most))
 }
 
 /// What the server takes for a switch: any beginning of a word that only one has.
@@ -300,9 +308,16 @@ mod tests {
             ("max_connections", "262144", "1 to 262143"),
             ("shared_buffers", "128mb", "one of the units B, kB, MB, GB, TB"),
             ("shared_buffers", "1min", "one of the units B, kB, MB, GB, TB"),
-            ("shared_buffers", "8kB", "16 × 8kB to 1073741823 × 8kB"),
+            (
+                "shared_buffers",
+                "8kB",
+                "give 128kB to 8589934584kB (a number without a unit counts blocks of 8kB)",
+            ),
+            ("wal_buffers", "3GB", "give -1, or 0 to 2097144kB (a number"),
+            ("autovacuum_vacuum_cost_delay", "1s", "give -1, or 0 to 100ms"),
+            ("random_page_cost", "-1", "give 0 or more"),
             ("statement_timeout", "5 minutes", "one of the units us, ms, s, min, h, d"),
-            ("checkpoint_timeout", "1s", "30 s to 86400 s"),
+            ("checkpoint_timeout", "1s", "30s to 86400s"),
             ("random_page_cost", "cheap", "a number without a unit"),
             ("jit", "o", "on or off"),
             ("jit", "maybe", "on or off"),
