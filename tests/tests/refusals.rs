@@ -116,6 +116,8 @@ async fn what_is_wrong_with_a_command_line_is_told_as_the_command_line_asks() ->
         let (code, error) = refused(&fleet, &words).await?;
         ensure!(code == 3 && error.to_string().contains(name), "{words:?}: it is {error}");
     }
+    let (code, error) = refused(&fleet, &["node", "token", "create", "--node", "n1"]).await?;
+    ensure!(code == 2 && fields(&error) == ["node_name"], "it is {error}");
     let (code, error) = refused(&fleet, &["node", "watch", "n9"]).await?;
     ensure!(code == 3 && error["reason"] == "NODE_NOT_FOUND", "it is {error}");
     Ok(())

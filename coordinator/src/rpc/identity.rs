@@ -13,6 +13,7 @@ use prost::Message;
 use tonic::{Request, Response, Status};
 
 use super::convert::{self, PageRequest, refuse};
+use super::named;
 use super::peer::{Caller, Method, OperatorCaller};
 use super::repeat::{decoded, repeat};
 use crate::directory::{self, AccessToken, JoinToken, Operator, OperatorRole};
@@ -80,9 +81,17 @@ impl IdentityService for Identities {
         if let Some(answer) = self.identity.recall(repeat.as_ref()).await.map_err(refuse)? {
             return decoded(&answer);
         }
-        let rejoins = match node_name.as_ref().filter(|_| request.rejoin) {
-            Some(name) => Some(self.identity.node_named(name).await.map_err(refuse)?),
-            None => None,
+        let rejoins = match &node_name {
+            Some(name) if request.rejoin => Some(self.identity.node_named(name).await.map_err(refuse)?),
+            // Nobody could join with it.
+            Some(name) if named::has_node(self.identity.directory(), name).await.map_err(refuse)? => {
+                let problem = format!(
+                    "`{name}` is a node already; choose another name, or set `rejoin` (`--rejoin {name}`) for a token that \
+                     brings this node back"
+                );
+                return Err(refuse(Failure::invalid_field("node_name", problem)));
+            }
+            Some(_) | None => None,
         };
         let new = NewJoinToken { ttl, uses, description, node_name, rejoins, created_by: actor };
         let endpoints = self.agent_endpoints.clone();

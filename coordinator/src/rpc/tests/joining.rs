@@ -145,6 +145,18 @@ async fn a_name_is_given_once() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_token_for_a_new_node_of_a_name_that_is_given_is_not_made() {
+    let coordinator = Coordinator::start().await;
+    coordinator.join("n1").await;
+    let of = |name: &str| proto::CreateJoinTokenRequest { node_name: name.into(), ..Default::default() };
+    let refused = coordinator.identities().create_join_token(of("n1")).await.unwrap_err();
+    for word in ["`node_name`", "--rejoin n1"] {
+        assert!(refused.message().contains(word), "{}", refused.message());
+    }
+    coordinator.identities().create_join_token(of("n2")).await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn all_bad_fields_of_a_request_are_named_at_once() {
     let coordinator = Coordinator::start().await;
     let (_, good) = enroll_request(&coordinator.join_token(1).await, "n1");
