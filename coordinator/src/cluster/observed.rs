@@ -158,13 +158,28 @@ fn member_view(
         term: Some(report.term),
         position: report.position,
         lag_bytes,
-        lag_seconds: if role == Role::Replica { report.lag_seconds } else { None },
+        lag_seconds: lag_seconds(*node_id, &report, role, primary),
         streaming: report.streaming,
         synchronous: primary.is_some_and(|primary| primary.synchronous.nodes.contains(node_id)),
         engine_version: report.engine_version,
         observed_at,
         ..unknown
     }
+}
+
+/// A replica whose receiver hangs goes on believing that there is nothing more; its primary hears no more of it after a while,
+/// and lets it go.
+fn lag_seconds(
+    node: NodeId,
+    report: &MemberReport,
+    role: Role,
+    primary: Option<&MemberReport>,
+) -> Option<f64> {
+    let follows = |primary: &MemberReport| {
+        primary.followers.iter().any(|follower| follower.node_id == node && follower.streaming)
+    };
+    let let_go = primary.is_some_and(|primary| primary.role == Some(Role::Primary) && !follows(primary));
+    report.lag_seconds.filter(|lag| role == Role::Replica && (*lag > 0.0 || !let_go))
 }
 
 fn state(report: &MemberReport, role: Role) -> Option<MemberState> {

@@ -9,7 +9,7 @@ use holdfast_common::id::{ClusterId, NodeId};
 use holdfast_common::pki::{Keyring, MasterKey};
 use holdfast_common::position::Position;
 use holdfast_common::protocol::Profile;
-use holdfast_common::report::{EngineState, MemberReport};
+use holdfast_common::report::{EngineState, Follower, MemberReport};
 use holdfast_common::role::{Availability, Durability, Role};
 use holdfast_common::term::Term;
 use jiff::Timestamp;
@@ -255,6 +255,21 @@ fn told(state: &mut NodeState) -> &mut MemberReport {
 
 const OFFLINE: fn(&mut NodeState) = |it| it.availability = Availability::Offline;
 const NOT_STREAMING: fn(&mut NodeState) = |it| told(it).streaming = Some(false);
+
+#[test]
+fn a_replica_that_its_primary_has_let_go_does_not_know_its_lag() {
+    let cluster = Sample::new().active(2);
+    let up_to_date: Change = (1, |it| told(it).lag_seconds = Some(0.0));
+    let followed: Change = (0, |it| {
+        told(it).followers =
+            vec![Follower { node_id: node(1), flushed_offset: Some(0), synchronous: false, streaming: true }];
+    });
+    let late: Change = (1, |it| told(it).lag_seconds = Some(7.5));
+    let lag = |changes: &[Change]| seen(&cluster, changes).members[1].lag_seconds;
+    assert_eq!(lag(&[up_to_date, followed]), Some(0.0));
+    assert_eq!(lag(&[up_to_date]), None);
+    assert_eq!(lag(&[late]), Some(7.5), "that is how old its data are in any case");
+}
 
 #[test]
 fn a_clusters_health_is_what_its_clients_would_find() {
