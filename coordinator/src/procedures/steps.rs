@@ -32,6 +32,8 @@ const DESTROY_TIME: Duration = Duration::from_secs(5 * 60);
 const CLONE_TIME: Duration = Duration::from_secs(24 * 60 * 60);
 /// From an assignment to an engine that does what it says.
 pub(super) const CONVERGE_TIME: Duration = Duration::from_secs(2 * 60);
+/// After so many a server that does not start is not waited for any longer.
+const FAILED_STARTS: u32 = 3;
 /// How long a node may be away before its data are left for later, on the way back.
 const PATIENCE: Duration = Duration::from_secs(20);
 
@@ -187,23 +189,47 @@ pub(super) async fn observe(
     time: Duration,
     missing: impl Fn(&dyn Fn(NodeId) -> Option<NodeState>) -> Option<String>,
 ) -> Result<(), Error> {
+    observe_starts(ctx, cluster, time, &[], missing).await
+}
+
+/// The same, and not any longer than until the server of one of `starting` has ended again and again.
+async fn observe_starts(
+    ctx: &Context<Means>,
+    cluster: &Cluster,
+    time: Duration,
+    starting: &[&Member],
+    missing: impl Fn(&dyn Fn(NodeId) -> Option<NodeState>) -> Option<String>,
+) -> Result<(), Error> {
     let nodes = &ctx.means().nodes;
     let mut changes = nodes.changes();
     let mut told = String::new();
+    let mut starts = FailedStarts::default();
     let wait = async {
         loop {
             changes.borrow_and_update();
-            let Some(what) = missing(&|node| nodes.state(node, cluster.id)) else { return };
+            let Some(what) = missing(&|node| nodes.state(node, cluster.id)) else { return Ok(()) };
             told = reasoned(&told, what);
             ctx.say(told.clone());
+            for member in starting {
+                let report = nodes.state(member.node_id, cluster.id).and_then(|state| state.report);
+                // One that is fenced was stopped by us.
+                if let Some((report, _)) = report
+                    && report.lease.as_ref().is_none_or(|lease| !lease.fenced)
+                    && starts.note(member.node_id, report.state) >= FAILED_STARTS
+                {
+                    return Err(format!("{FAILED_STARTS} starts failed: {told}"));
+                }
+            }
             if changes.changed().await.is_err() {
                 // The fleet is going away, and this coordinator with it.
                 std::future::pending::<()>().await;
             }
         }
     };
-    if tokio::time::timeout(time, wait).await.is_ok() {
-        return Ok(());
+    match tokio::time::timeout(time, wait).await {
+        Ok(Ok(())) => return Ok(()),
+        Ok(Err(hopeless)) => return Err(Error::new(Failure::new(Reason::EngineFailed, hopeless))),
+        Err(_) => {}
     }
     match missing(&|node| nodes.state(node, cluster.id)) {
         None => Ok(()),
@@ -216,6 +242,22 @@ pub(super) async fn observe(
             let hopeless = ends.into_iter().any(|(report, _)| report.state == EngineState::Failed);
             Err(if hopeless { Error::new(failure) } else { Error::again(failure) })
         }
+    }
+}
+
+/// How often each node's server has ended when it should have started.
+#[derive(Debug, Default)]
+struct FailedStarts(BTreeMap<NodeId, (u32, EngineState)>);
+
+impl FailedStarts {
+    /// A start that failed is seen as failed for a while, until the next.
+    fn note(&mut self, node: NodeId, state: EngineState) -> u32 {
+        let (count, last) = self.0.entry(node).or_insert((0, EngineState::Unknown));
+        if state == EngineState::Failed && *last != EngineState::Failed {
+            *count += 1;
+        }
+        *last = state;
+        *count
     }
 }
 
@@ -255,7 +297,7 @@ pub(super) async fn serving(
     cluster: &Cluster,
     members: &[&Member],
 ) -> Result<(), Error> {
-    observe(ctx, cluster, CONVERGE_TIME, |state| {
+    observe_starts(ctx, cluster, CONVERGE_TIME, members, |state| {
         members.iter().find_map(|member| not_serving(cluster, member, state(member.node_id)))
     })
     .await
@@ -399,7 +441,20 @@ pub(super) async fn forget_member(
 
 #[cfg(test)]
 mod tests {
-    use super::reasoned;
+    use holdfast_common::id::NodeId;
+    use holdfast_common::report::EngineState::{Failed, Starting};
+
+    use super::{FailedStarts, reasoned};
+
+    #[test]
+    fn a_start_that_failed_counts_once_and_each_node_for_itself() {
+        let (one, other) = (NodeId::generate(), NodeId::generate());
+        let mut starts = FailedStarts::default();
+        let mut count = |node, states: &[_]| states.iter().map(|state| starts.note(node, *state)).last();
+        assert_eq!(count(one, &[Starting, Failed, Failed, Starting, Failed]), Some(2));
+        assert_eq!(count(other, &[Failed, Failed]), Some(1));
+        assert_eq!(count(one, &[Failed, Starting, Starting, Failed]), Some(3));
+    }
 
     #[test]
     fn why_a_server_ended_is_not_forgotten_while_it_is_started_again() {

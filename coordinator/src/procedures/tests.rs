@@ -5,10 +5,14 @@ mod password;
 mod world;
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use futures::FutureExt as _;
 use futures::future::BoxFuture;
+use holdfast_common::report::EngineState;
 use holdfast_common::role::Durability;
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
 
 use super::add_member::AddMember;
 use super::create::Create;
@@ -20,7 +24,8 @@ use super::{Means, Procedures};
 use crate::cluster::{Cluster, MemberPhase, Phase};
 use crate::directory::put;
 use crate::operation::harness::{self, Subject};
-use crate::operation::{Operation, State};
+use crate::operation::{Operation, Service, State, Submit};
+use crate::store::memory::Memory;
 use crate::store::{Op, Shared};
 use world::World;
 
@@ -120,6 +125,43 @@ async fn creating_a_cluster_ends_whole_or_leaves_nothing() {
         let report = harness::walk(&case).await.unwrap_or_else(|violation| panic!("{violation}"));
         assert_eq!(report.steps, 7);
     }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_server_that_ends_at_each_start_ends_the_creation_soon() {
+    let world = Arc::new(World::new(1));
+    let store = Memory::shared();
+    let draft = world.draft(1, Durability::Async);
+    let service = Service::<Procedures>::new(Arc::clone(&store), world.means(&store));
+    let handle = service.handle();
+    let procedure: Procedures = Create::new(&draft, world.node(0)).into();
+    let submit = Submit::new(procedure, "clusters/demo", "operator/test")
+        .then(put(&cluster_key(&draft.name), &draft).unwrap());
+    let begun = Instant::now();
+    let starts = async {
+        loop {
+            for (state, why) in [(EngineState::Failed, "FATAL:  no room"), (EngineState::Starting, "")] {
+                world.refuse(state, why);
+                tokio::time::sleep(Duration::from_secs(1)).await;
+            }
+        }
+    };
+    let ended = async {
+        let operation = handle.submit(submit).await.unwrap();
+        handle.wait(operation.id).await.unwrap()
+    };
+    let ended = tokio::select! {
+        ended = ended => ended,
+        () = starts => unreachable!(),
+        () = service.run(CancellationToken::new()) => unreachable!(),
+    };
+    let failure = ended.failure.unwrap();
+    assert!(
+        failure.message.contains("3 starts failed") && failure.message.contains("no room"),
+        "{failure:?}"
+    );
+    assert!(begun.elapsed() < Duration::from_secs(20), "{:?}", begun.elapsed());
+    empty(&world, world.cluster(&store).as_ref()).unwrap();
 }
 
 #[tokio::test(start_paused = true)]

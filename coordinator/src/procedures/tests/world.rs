@@ -50,6 +50,8 @@ struct State {
     /// Of the next command.
     fate: Fate,
     away: bool,
+    /// No server starts: what it says at each try.
+    refuses: Option<(EngineState, String)>,
 }
 
 /// What becomes of a command on its way.
@@ -125,6 +127,12 @@ impl World {
     /// All nodes are known to be offline.
     pub(super) fn go_away(&self) {
         self.lock().away = true;
+    }
+
+    /// A server that should run ends at each start, or is just starting again.
+    pub(super) fn refuse(&self, state: EngineState, why: &str) {
+        self.lock().refuses = Some((state, why.to_owned()));
+        self.changes.send_modify(|number| *number += 1);
     }
 
     pub(super) fn next_command_is(&self, fate: Fate) {
@@ -208,6 +216,11 @@ impl Nodes for Seen {
             (Some(_), None) => EngineState::Stopped,
             (Some(_), Some(_)) => EngineState::Running,
         };
+        let refuses = self.world.lock().refuses.clone();
+        let (state, message) = match refuses {
+            Some(refuses) if state == EngineState::Running => refuses,
+            Some(_) | None => (state, String::new()),
+        };
         let synchronous = match assigned.as_ref().map(|assigned| &assigned.role) {
             Some(RoleAssignment::Primary { synchronous }) => synchronous.clone(),
             Some(RoleAssignment::Replica { .. }) | None => Synchronous::default(),
@@ -218,6 +231,7 @@ impl Nodes for Seen {
             term: assigned.as_ref().map_or(Term::NONE, |assigned| assigned.term),
             synchronous,
             system_identifier,
+            message,
             ..report(cluster)
         };
         let away = self.world.lock().away;
