@@ -178,8 +178,10 @@ async fn make(folder: &Path, nodes: usize) -> anyhow::Result<Record> {
         .chain(fleet.unfiltered())
         .collect::<Vec<_>>(),
     )?;
-    let uri = fleet.cli(["cluster", "connection", DEMO, "--reveal-password", "--uri"])?.run().await?;
-    let uri = uri.trim().to_owned();
+    let connection = ["cluster", "connection", DEMO, "--reveal-password", "--uri"];
+    note(format_args!("$ holdfast {}", connection.join(" ")));
+    let uri = fleet.cli(connection)?.run().await?.trim().to_owned();
+    note("with this the password has been shown, once: the demo keeps it for you");
     row(&fleet, &Uri::parse(&uri)?).await?;
     let mut hosts = BTreeMap::new();
     for host in std::iter::once(fleet.controller()).chain(fleet.nodes()) {
@@ -278,6 +280,8 @@ The cluster runs until `cargo xtask demo --down`. To try next:
   holdfast cluster add-member {DEMO} n3
   holdfast operation list
   PGPASSFILE={passwords} {enter}psql '{uri}'
+
+The demo has had the password shown, and keeps it in that file. `holdfast cluster reset-password {DEMO}` draws another.
 ",
         kill = format!("kill -9 {first}"),
         path = cli.parent().unwrap_or(&cli).display(),
