@@ -10,10 +10,14 @@ use super::{Confirm, PlanFlag};
 #[derive(Debug, Subcommand)]
 pub(crate) enum Node {
     /// All nodes: availability, load, clusters
-    #[command(after_help = "Examples:\n  holdfast node list\n  holdfast --output json node list")]
+    #[command(
+        after_help = "SINCE: as long as this run of the coordinator has seen it so.\n\nExamples:\n  holdfast node list\n  holdfast --output json node list"
+    )]
     List,
     /// One node: what it is, what it does
-    #[command(after_help = "Example:\n  holdfast node show n1")]
+    #[command(
+        after_help = "Its state: since this run of the coordinator has seen it so.\n\nExample:\n  holdfast node show n1"
+    )]
     Show { name: String },
     /// Processors, memory, disk and network of every node, refreshed in place
     #[command(after_help = "Examples:\n  holdfast node top\n  holdfast node top --once n1 n2")]
