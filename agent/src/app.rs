@@ -148,7 +148,6 @@ impl Config {
         };
         let node = Arc::new(node);
         let link = Link::new(Arc::clone(&node), identity.tls(), coordinators.clone(), Patience::default());
-        let session = link.status();
         let parts = leases::Parts {
             state,
             identity: &identity,
@@ -156,7 +155,7 @@ impl Config {
             node: &node,
             machine: &machine,
             kernel,
-            session,
+            session: link.status(),
         };
         let leases = Leases::new(leases, parts);
         let renewal = Renewal { identity, coordinators, clock: clock.clone(), outbox };
