@@ -15,7 +15,7 @@
 //! | [`sets`], [`netlink`] | the table's sets; their elements as netlink messages |
 //! | [`kernel`] | changes and listings, in the kernel |
 //! | [`gate`] | opening and shutting a port, for the lease |
-//! | [`service`], `trials` | keeping it so; which trials were begun |
+//! | [`service`], `trials`, `refusals` | keeping it so; which trials were begun; when refused packets are told of |
 //!
 //! Only ports of managed engines are filtered: a packet to any other port meets no rule of ours, so nobody can be locked
 //! out of the machine. What somebody else changes in the table is noticed (the kernel numbers its transactions), told, and
@@ -26,6 +26,7 @@ pub mod kernel;
 pub mod netlink;
 mod parse;
 pub mod plan;
+mod refusals;
 mod render;
 pub mod service;
 pub mod sets;

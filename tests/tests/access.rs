@@ -93,6 +93,8 @@ mod as_root {
             ensure!(shown["mode"] == "restricted" && member["state"] == "enforced", "it is {shown}");
             ensure!(shown["entries"][0]["comment"] == "n2", "it is {shown}");
             ensure!(member["refused"]["packets"].as_u64() > Some(0), "nothing was refused: {shown}");
+            let events = fleet.json(["event", "list", "--cluster", "orders"]).await?.to_string();
+            ensure!(events.contains("ACCESS_REFUSED"), "nobody was told of what was refused: {events}");
             Ok(())
         })
         .await?;

@@ -31,6 +31,7 @@ use uuid::Uuid;
 
 use super::gate::Gate;
 use super::plan::{Addresses, Declared, Port, Replication, Trial, TrialPhase};
+use super::refusals::Refusals;
 use super::sets::SetId;
 use super::trials::Trials;
 use super::{Applied, Counter, Error, Firewall};
@@ -91,6 +92,7 @@ pub struct Service {
     assigned: BTreeMap<u16, Had>,
     /// Trials that are under way, to tell of their end.
     on_trial: BTreeSet<ClusterId>,
+    refusals: Refusals,
     /// The last round, if it left nothing to be done.
     settled: Option<Settled>,
     /// What went wrong last, told once.
@@ -141,6 +143,7 @@ impl Service {
             retired: BTreeMap::new(),
             assigned: BTreeMap::new(),
             on_trial: BTreeSet::new(),
+            refusals: Refusals::default(),
             settled: None,
             failure: None,
         };
@@ -345,6 +348,9 @@ impl Service {
             self.tell(Some(*ended), Severity::Info, "ACCESS_TRIAL_ENDED", message);
         }
         self.on_trial = on_trial;
+        for (cluster, message) in self.refusals.note(&status.clusters, self.means.clock.now()) {
+            self.tell(Some(cluster), Severity::Info, "ACCESS_REFUSED", message);
+        }
         // What is counted changes all the time, and wakes nobody.
         self.status.send_if_modified(|current| {
             let changed = !current.same_rules(&status);

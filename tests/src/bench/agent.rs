@@ -31,6 +31,9 @@ const SOON: Duration = Duration::from_secs(120);
 /// As often as the agent measures its machine.
 const SCRAPE: Duration = Duration::from_secs(5);
 
+/// What the agent calls it.
+const LEASE_THREAD: &str = "lease";
+
 /// What the issue asks for.
 const AIM_MIB: f64 = 15.0;
 const AIM_PERCENT: f64 = 0.3;
@@ -47,6 +50,8 @@ struct Subject {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Kind {
     Agent,
+    /// Its thread for leases, which is part of it.
+    Lease,
     /// It is there to compare with, all its processes together.
     Other,
 }
@@ -82,6 +87,7 @@ pub(super) async fn measure() -> anyhow::Result<Report> {
 
     let mut subjects = vec![
         Subject::agent("agent of the primary", fleet.node("n1")?)?,
+        Subject::agent("of that its thread for leases", fleet.node("n1")?)?.leases(),
         Subject::agent("agent of the replica", fleet.node("n2")?)?,
         Subject::agent("agent without a member", fleet.node("n3")?)?,
         Subject::postgres("PostgreSQL itself, primary", fleet.node("n1")?)?,
@@ -136,11 +142,16 @@ impl Subject {
         Ok(Self { what, process: postmaster.process, kind: Kind::Other })
     }
 
+    fn leases(self) -> Self {
+        Self { kind: Kind::Lease, ..self }
+    }
+
     fn cost(&self) -> anyhow::Result<Cost> {
         ensure!(self.process.is_alive(), "{} has ended", self.what);
         match self.kind {
             // What it starts and waits for counts, and is in the times of its children.
             Kind::Agent => Cost::of(self.process),
+            Kind::Lease => Cost::of_thread(self.process, LEASE_THREAD),
             Kind::Other => Cost::of_tree(self.process),
         }
     }
@@ -201,7 +212,8 @@ fn report(found: &[Found], load: &[Load; 2]) -> Report {
          (PostgreSQL, asynchronous) at rest: nobody connects but the agents. Heartbeat 1 s, metrics 5 s. Beginning {} s \
          after the cluster was made, {WINDOWS} windows of {} s, all processes in the same ones: share of one processor, \
          and resident memory at the end, pages of the program and of shared memory included; of PostgreSQL and the exporter \
-         a page that several processes share counts once. Programs that the agent starts count as its own. Medians, \
+         a page that several processes share counts once. The thread for leases renews one lease a second: the time that the \
+         kernel ran it, which is what a renewal costs for each cluster. Programs that the agent starts count as its own. Medians, \
          with the smallest and largest in parentheses. Load average of the machine {before} before, {after} after.",
         SETTLE.as_secs(),
         WINDOW.as_secs(),
@@ -213,8 +225,8 @@ fn report(found: &[Found], load: &[Load; 2]) -> Report {
         let met = |met| if *kind == Kind::Agent { verdict(met) } else { "" };
         vec![
             (*what).to_owned(),
-            format!("{percent:.2} %"),
-            format!("{mib:.1} MiB"),
+            if *kind == Kind::Lease { format!("{percent:.3} %") } else { format!("{percent:.2} %") },
+            if *kind == Kind::Lease { String::new() } else { format!("{mib:.1} MiB") },
             met(percent.median() < AIM_PERCENT).to_owned(),
             met(mib.median() < AIM_MIB).to_owned(),
         ]

@@ -1,7 +1,7 @@
 //! Access rules by netlink against the same by `nft -f`: in one network namespace, one after the other, in one run.
 
 use std::fmt::Write as _;
-use std::net::Ipv4Addr;
+use std::net::{Ipv4Addr, SocketAddr};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, ensure};
@@ -13,10 +13,22 @@ use holdfast_common::access::Reach;
 use ipnet::Ipv4Net;
 use nix::sched::{CloneFlags, unshare};
 
+use tokio::time::sleep;
+
+use super::measure::{Cost, mib, number, verdict};
 use super::{Report, Table};
+use crate::fleet::{AGENT, Fleet};
+use crate::network::Network;
 use crate::process::Program;
+use crate::wait::wait_until;
 
 const PORT: u16 = 5432;
+/// How long anything of the fleet may take.
+const SOON: Duration = Duration::from_secs(120);
+/// Before an agent's memory is looked at.
+const SETTLE: Duration = Duration::from_secs(15);
+/// What the issue asks for with the longest list.
+const AIM_MIB: f64 = 40.0;
 /// The middle of so many.
 const ROUNDS: usize = 3;
 const SIZES: [u32; 3] = [1_000, 10_000, 100_000];
@@ -38,6 +50,7 @@ pub(super) async fn measure() -> anyhow::Result<Report> {
         let _unheard = tell.send(measured);
     });
     let rows = told.await.context("the benchmark's thread has panicked")??;
+    let memory = memory().await?;
     let row = |row: &Row| {
         let millis = |time: Duration| format!("{:.2} ms", time.as_secs_f64() * 1000.0);
         let factor = row.theirs.as_secs_f64() / row.ours.as_secs_f64();
@@ -55,13 +68,57 @@ pub(super) async fn measure() -> anyhow::Result<Report> {
             "Random IPv4 networks of /20 to /32 in one interval set. *Holdfast*: the agent's own way, from the declared list to \
              the kernel's acknowledgement, with the look at what is there, the plan and the messages. *nft*: `nft -f -` with \
              the elements as text, as a script would have it; a full replacement is `flush set` and `add element` in one \
-             transaction. Both in the same new network namespace, in turns; the middle of {ROUNDS}."
+             transaction. Both in the same new network namespace, in turns; the middle of {ROUNDS}. *Memory*: an agent whose \
+             one cluster has the list, resident pages of program and libraries included, {} s after it is enforced.",
+            SETTLE.as_secs(),
         ),
-        tables: vec![Table {
-            columns: ["entries", "deed", "Holdfast", "nft", "nft ÷ Holdfast"].map(str::to_owned).to_vec(),
-            rows: rows.iter().map(row).collect(),
-        }],
+        tables: vec![
+            Table {
+                columns: ["entries", "deed", "Holdfast", "nft", "nft ÷ Holdfast"].map(str::to_owned).to_vec(),
+                rows: rows.iter().map(row).collect(),
+            },
+            Table {
+                columns: vec![
+                    "entries".into(),
+                    "the agent's memory".into(),
+                    format!("memory below {AIM_MIB} MiB"),
+                ],
+                rows: memory,
+            },
+        ],
     })
+}
+
+/// What the agent has in memory without entries, and with the longest list.
+async fn memory() -> anyhow::Result<Vec<Vec<String>>> {
+    let most = SIZES[SIZES.len() - 1];
+    let mut fleet = Fleet::start(Network::new().await?, SocketAddr::from((Ipv4Addr::LOCALHOST, 0))).await?;
+    fleet.join_all(&["n1"]).await?;
+    let create = ["cluster", "create", "orders", "--engine", "postgresql", "--nodes", "n1"];
+    fleet.cli(create)?.deadline(SOON).run().await.context("create the cluster")?;
+    let agent = fleet.node("n1")?.service(AGENT)?.context("no agent on n1")?;
+    let resident = async || {
+        sleep(SETTLE).await;
+        Ok::<_, anyhow::Error>(mib(number(Cost::of(agent)?.resident_bytes)))
+    };
+    let row = |entries: usize, mib: f64| {
+        vec![entries.to_string(), format!("{mib:.1} MiB"), verdict(mib < AIM_MIB).to_owned()]
+    };
+    let mut rows = vec![row(0, resident().await?)];
+    let networks = list(most, 1);
+    let file = fleet.node("n1")?.folder().join("networks");
+    let text: String = networks.iter().map(|network| format!("{network}\n")).collect();
+    std::fs::write(&file, text).context("write the list")?;
+    let set = ["access", "set", "orders", "--file", &file.to_string_lossy()];
+    fleet.cli(set)?.deadline(SOON).run().await.context("set the list")?;
+    wait_until("the list to be enforced", SOON, || async {
+        let shown = fleet.json(["access", "show", "orders"]).await?;
+        ensure!(shown["members"][0]["state"] == "enforced", "it is {}", shown["members"][0]);
+        Ok(())
+    })
+    .await?;
+    rows.push(row(networks.len(), resident().await?));
+    Ok(rows)
 }
 
 fn alone() -> anyhow::Result<Vec<Row>> {

@@ -4,7 +4,7 @@
 use std::fmt;
 use std::time::Duration;
 
-use anyhow::{Context as _, ensure};
+use anyhow::{Context as _, bail, ensure};
 use nix::unistd::{SysconfVar, sysconf};
 use tokio::time::Instant;
 
@@ -36,6 +36,23 @@ impl Cost {
         let at = Instant::now();
         let memory = kibibytes(&of(process, "status")?, "VmRSS:")?;
         Ok(Self { at, cpu: ticks(&of(process, "stat")?)?, resident_bytes: memory })
+    }
+
+    /// Of a process's one thread of this name; its memory is that of the process.
+    pub(super) fn of_thread(process: Process, name: &str) -> anyhow::Result<Self> {
+        let at = Instant::now();
+        let tasks = format!("/proc/{}/task", process.pid);
+        for task in std::fs::read_dir(&tasks).with_context(|| format!("list {tasks}"))? {
+            let task = task?.path();
+            if std::fs::read_to_string(task.join("comm"))?.trim() != name {
+                continue;
+            }
+            // The first number is the time that it ran, in nanoseconds.
+            let schedule = std::fs::read_to_string(task.join("schedstat"))?;
+            let ran = schedule.split_whitespace().next().context("no time")?.parse()?;
+            return Ok(Self { at, cpu: Duration::from_nanos(ran), resident_bytes: 0 });
+        }
+        bail!("process {} has no thread `{name}`", process.pid)
     }
 
     /// Of a process and all that descend from it.
