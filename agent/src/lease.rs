@@ -88,6 +88,8 @@ pub enum Input {
     Loaded { cluster: ClusterId, found: records::Found },
     /// This record is on the disk.
     Stored { cluster: ClusterId, record: Record },
+    /// Other agents do not reach this one.
+    Unreachable { why: String },
 }
 
 /// How the leases of this node stand.

@@ -147,8 +147,13 @@ impl Leases {
         (Attached { leases: self.clone(), node, number }, messages)
     }
 
-    /// A node's agent says.
-    pub async fn hear(&self, from: NodeId, said: Leased<ToCoordinator>) {
+    /// A node's agent says. What takes the store is given back as work: no renewal waits for a disk.
+    #[must_use]
+    pub fn hear(
+        &self,
+        from: NodeId,
+        said: Leased<ToCoordinator>,
+    ) -> Option<impl Future<Output = ()> + Send + 'static> {
         let Leased { cluster_id, message } = said;
         match message {
             ToCoordinator::Renew { number, term, version } => {
@@ -164,20 +169,25 @@ impl Leases {
                         tracing::debug!(cluster = %cluster_id, %from, %term, "a renewal that is not granted")
                     }
                 }
+                None
             }
             ToCoordinator::ListStored { term, version } => {
-                let confirmed = self
-                    .change(cluster_id, |regent, timings| {
-                        regent.list_stored(from, term, version, timings).into_iter().collect()
-                    })
-                    .await;
-                if let Err(error) = confirmed {
-                    tracing::warn!(cluster = %cluster_id, error = %Chain(&error), "a confirmed list is not recorded; it is confirmed again");
-                }
+                let leases = self.clone();
+                Some(async move { leases.confirmed(cluster_id, from, term, version).await })
             }
             ToCoordinator::Fenced { .. } | ToCoordinator::Stopped { .. } | ToCoordinator::Sealed { .. } => {
                 tracing::debug!(cluster = %cluster_id, %from, "an answer to nothing that was asked");
+                None
             }
+        }
+    }
+
+    async fn confirmed(&self, cluster: ClusterId, from: NodeId, term: Term, version: Version) {
+        let rule = |regent: &mut Regent, timings: &Timings| {
+            regent.list_stored(from, term, version, timings).into_iter().collect()
+        };
+        if let Err(error) = self.change(cluster, rule).await {
+            tracing::warn!(%cluster, error = %Chain(&error), "a confirmed list is not recorded; it is confirmed again");
         }
     }
 

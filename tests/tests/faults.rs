@@ -1,12 +1,15 @@
 //! What making a cluster bears, with real programs: `kill -9` at each of its steps, and a full disk of the coordinator.
 
 use std::collections::BTreeSet;
+use std::net::{Ipv4Addr, SocketAddr};
 
 use anyhow::{Context as _, ensure};
+use holdfast_common::link::PEER_PORT;
 use holdfast_proto::v1::operation_service_client::OperationServiceClient;
 use holdfast_proto::v1::{self as proto, StepState};
 use holdfast_tests::cluster::{DEADLINE, creation, fleet, has_server, settled, whole};
 use holdfast_tests::fleet::{AGENT, COORDINATOR, Fleet};
+use holdfast_tests::network::Network;
 use holdfast_tests::process::Program;
 use holdfast_tests::wait::{wait_for, wait_until};
 
@@ -202,4 +205,24 @@ mod as_root {
         ensure!(state == "succeeded", "the operation has {state}");
         whole(&fleet).await
     }
+}
+
+#[tokio::test]
+async fn an_agent_that_cannot_be_asked_for_promises_says_so_until_it_can() -> anyhow::Result<()> {
+    let operators = SocketAddr::from((Ipv4Addr::LOCALHOST, 0));
+    let mut fleet = Fleet::start(Network::new().await?, operators).await?;
+    fleet.join_all(&["n1"]).await?;
+    let n1 = fleet.node("n1")?;
+    n1.kill(AGENT).await?;
+    let rival = n1.listen(SocketAddr::new(n1.address(), PEER_PORT)).await?;
+    n1.release(AGENT).await?;
+    wait_until("the agent to say that nobody can ask it", DEADLINE, || async {
+        let events = fleet.json(["event", "list"]).await?.to_string();
+        ensure!(events.contains("PEERS_NOT_SERVED") && events.contains("7445"), "they are {events}");
+        Ok(())
+    })
+    .await?;
+    drop(rival);
+    let peer = SocketAddr::new(n1.address(), PEER_PORT);
+    wait_until("the agent to listen", DEADLINE, || n1.connect(peer, DEADLINE)).await.map(drop)
 }

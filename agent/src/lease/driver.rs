@@ -20,6 +20,7 @@ use super::keeper::Keeper;
 use super::records::Found;
 use super::{Input, Means, Status};
 use crate::link;
+use crate::outbox::node_event;
 
 /// The shortest sleep: the thread goes before all others, and must never keep a processor from them.
 const SHORTEST_SLEEP: Duration = Duration::from_millis(1);
@@ -156,6 +157,14 @@ impl Driver {
             Input::Promised { from, cluster, promised: Promised { number, term } } => {
                 let message = ToPeer::Promise { number, term };
                 self.happen(cluster, Event::Peer { from, message });
+            }
+            Input::Unreachable { why } => {
+                let message = format!(
+                    "other members' agents cannot ask this one for promises: {why}; it is tried again"
+                );
+                tracing::error!("{message}");
+                let event = node_event(&self.means.clock, Severity::Error, "PEERS_NOT_SERVED", message);
+                (self.means.tell)(event);
             }
             Input::Loaded { cluster, found } => self.loaded(cluster, found),
             Input::Stored { cluster, record } => {

@@ -61,6 +61,8 @@ const LONGEST_WAIT: Duration = Duration::from_secs(1);
 const MAX_CONNECTIONS: usize = 128;
 const MAX_STREAMS: u32 = 64;
 const MAX_HEADERS: u32 = 8 * 1024;
+/// So many failures to listen are told: the address may come a little later than the agent.
+const TELL_AFTER: u32 = 10;
 /// After a failure to listen or to accept.
 const LISTEN_PAUSE: Duration = Duration::from_secs(1);
 
@@ -304,17 +306,19 @@ fn credentials(certificates: &Certificates) -> Result<(Credentials, TrustBundle)
 
 /// Serves the agents of other members. Where that does not work now, it is tried again: the address may come later than we.
 async fn serve(contact: Contact, address: IpAddr, inputs: mpsc::Sender<Input>, stop: CancellationToken) {
-    let mut told = false;
+    let mut failures = 0_u32;
     while !stop.is_cancelled() {
         // Dropping the server closes its connections; whoever asks asks again.
         let ended = tokio::select! {
             () = stop.cancelled() => return,
             ended = listen(&contact, address, &inputs) => ended,
         };
-        if let Err(error) = ended
-            && !std::mem::replace(&mut told, true)
-        {
-            tracing::error!(error = %Chain(&error), "serve other agents; it is tried again");
+        if let Err(error) = ended {
+            failures = failures.saturating_add(1);
+            if failures == TELL_AFTER {
+                // The driver is gone: then so is this.
+                let _ended = inputs.send(Input::Unreachable { why: Chain(&error).to_string() }).await;
+            }
         }
         // Both arms are cancel-safe.
         tokio::select! {
