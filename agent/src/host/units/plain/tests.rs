@@ -223,8 +223,10 @@ async fn after_a_restart_of_the_machine_nothing_is_taken_for_ours() {
     let ours = running_pid(&units).await;
     let boot = std::fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap().trim().to_owned();
     change_record(folder.path(), |record| record.boot = "another".to_owned());
-    assert_eq!(units.status(&name()).await, Status::Exited);
+    // The agent was restarted too, and remembers nothing.
+    assert_eq!(open(folder.path()).status(&name()).await, Status::Exited);
     change_record(folder.path(), |record| record.boot = boot);
+    let units = open(folder.path());
     assert_eq!(running_pid(&units).await, ours);
     units.stop(&name(), gently()).await.unwrap();
 }
