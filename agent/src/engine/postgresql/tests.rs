@@ -328,6 +328,21 @@ async fn a_server_that_was_killed_starts_again_although_its_pid_file_names_anoth
     b.bench.stop(other.id).await;
 }
 
+/// Shows a server's logs where a test fails.
+struct Logs(PathBuf);
+
+impl Drop for Logs {
+    fn drop(&mut self) {
+        let Self(folder) = self;
+        if std::thread::panicking() {
+            for file in std::fs::read_dir(folder).into_iter().flatten().flatten() {
+                let text = std::fs::read_to_string(file.path()).unwrap_or_default();
+                eprintln!("{}:\n{text}", file.path().display());
+            }
+        }
+    }
+}
+
 #[tokio::test]
 async fn a_server_that_ends_after_its_log_has_begun_is_told_with_its_reason() {
     let machine = Machine::new();
@@ -340,6 +355,7 @@ async fn a_server_that_ends_after_its_log_has_begun_is_told_with_its_reason() {
             std::fs::remove_file(path).unwrap();
         }
     }
+    let _shown_if_it_fails = Logs(a.data(cluster.id).with_file_name("log"));
     // Whether it has ended by the time that the start has been watched is a matter of luck.
     let started = a.bench.engine.start(&cluster.primary(&a.bench)).await;
     let reason = "PANIC:  could not locate a valid checkpoint record";
