@@ -8,6 +8,7 @@
 //! | [`machine`] | one machine: Debian with systemd, units, packages and cloud-init; reboot and power cut |
 //! | [`fleet`] | a coordinator and joined agents on such hosts, and the command line against them |
 //! | [`cluster`] | the cluster that tests make on such a fleet, and what to look at |
+//! | [`scene`], [`writer`] | a cluster with clients that write all the time, for the tests of leases |
 //! | [`demo`] | the fleet and cluster of `cargo xtask demo` |
 //! | [`process`] | the one door to programs, with deadlines |
 //! | [`proc`] | what `/proc` knows: identities of processes, namespaces, inner and outer pids |
@@ -36,6 +37,7 @@ pub mod network;
 pub mod proc;
 pub mod process;
 pub mod run;
+pub mod scene;
 pub mod wait;
 pub mod writer;
 

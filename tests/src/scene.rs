@@ -1,0 +1,247 @@
+//! What the tests of leases begin with: a cluster, clients that write to its primary all the time, and what must hold of them.
+
+use std::net::{Ipv4Addr, SocketAddr};
+
+use anyhow::{Context as _, ensure};
+use jiff::Timestamp;
+use serde_json::{Value, json};
+
+use crate::cluster::{self, DEADLINE};
+use crate::fleet::{Fleet, Uri};
+use crate::host::Host;
+use crate::network::Network;
+use crate::wait::wait_until;
+use crate::writer::{TABLE, Write, Writer};
+
+/// A profile: its L, and its L − M, for which after a renewal was sent its answer lets the primary serve. In seconds.
+#[derive(Clone, Copy, Debug)]
+pub struct Profile {
+    name: &'static str,
+    lease: f64,
+    served: f64,
+}
+
+pub const DEFAULT: Profile = Profile { name: "default", lease: 5.0, served: 4.0 };
+pub const FAST: Profile = Profile { name: "fast", lease: 2.5, served: 2.0 };
+/// The client on another member's machine.
+pub const MEMBER: &str = "member";
+/// What the issue grants beside it.
+const GRACE: f64 = 0.3;
+
+/// A cluster whose primary is n1, and anybody's machine with two clients that write: one over IPv4, one over IPv6; and a third
+/// client on n2.
+#[derive(Debug)]
+pub struct Scene {
+    pub fleet: Fleet,
+    pub lease: f64,
+    pub served: f64,
+    uri: Uri,
+    writers: Vec<Writer>,
+    replicas: &'static [&'static str],
+    outside: &'static str,
+}
+
+/// The wall clock's time, as the server tells it of each write.
+#[must_use]
+pub fn now() -> f64 {
+    Timestamp::now().as_duration().as_secs_f64()
+}
+
+// === impl Scene ===
+
+impl Scene {
+    /// Of n1 and n2, in async mode.
+    ///
+    /// # Errors
+    ///
+    /// When it does not come about.
+    pub async fn set(profile: Profile) -> anyhow::Result<Self> {
+        Self::of(profile, &["n1", "n2", "n3"], &["--nodes", "n1,n2"]).await
+    }
+
+    /// Of n1, n2 and n3, in quorum mode.
+    ///
+    /// # Errors
+    ///
+    /// When it does not come about.
+    pub async fn set_quorum(profile: Profile) -> anyhow::Result<Self> {
+        let arguments = ["--nodes", "n1,n2,n3", "--durability", "quorum"];
+        Self::of(profile, &["n1", "n2", "n3", "n4"], &arguments).await
+    }
+
+    /// The last of the nodes is nobody's member, the first is the primary.
+    async fn of(
+        profile: Profile,
+        nodes: &'static [&'static str],
+        arguments: &[&'static str],
+    ) -> anyhow::Result<Self> {
+        let operators = SocketAddr::from((Ipv4Addr::LOCALHOST, 0));
+        let mut fleet = Fleet::start(Network::new().await?, operators).await?;
+        fleet.join_all(nodes).await?;
+        let create = ["cluster", "create", "orders", "--engine", "postgresql"];
+        let create = create.into_iter().chain(["--lease-profile", profile.name]);
+        fleet.cli(create.chain(arguments.iter().copied()))?.deadline(DEADLINE).run().await?;
+        fleet.cli(["access", "set", "orders", "--mode", "open"])?.run().await?;
+        let uri = cluster::uri(&fleet).await?;
+        let n1 = fleet.node("n1")?.addresses();
+        fleet.psql(&uri.only(n1.v4)?, TABLE).await?;
+        let (outside, members) = nodes.split_last().context("no nodes")?;
+        let Profile { name: _, lease, served } = profile;
+        let (replicas, writers) = (&members[1..], Vec::new());
+        let mut scene = Self { fleet, lease, served, uri, writers, replicas, outside };
+        scene.held("coordinator").await?;
+        scene.write().await?;
+        Ok(scene)
+    }
+
+    /// The primary's host.
+    ///
+    /// # Errors
+    ///
+    /// Never, once the scene is set.
+    pub fn primary(&self) -> anyhow::Result<&Host> {
+        self.fleet.node("n1")
+    }
+
+    /// Starts the writers anew, and waits until both write.
+    ///
+    /// # Errors
+    ///
+    /// When one does not, in time.
+    pub async fn write(&mut self) -> anyhow::Result<()> {
+        let n1 = self.fleet.node("n1")?.addresses();
+        let mut targets = vec![("v4", self.uri.only(n1.v4)?)];
+        targets.extend(n1.v6.map(|v6| anyhow::Ok(("v6", self.uri.at(v6)?))).transpose()?);
+        let ask = || self.fleet.psql(&targets[0].1, "select 1");
+        wait_until("n1 to let clients in", DEADLINE, ask).await?;
+        self.writers.clear();
+        // On another member's machine a client is a client too.
+        let on_a_member = targets[0].1.clone();
+        let begun = now();
+        for (name, uri) in targets {
+            self.writers.push(Writer::start(self.fleet.node(self.outside)?, &uri, name)?);
+        }
+        self.writers.push(Writer::start(self.fleet.node("n2")?, &on_a_member, MEMBER)?);
+        wait_until("every client to write", DEADLINE, || async {
+            for writer in &self.writers {
+                ensure!(writer.last()? > begun, "nothing was acknowledged");
+            }
+            Ok(())
+        })
+        .await
+    }
+
+    /// What is shown of the lease.
+    ///
+    /// # Errors
+    ///
+    /// When the coordinator does not say.
+    pub async fn shown(&self) -> anyhow::Result<Value> {
+        Ok(self.fleet.json(["cluster", "show", "orders"]).await?["lease"].clone())
+    }
+
+    /// Waits until the primary serves by this word, and the newest list of all members is settled.
+    ///
+    /// # Errors
+    ///
+    /// When it does not, in time.
+    pub async fn held(&self, source: &str) -> anyhow::Result<()> {
+        wait_until(format!("n1 to hold the lease by the word of the {source}"), DEADLINE, || async {
+            let lease = self.shown().await?;
+            let settled = lease["settled"] == true && lease["promotable_nodes"] == json!(self.replicas);
+            ensure!(lease["source"] == source && lease["holder"] == "n1" && settled, "it is {lease}");
+            Ok(())
+        })
+        .await
+    }
+
+    /// Waits until all clients are cut, and says that none was acknowledged anything later than it may be after `since`.
+    ///
+    /// # Errors
+    ///
+    /// When one is not in time, or was acknowledged something later.
+    pub async fn cut(&mut self, since: f64) -> anyhow::Result<()> {
+        self.cut_but(since, &[]).await
+    }
+
+    /// The same, where no word of it reaches these clients.
+    ///
+    /// # Errors
+    ///
+    /// When one is not in time, or was acknowledged something later.
+    pub async fn cut_but(&mut self, since: f64, unreached: &[&str]) -> anyhow::Result<()> {
+        let writers = &mut self.writers;
+        wait_until("every client to be cut off", DEADLINE, || {
+            let reached = writers.iter_mut().filter(|writer| !unreached.contains(&writer.name()));
+            let open = reached.map(Writer::is_cut).collect::<anyhow::Result<Vec<_>>>();
+            std::future::ready(open.and_then(|cut| {
+                ensure!(cut.iter().all(|cut| *cut), "they are cut: {cut:?}");
+                Ok(())
+            }))
+        })
+        .await?;
+        for writer in &self.writers {
+            let last = writer.last()?;
+            let after = last - since;
+            ensure!(after <= self.served + GRACE, "a write was acknowledged {after:.3} s after");
+        }
+        Ok(())
+    }
+
+    /// Waits until all clients were acknowledged something so long after `since`, on the connections that they have.
+    ///
+    /// # Errors
+    ///
+    /// When one was not, in time.
+    pub async fn goes_on(&self, since: f64, long: f64) -> anyhow::Result<()> {
+        wait_until(format!("writes {long:.1} s later"), DEADLINE, || async {
+            for writer in &self.writers {
+                let after = writer.last()? - since;
+                ensure!(after > long, "the last was {after:.1} s after");
+            }
+            Ok(())
+        })
+        .await
+    }
+
+    /// Waits until the engine on n1 is stopped.
+    ///
+    /// # Errors
+    ///
+    /// When it is not, in time.
+    pub async fn stopped(&self) -> anyhow::Result<()> {
+        let n1 = self.fleet.node("n1")?;
+        wait_until("the engine without a lease to be stopped", DEADLINE, || async {
+            ensure!(!cluster::has_server(n1)?, "it runs");
+            Ok(())
+        })
+        .await
+    }
+
+    /// Nothing that was acknowledged is missing.
+    async fn nothing_is_lost(&self, acknowledged: &[Write]) -> anyhow::Result<()> {
+        let n1 = self.fleet.node("n1")?.address();
+        let ids: Vec<String> = acknowledged.iter().map(|write| write.id.to_string()).collect();
+        let sql = format!("select count(*) from written where id in ({})", ids.join(","));
+        let found = self.fleet.psql(&self.uri.only(n1)?, &sql).await?;
+        ensure!(found.trim() == ids.len().to_string(), "{} of {} are there", found.trim(), ids.len());
+        Ok(())
+    }
+
+    fn all_acknowledged(&self) -> anyhow::Result<Vec<Write>> {
+        let all: anyhow::Result<Vec<_>> = self.writers.iter().map(Writer::acknowledged).collect();
+        Ok(all?.concat())
+    }
+
+    /// It serves again, with all that it ever acknowledged.
+    ///
+    /// # Errors
+    ///
+    /// When it does not, or something is missing.
+    pub async fn whole_again(&mut self) -> anyhow::Result<()> {
+        let acknowledged = self.all_acknowledged()?;
+        self.held("coordinator").await?;
+        self.write().await?;
+        self.nothing_is_lost(&acknowledged).await
+    }
+}
