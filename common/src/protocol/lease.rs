@@ -55,8 +55,9 @@ impl Member {
         if !self.leads(term) {
             return Vec::new();
         }
-        let Some(slot) = self.gate.asked(number) else { return Vec::new() };
+        // Also where promises have answered before: else they would be asked for ever, by whoever is nearer to its members.
         self.heard = Countdown::from(timings.silence);
+        let Some(slot) = self.gate.asked(number) else { return Vec::new() };
         let mut effects = self.answered(slot);
         effects.extend(list.into_iter().flat_map(|list| self.take_list(list, Source::Answer, timings)));
         effects

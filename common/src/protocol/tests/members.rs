@@ -44,6 +44,11 @@ fn promises_are_asked_for_only_after_a_silence() {
     assert!(!asks(round(&mut member, 1)));
     member.pass(timings().silence);
     assert!(asks(round(&mut member, 2)));
+
+    // A coordinator whose answers are always a little later than the promises is not silent.
+    assert!(opened_by(&mut member, promise(1, 2)));
+    assert!(!opened_by(&mut member, grant(2)));
+    assert!(!asks(round(&mut member, 3)));
 }
 
 #[test]
