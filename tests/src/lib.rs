@@ -5,6 +5,7 @@
 //! | [`run`] | one use of the testbed: its folder, its owner, and that nothing of it stays behind |
 //! | [`network`] | a switch, hosts on it, and its faults: cuts, losses, links that go down |
 //! | [`host`] | one host: addresses, folders, services, programs run in it; power cut and boot |
+//! | [`fault`] | faults of one host: busy processors, a disk that hangs |
 //! | [`machine`] | one machine: Debian with systemd, units, packages and cloud-init; reboot and power cut |
 //! | [`fleet`] | a coordinator and joined agents on such hosts, and the command line against them |
 //! | [`cluster`] | the cluster that tests make on such a fleet, and what to look at |
@@ -30,6 +31,7 @@ pub mod bench;
 pub mod binaries;
 pub mod cluster;
 pub mod demo;
+pub mod fault;
 pub mod fleet;
 pub mod host;
 pub mod machine;

@@ -1,12 +1,17 @@
 //! A switch with hosts on it, and its faults. As root the switch is a network namespace of its own with a bridge in
 //! it: nothing of it is in the machine's own network, and a cut is made at the switch, where no host can see or undo it.
 
+mod slow;
+
+use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU8, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
 use anyhow::{Context as _, bail, ensure};
 
+use self::slow::Slow;
 use crate::host::{Addresses, Host, Plug};
 use crate::machine::{Disk, Machine};
 use crate::process::Program;
@@ -32,6 +37,8 @@ const CONTROLLER: u8 = 250;
 pub struct Network {
     run: Arc<Run>,
     next: AtomicU8,
+    /// The slow cables, by the names of their hosts.
+    slow: Mutex<BTreeMap<String, Slow>>,
 }
 
 /// Whether a host's cable is plugged in.
@@ -61,7 +68,7 @@ impl Network {
     ///
     /// When it cannot be made.
     pub async fn of(run: Run) -> anyhow::Result<Self> {
-        let network = Self { run: Arc::new(run), next: AtomicU8::new(1) };
+        let network = Self { run: Arc::new(run), next: AtomicU8::new(1), slow: Mutex::default() };
         if network.isolation() == Isolation::Hosts {
             let switch = network.switch();
             Program::new("ip").args(["netns", "add", &switch]).run().await.context("make the switch")?;
@@ -169,12 +176,37 @@ impl Network {
         self.change(rule).await
     }
 
-    /// Ends all cuts and losses. Cables that were pulled out stay out.
+    /// From now on all that the host sends and receives arrives so much later, in order. What is under way when its cable is
+    /// first replaced by a slow one is lost.
+    ///
+    /// # Errors
+    ///
+    /// Without root, or when the switch refuses.
+    pub async fn delay(&self, host: &Host, each_way: Duration) -> anyhow::Result<()> {
+        self.needs_root()?;
+        let name = host.name();
+        let slow = || self.slow.lock().unwrap_or_else(PoisonError::into_inner);
+        if !slow().contains_key(name) {
+            let cable = self.slow_cable(name).await.with_context(|| format!("slow down {name}"))?;
+            slow().insert(name.to_owned(), cable);
+        }
+        if let Some(cable) = slow().get(name) {
+            cable.takes(each_way);
+        }
+        Ok(())
+    }
+
+    /// Ends all cuts, losses and delays. Cables that were pulled out stay out.
     ///
     /// # Errors
     ///
     /// Without root, or when the switch refuses.
     pub async fn heal(&self) -> anyhow::Result<()> {
+        self.slow
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .values()
+            .for_each(|slow| slow.takes(Duration::ZERO));
         self.change(
             "flush set bridge holdfast_faults cut\nflush chain bridge holdfast_faults losses\n".into(),
         )
@@ -230,6 +262,27 @@ impl Network {
         );
         Program::new("ip").args(["-n", &space, "-batch", "-"]).input(lines).run().await?;
         Ok(())
+    }
+
+    /// Puts a slow cable between a host and its port of the switch, which keeps its name, for the rules.
+    async fn slow_cable(&self, name: &str) -> anyhow::Result<Slow> {
+        let switch = self.switch();
+        let lines = format!(
+            "link set {name} nomaster\nlink set {name} down\nlink set {name} name {name}-w\n\
+             link add {name} type veth peer name {name}-b\nlink set {name} master br0\n\
+             link add link {name}-w name {name}-x type macvtap mode passthru\n\
+             link add link {name}-b name {name}-y type macvtap mode passthru\n"
+        );
+        let up = ["", "-w", "-b", "-x", "-y"].map(|end| format!("link set {name}{end} promisc on up\n"));
+        let lines = lines + &up.concat();
+        Program::new("ip").args(["-n", &switch, "-batch", "-"]).input(lines).run().await?;
+        let (mut numbers, mut nodes) = (Vec::new(), Vec::new());
+        for end in ["x", "y"] {
+            let look = format!("cat /sys/class/net/{name}-{end}/tap*/dev");
+            numbers.push(Program::new("ip").args(["netns", "exec", &switch, "sh", "-c", &look]).run().await?);
+            nodes.push(self.run.folder().join(format!("{name}-{end}")));
+        }
+        Slow::between((&numbers[0], &nodes[0]), (&numbers[1], &nodes[1]))
     }
 
     /// Documentation addresses, which no machine has. Without root: a loopback network drawn from the run's name, so

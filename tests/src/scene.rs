@@ -26,7 +26,7 @@ pub const FAST: Profile = Profile { name: "fast", lease: 2.5, served: 2.0 };
 /// The client on another member's machine.
 pub const MEMBER: &str = "member";
 /// What the issue grants beside it.
-const GRACE: f64 = 0.3;
+pub const GRACE: f64 = 0.3;
 
 /// A cluster whose primary is n1, and anybody's machine with two clients that write: one over IPv4, one over IPv6; and a third
 /// client on n2.
@@ -148,7 +148,9 @@ impl Scene {
     pub async fn held(&self, source: &str) -> anyhow::Result<()> {
         wait_until(format!("n1 to hold the lease by the word of the {source}"), DEADLINE, || async {
             let lease = self.shown().await?;
-            let settled = lease["settled"] == true && lease["promotable_nodes"] == json!(self.replicas);
+            let mut listed: Vec<_> = lease["promotable_nodes"].as_array().into_iter().flatten().collect();
+            listed.sort_by_key(|node| node.as_str());
+            let settled = lease["settled"] == true && json!(listed) == json!(self.replicas);
             ensure!(lease["source"] == source && lease["holder"] == "n1" && settled, "it is {lease}");
             Ok(())
         })
@@ -202,6 +204,15 @@ impl Scene {
             Ok(())
         })
         .await
+    }
+
+    /// Each client, and when the last write was made that was acknowledged to it.
+    ///
+    /// # Errors
+    ///
+    /// When their logs cannot be read.
+    pub fn last_writes(&self) -> anyhow::Result<Vec<(&str, f64)>> {
+        self.writers.iter().map(|writer| Ok((writer.name(), writer.last()?))).collect()
     }
 
     /// Waits until the engine on n1 is stopped.

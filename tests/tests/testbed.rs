@@ -10,6 +10,8 @@ use holdfast_tests::process::Program;
 use holdfast_tests::run::{self, Isolation};
 use holdfast_tests::wait::wait_for;
 use holdfast_tests::{binaries, proc};
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::time::Instant;
 
 const SOON: Duration = Duration::from_secs(10);
 
@@ -142,6 +144,43 @@ async fn a_host_that_loses_half_receives_about_half() -> anyhow::Result<()> {
     network.heal().await?;
     ensure!(received(100).await? == 100, "healed");
     ensure!(network.lose(&two, 100).await.is_err(), "all of it is no share");
+    Ok(())
+}
+
+#[tokio::test]
+async fn what_is_slow_takes_its_time_each_way_and_arrives_whole() -> anyhow::Result<()> {
+    const EACH_WAY: Duration = Duration::from_millis(150);
+    if !root() {
+        return Ok(());
+    }
+    let network = Network::new().await?;
+    let (one, two) = (network.host("n1").await?, network.host("n2").await?);
+    network.delay(&two, EACH_WAY).await?;
+    let there = two.addresses();
+    for to in [Some(there.v4), there.v6].into_iter().flatten() {
+        let listener = two.listen((to, 0).into()).await?;
+        let at = listener.local_addr()?;
+        let connecting = Instant::now();
+        let mut sends = one.connect(at, SOON).await?;
+        ensure!(connecting.elapsed() >= 2 * EACH_WAY, "{to} answered after {:?}", connecting.elapsed());
+        let sent: Vec<u8> = (0..1_000_000_u32).map(|n| (n % 251) as u8).collect();
+        listener.set_nonblocking(true)?;
+        let (mut takes, _) = tokio::net::TcpListener::from_std(listener)?.accept().await?;
+        let mut received = Vec::new();
+        let send = async {
+            sends.write_all(&sent).await?;
+            sends.shutdown().await
+        };
+        tokio::time::timeout(SOON, futures::future::try_join(send, takes.read_to_end(&mut received)))
+            .await??;
+        ensure!(received == sent, "{} of {} bytes arrived as they were sent", received.len(), sent.len());
+    }
+    network.cut(&one, &two).await?;
+    ensure!(!reaches(&one, &two).await?, "a slow cable avoids the rules of the switch");
+    network.heal().await?;
+    let connecting = Instant::now();
+    ensure!(reaches(&one, &two).await?, "healed");
+    ensure!(connecting.elapsed() < 2 * EACH_WAY, "healed, it still takes {:?}", connecting.elapsed());
     Ok(())
 }
 
