@@ -127,6 +127,10 @@ impl Scene {
             let (_, found) = tokio::try_join!(set, self.stop_after(step, agent, &disk))?;
             if found == step {
                 let hit = Instant::now();
+                // The agent comes back alone: a coordinator would take the trial back too, once it is over.
+                if step > Step::Recorded {
+                    self.fleet.controller().hold(COORDINATOR)?;
+                }
                 agent.signal(Signal::SIGKILL)?;
                 coordinator.signal(Signal::SIGKILL)?;
                 wait_for("both to end", SOON * 10, async || !agent.is_alive() && !coordinator.is_alive())
@@ -236,6 +240,7 @@ impl Scene {
         }
         ensure!(last <= TRIAL + GRACE, "{last:?} after the kill the rules on trial held yet");
         ensure!(opened || step < Step::Enforced, "the rules on trial never held");
+        self.fleet.controller().release(COORDINATOR).await?;
         wait_until("the coordinator to answer", DEADLINE, || self.fleet.json(["whoami"])).await?;
         self.fleet.online("n1").await?;
         self.is_as_before().await
