@@ -225,7 +225,7 @@ impl Model {
 
     /// A number that is in no hand and in no packet: as good as one that was never used.
     pub(crate) fn fresh(&self, world: &World, index: usize) -> RequestNumber {
-        let in_hand: Vec<RequestNumber> = world.nodes[index].member.gate.requests().collect();
+        let in_hand: Vec<RequestNumber> = world.nodes[index].member.gate.answerable().collect();
         let mut numbers = (0..).map(|place| RequestNumber::new(0, place));
         let reused = self.leaves_out(Rule::NumbersAreNeverReused);
         let under_way = |number| {

@@ -66,7 +66,7 @@ impl Model {
         packets.retain(|packet| {
             if numbers_count
                 && let Some((index, number)) = packet.request()
-                && !nodes[index].member.gate.requests().any(|in_hand| in_hand == number)
+                && !nodes[index].member.gate.answerable().any(|in_hand| in_hand == number)
             {
                 return false;
             }

@@ -34,6 +34,8 @@ pub struct Gate {
     slots: [Hold; 2],
     /// Open without a timeout: a lone primary.
     alone: bool,
+    /// The last request, while the coordinator has not answered it and any slot has time left.
+    unheard: Option<RequestNumber>,
 }
 
 /// One slot. Time is left only while it is not free.
@@ -80,7 +82,7 @@ impl Gate {
             true => Hold::default(),
             false => Hold { left: Countdown::from(left), phase: Phase::Open },
         };
-        Self { slots: open.map(hold), alone }
+        Self { slots: open.map(hold), alone, unheard: None }
     }
 
     pub(super) fn pass(&mut self, elapsed: Duration) {
@@ -90,6 +92,9 @@ impl Gate {
                 *slot = Hold::default();
             }
         }
+        if self.slots.iter().all(|slot| slot.phase == Phase::Free) {
+            self.unheard = None;
+        }
     }
 
     /// Arms a slot for a new request; what it was armed for before is forgotten.
@@ -97,6 +102,7 @@ impl Gate {
         let [a, b] = &self.slots;
         let slot = if a.worth() <= b.worth() { Slot::A } else { Slot::B };
         let phase = Phase::Asked { number, promised: Vec::new() };
+        self.unheard = Some(number);
         self.slots[slot.index()] = Hold { left: Countdown::from(timeout), phase };
         slot
     }
@@ -107,6 +113,11 @@ impl Gate {
             Phase::Asked { number: asked, .. } => *asked == number,
             Phase::Free | Phase::Held | Phase::Open => false,
         })
+    }
+
+    /// The coordinator answers: whether before the next request.
+    pub(super) fn is_heard_in_time(&mut self, number: RequestNumber) -> bool {
+        self.unheard.take_if(|unheard| *unheard == number).is_some()
     }
 
     /// Remembers who promised for this request; the slot once the promises suffice.
@@ -148,6 +159,7 @@ impl Gate {
 
     /// Forgets every request in hand; what is open stays so.
     pub(super) fn forget(&mut self) {
+        self.unheard = None;
         for slot in &mut self.slots {
             if matches!(slot.phase, Phase::Asked { .. }) {
                 *slot = Hold::default();
@@ -166,6 +178,11 @@ impl Gate {
             Phase::Asked { number, .. } => Some(*number),
             Phase::Free | Phase::Held | Phase::Open => None,
         })
+    }
+
+    /// The requests whose answers mean anything: those in hand, and the last one that the coordinator has not answered.
+    pub fn answerable(&self) -> impl Iterator<Item = RequestNumber> + '_ {
+        self.requests().chain(self.unheard)
     }
 
     /// Open without a timeout.

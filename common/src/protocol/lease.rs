@@ -55,9 +55,13 @@ impl Member {
         if !self.leads(term) {
             return Vec::new();
         }
-        // Also where promises have answered before: else they would be asked for ever, by whoever is nearer to its members.
-        self.heard = Countdown::from(timings.silence);
+        // Also where promises were quicker: else they would be asked for ever, by whoever is nearer to its members. An answer to
+        // an older request is no sign of one that answers in time.
+        if self.gate.is_heard_in_time(number) {
+            self.heard = Countdown::from(timings.silence);
+        }
         let Some(slot) = self.gate.asked(number) else { return Vec::new() };
+        self.heard = Countdown::from(timings.silence);
         let mut effects = self.answered(slot);
         effects.extend(list.into_iter().flat_map(|list| self.take_list(list, Source::Answer, timings)));
         effects

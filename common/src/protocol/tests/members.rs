@@ -49,6 +49,15 @@ fn promises_are_asked_for_only_after_a_silence() {
     assert!(opened_by(&mut member, promise(1, 2)));
     assert!(!opened_by(&mut member, grant(2)));
     assert!(!asks(round(&mut member, 3)));
+
+    // One whose answers come when the next request is long under way is of no use.
+    member.pass(timings().silence);
+    assert!(asks(round(&mut member, 4)));
+    assert!(opened_by(&mut member, promise(1, 4)));
+    assert!(asks(round(&mut member, 5)));
+    assert!(opened_by(&mut member, promise(1, 5)));
+    assert!(!opened_by(&mut member, grant(4)));
+    assert!(asks(round(&mut member, 6)));
 }
 
 #[test]
