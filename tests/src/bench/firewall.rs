@@ -168,8 +168,13 @@ async fn size_of(size: u32) -> anyhow::Result<Vec<Row>> {
 }
 
 async fn firewall() -> anyhow::Result<Firewall> {
-    let folder = std::env::temp_dir();
-    let limits = Limits { roots: vec![folder.clone()], unit_records: folder, supervisor: Supervisor::Plain };
+    // Nothing is kept in it: the firewall needs the machine's programs and its kernel only.
+    let folder = tempfile::tempdir().context("make a folder")?;
+    let limits = Limits {
+        roots: vec![folder.path().to_owned()],
+        unit_records: folder.path().join("units"),
+        supervisor: Supervisor::Plain,
+    };
     Ok(Firewall::new(Host::open(limits).await.context("open the machine")?))
 }
 
