@@ -146,7 +146,7 @@ fn port_chains(listing: &mut Listing, port: u16, declared: &Port, way: Way) {
         Some(replication) if way == Way::Out => {
             let original = json!({"ct": {"key": "proto-dst", "dir": "original"}});
             let replies = vec![tcp(), equals(&original, &json!(replication.port))];
-            way.pass(listing, &chain, port, SetId::Members, &replies);
+            way.accept(listing, &chain, |family| SetId::Members(port, family), &replies, None);
         }
         Some(_) => {}
         None => way.let_in(listing, &chain, port, SetId::Members),
@@ -173,7 +173,8 @@ fn replication_chains(listing: &mut Listing, port: u16, replication: &Replicatio
     let chain = format!("p{port}_replication");
     listing.chains.insert(chain.clone(), json!({}));
     listing.rule(Way::In.base(), Way::In.entry(replication.port, goto(&chain)));
-    Way::In.pass(listing, &chain, port, SetId::Members, &[]);
+    // It is no client's, and not counted.
+    Way::In.accept(listing, &chain, |family| SetId::Members(port, family), &[], None);
     listing.rule(&chain, vec![goto(&Way::In.refuse(port))]);
     let redirect = json!({"redirect": {"port": port}});
     listing.rule(REPLICATION, Way::In.entry(replication.port, redirect));
@@ -303,42 +304,29 @@ impl Way {
 
     /// Accepts the addresses of a set, at the other end of the connection; what comes in is counted.
     fn let_in(self, listing: &mut Listing, chain: &str, port: u16, set: impl Fn(u16, Family) -> SetId) {
-        self.accept(listing, chain, port, set, &[], self == Self::In);
+        let counter = (self == Self::In).then(|| json!({"counter": accepted(port)}));
+        self.accept(listing, chain, |family| set(port, family), &[], counter);
     }
 
-    /// The same for replication, which is not counted.
-    fn pass(
-        self,
-        listing: &mut Listing,
-        chain: &str,
-        port: u16,
-        set: impl Fn(u16, Family) -> SetId,
-        also: &[Value],
-    ) {
-        self.accept(listing, chain, port, set, also, false);
-    }
-
+    /// The same for packets of which `before` is true too.
     fn accept(
         self,
         listing: &mut Listing,
         chain: &str,
-        port: u16,
-        set: impl Fn(u16, Family) -> SetId,
-        also: &[Value],
-        counted: bool,
+        set: impl Fn(Family) -> SetId,
+        before: &[Value],
+        counter: Option<Value>,
     ) {
         let field = match self {
             Self::In => "saddr",
             Self::Out => "daddr",
         };
         for (family, protocol) in [(Family::V4, "ip"), (Family::V6, "ip6")] {
-            let set = format!("@{}", set(port, family));
+            let set = format!("@{}", set(family));
             let payload = json!({"payload": {"protocol": protocol, "field": field}});
-            let mut expression = also.to_vec();
+            let mut expression = before.to_vec();
             expression.push(equals(&payload, &json!(set)));
-            if counted {
-                expression.push(json!({"counter": accepted(port)}));
-            }
+            expression.extend(counter.clone());
             expression.push(accept());
             listing.rule(chain, expression);
         }

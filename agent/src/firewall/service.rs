@@ -240,8 +240,7 @@ impl Service {
             self.tell(None, Severity::Warning, "FIREWALL_DRIFT", message);
         }
         self.shut_retired()?;
-        let on_trial = assignment.members.iter().any(|member| member.access.trial.is_some());
-        let over = !loaded && changed == 0 && self.retired.is_empty() && !on_trial;
+        let over = !loaded && changed == 0 && self.retired.is_empty() && !has_trial(assignment);
         self.settled = over.then(|| Settled {
             assignment: Arc::clone(assignment),
             coordinators: coordinators.to_vec(),
@@ -315,8 +314,8 @@ impl Service {
 
     fn observe(&self, assignment: &Assignment) -> Result<Status, Error> {
         let counted = self.firewall.counted(assignment.members.iter().map(|member| member.port))?;
-        let on_trial = assignment.members.iter().any(|member| member.access.trial.is_some());
-        let trials = if on_trial { self.firewall.kernel().ports(SetId::Trial)? } else { Vec::new() };
+        let trials =
+            if has_trial(assignment) { self.firewall.kernel().ports(SetId::Trial)? } else { Vec::new() };
         let trials: BTreeMap<u16, Option<Duration>> =
             trials.into_iter().map(|element| (element.port, element.lasts)).collect();
         let report = |member: &MemberAssignment| {
@@ -414,6 +413,11 @@ impl Status {
         };
         self.filtering == other.filtering && rules(self) == rules(other)
     }
+}
+
+/// Whether anything is on trial, or was and is not settled yet.
+fn has_trial(assignment: &Assignment) -> bool {
+    assignment.members.iter().any(|member| member.access.trial.is_some())
 }
 
 /// What the table must be for an assignment. Pure.

@@ -58,7 +58,7 @@ pub(crate) enum Cluster {
         #[arg(long, value_name = "PORT", conflicts_with = "allow_unfiltered")]
         replication_port: Option<u32>,
         /// A port of another program on the nodes, such as a pooler, that opens and shuts with --port; may be given more than once
-        #[arg(long, value_name = "PORT", action = ArgAction::Append)]
+        #[arg(long, value_name = "PORT", action = ArgAction::Append, conflicts_with = "allow_unfiltered")]
         gated_port: Vec<u32>,
         /// A parameter of the engine; may be given more than once
         #[arg(long, value_parser = parameter, value_name = "KEY=VALUE", action = ArgAction::Append)]

@@ -56,12 +56,13 @@ impl Member {
             return Vec::new();
         }
         // Also where promises were quicker: else they would be asked for ever, by whoever is nearer to its members. An answer to
-        // an older request is no sign of one that answers in time.
-        if self.gate.is_heard_in_time(number) {
+        // any older request that is in no hand is no sign of one that answers in time.
+        let in_time = self.gate.is_heard_in_time(number);
+        let asked = self.gate.asked(number);
+        if in_time || asked.is_some() {
             self.heard = Countdown::from(timings.silence);
         }
-        let Some(slot) = self.gate.asked(number) else { return Vec::new() };
-        self.heard = Countdown::from(timings.silence);
+        let Some(slot) = asked else { return Vec::new() };
         let mut effects = self.answered(slot);
         effects.extend(list.into_iter().flat_map(|list| self.take_list(list, Source::Answer, timings)));
         effects

@@ -17,7 +17,7 @@ use std::io;
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use futures::future::BoxFuture;
 use holdfast_common::clock::Clock;
@@ -263,26 +263,19 @@ impl Inner {
         Ok(Started::Now)
     }
 
+    fn alive(&self) -> MutexGuard<'_, HashMap<ServiceName, (Identity, Timestamp)>> {
+        self.alive.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     /// Whether the process that was found alive before is so yet.
     fn still_alive(&self, name: &ServiceName) -> Option<Status> {
-        let known = self.alive.lock().unwrap_or_else(PoisonError::into_inner).get(name).copied();
-        let (process, since) = known?;
+        let (process, since) = self.alive().get(name).copied()?;
         process::is_alive(process).then(|| Status::Running { pid: process.pid(), since })
     }
 
     /// Reads the record, compares it with the machine, and keeps what came out.
     fn look(&self, name: &ServiceName) -> io::Result<Status> {
-        let mut alive = None;
-        let found = self.compare(name, &mut alive);
-        let mut known = self.alive.lock().unwrap_or_else(PoisonError::into_inner);
-        match alive {
-            Some(alive) => known.insert(name.clone(), alive),
-            None => known.remove(name),
-        };
-        found
-    }
-
-    fn compare(&self, name: &ServiceName, alive: &mut Option<(Identity, Timestamp)>) -> io::Result<Status> {
+        self.alive().remove(name);
         let Some(record) = self.load(name)? else { return Ok(Status::NotFound) };
         let same_boot = record.boot == self.boot;
         let (process, asked_to_stop) = match &record.state {
@@ -299,7 +292,7 @@ impl Inner {
                         let state = State::Started { process, asked_to_stop: false };
                         self.save(name, &Record { state, ..record.clone() })?;
                     }
-                    *alive = Some((process, record.started_at));
+                    self.alive().insert(name.clone(), (process, record.started_at));
                     return Ok(Status::Running { pid: process.pid(), since: record.started_at });
                 }
                 process::State::Ended(ending) => ending,

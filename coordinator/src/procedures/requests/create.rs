@@ -99,7 +99,8 @@ impl CreateCluster {
         conditions.extend(filters(desk, self.exposure, &reachable));
         let ports: Vec<u16> =
             [self.port].into_iter().chain(self.replication_port).chain(self.gated_ports.clone()).collect();
-        conditions.extend(ports_not_taken(&clusters, id, &nodes.iter().collect::<Vec<_>>(), &ports));
+        let remedy = "choose others with --port, --replication-port or --gated-port";
+        conditions.extend(ports_not_taken(&clusters, id, &nodes.iter().collect::<Vec<_>>(), &ports, remedy));
         let mut check = CheckMember {
             cluster_id: id,
             engine: self.engine,

@@ -37,7 +37,8 @@ impl Prepare for AddMember {
         preconditions.extend(online(desk, cluster.id, &named));
         preconditions.extend(filters(desk, cluster.exposure, &[&node]));
         let clusters = desk.means.records.all().await.map_err(|error| store_failure(&error))?;
-        preconditions.extend(ports_not_taken(&clusters, cluster.id, &[&node], &cluster.ports()));
+        let remedy = "a cluster's ports are the same on all of its nodes: choose another node";
+        preconditions.extend(ports_not_taken(&clusters, cluster.id, &[&node], &cluster.ports(), remedy));
         if preconditions.iter().all(|condition| condition.met) {
             let check = CheckMember {
                 cluster_id: cluster.id,

@@ -167,12 +167,13 @@ pub(super) fn ports_not_taken(
     own: ClusterId,
     nodes: &[&Node],
     ports: &[u16],
+    remedy: &str,
 ) -> Vec<Precondition> {
     let taken = |node: &&Node, port: &u16| {
         let rival = clusters.iter().find(|cluster| {
             cluster.id != own && cluster.ports().contains(port) && cluster.member(node.id).is_some()
         })?;
-        let message = format!("port {port} belongs to cluster `{}` there; choose another", rival.name);
+        let message = format!("port {port} belongs to cluster `{}` there; {remedy}", rival.name);
         Some(Precondition::new("port_free", about_node(&node.name), false, message))
     };
     nodes.iter().flat_map(|node| ports.iter().filter_map(move |port| taken(node, port))).collect()

@@ -71,7 +71,8 @@ pub(super) fn create(request: proto::CreateClusterRequest) -> Result<CreateClust
         port => parse_port("port", port, &mut violations),
     };
     let replication_port = parse_replication_port(replication_port, port, allow_unfiltered, &mut violations);
-    let gated_ports = parse_gated_ports(&gated_ports, [port, replication_port], &mut violations);
+    let gated_ports =
+        parse_gated_ports(&gated_ports, [port, replication_port], allow_unfiltered, &mut violations);
     let parameters = parse_parameters(parameters, engine, engine_version.as_ref(), &mut violations);
     let extensions = parse_extensions(&extensions, &mut violations);
     let parts = match (name, engine, primary, durability, port, parameters) {
@@ -207,7 +208,16 @@ fn parse_replication_port(
     }
 }
 
-fn parse_gated_ports(numbers: &[u32], others: [Option<u16>; 2], violations: &mut Violations) -> Vec<u16> {
+fn parse_gated_ports(
+    numbers: &[u32],
+    others: [Option<u16>; 2],
+    allow_unfiltered: bool,
+    violations: &mut Violations,
+) -> Vec<u16> {
+    if allow_unfiltered && !numbers.is_empty() {
+        violations.add("gated_ports", "need nodes that filter; leave out these or `allow_unfiltered`");
+        return Vec::new();
+    }
     if numbers.len() > MAX_GATED_PORTS {
         let message = format!("names {} ports; at most {MAX_GATED_PORTS} are allowed", numbers.len());
         violations.add("gated_ports", message);
@@ -333,6 +343,7 @@ mod tests {
             refused(|it| (it.replication_port, it.allow_unfiltered) = (15_432, true)),
             ["replication_port"]
         );
+        assert_eq!(refused(|it| (it.gated_ports, it.allow_unfiltered) = (vec![6432], true)), ["gated_ports"]);
         assert_eq!(refused(|it| it.gated_ports = vec![6432, 22]), ["gated_ports[1]"]);
         assert_eq!(refused(|it| it.gated_ports = vec![5432]), ["gated_ports[0]"]);
         assert_eq!(refused(|it| it.gated_ports = vec![15_432]), ["gated_ports[0]"]);
