@@ -12,6 +12,7 @@
 //!                                      ────── AskPromise ──────────►
 //!                                      ◄───── Promise ─────────────  not promoted, not sealed for L
 //!     ───────── Fence ──────────────►  shut, forget, then answer
+//!     ───────── Stop, Confirm ──────►  shut, forget, stop the engine
 //!     ───────── Seal ─────────────────────────────────────────────►  store, cut the receiver, then answer
 //!     ───────── Promote ──────────────────────────────────────────►  store, promote, renew
 //! ```
@@ -27,6 +28,7 @@
 //! | `lease`, `promise`, `seal` | its parts: renewing and losing the lease; promising; being sealed, promoted, told to follow |
 //! | [`reign`] | the coordinator's side of one cluster: grants, lists |
 //! | [`election`] | the order of a failover up to the stored new primary, and the way back |
+//! | [`switchover`] | the stop and the confirmation of a primary that is replaced by plan |
 //! | [`message`] | what they say to each other |
 
 pub mod election;
@@ -40,6 +42,7 @@ mod promise;
 pub mod quorum;
 pub mod reign;
 mod seal;
+pub mod switchover;
 pub mod timing;
 
 pub use election::{Obstacle, Tail};
@@ -50,6 +53,7 @@ pub use message::{Attempt, ToCoordinator, ToMember, ToPeer};
 pub use number::{Numbers, RequestNumber};
 pub use quorum::Need;
 pub use reign::{Decree, Regent, Reign};
+pub use switchover::Stop;
 pub use timing::{Countdown, Profile, Timings};
 
 #[cfg(test)]

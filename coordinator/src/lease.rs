@@ -175,7 +175,10 @@ impl Leases {
                 let leases = self.clone();
                 Some(async move { leases.confirmed(cluster_id, from, term, version).await })
             }
-            ToCoordinator::Fenced { .. } | ToCoordinator::Stopped { .. } | ToCoordinator::Sealed { .. } => {
+            ToCoordinator::Fenced { .. }
+            | ToCoordinator::Stopped { .. }
+            | ToCoordinator::Confirmed { .. }
+            | ToCoordinator::Sealed { .. } => {
                 tracing::debug!(cluster = %cluster_id, %from, "an answer to nothing that was asked");
                 None
             }

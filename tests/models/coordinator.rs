@@ -172,7 +172,7 @@ impl Model {
                 regent.sealed(from, term, tail);
                 None
             }
-            ToCoordinator::Stopped { .. } => None,
+            ToCoordinator::Stopped { .. } | ToCoordinator::Confirmed { .. } => None,
         };
         world.regent = Some(regent);
         self.carry_out(world, decree);

@@ -117,6 +117,7 @@ const fn term_up(message: &ToCoordinator) -> Term {
         | ToCoordinator::ListStored { term, .. }
         | ToCoordinator::Fenced { term, .. }
         | ToCoordinator::Stopped { term, .. }
+        | ToCoordinator::Confirmed { term, .. }
         | ToCoordinator::Sealed { term, .. } => *term,
     }
 }

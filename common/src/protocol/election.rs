@@ -5,7 +5,8 @@
 //!            └──────────────────────────┴─► abandon (store T + 2 for the old one)          from here only a higher term
 //! ```
 //!
-//! Minimal: suspicion, the budget of an async failover, switchover and force are not here yet.
+//! A planned change has the primary stopped before ([`switchover`](super::switchover)). Not here yet: the budget of an async
+//! failover, and force.
 
 use std::time::Duration;
 
@@ -45,6 +46,14 @@ pub enum Obstacle {
     TooFewSeals,
     #[error("none of the sealed members may be promoted and has everything")]
     NoCandidate,
+    #[error("the primary of term {0} is being stopped for a switchover")]
+    Stopping(Term),
+    #[error("the primary has not said where its log ends")]
+    NotStopped,
+    #[error("the primary has not confirmed that it is still stopped")]
+    NotConfirmed,
+    #[error("no sealed member has all of the stopped primary's log")]
+    Behind,
 }
 
 // === impl Regent ===
@@ -64,6 +73,9 @@ impl Regent {
         if self.reign.promotable().is_empty() {
             return Err(Obstacle::NobodyPromotable);
         }
+        if self.stop.is_some_and(|stop| stop.tail.is_none()) {
+            return Err(Obstacle::NotStopped);
+        }
         self.reign.intended = Some(self.reign.term.next());
         self.forget();
         Ok(vec![self.store()])
@@ -73,11 +85,22 @@ impl Regent {
     pub fn orders(&self, replicas: &[NodeId]) -> Vec<Decree> {
         let Reign { term, primary, intended, .. } = self.reign;
         let Some(intended) = intended else {
+            if let Some(stop) = &self.stop {
+                return vec![stop.order(term, primary)];
+            }
             let follow = |&to| Decree::Send { to, message: ToMember::Follow { term, primary } };
             return std::iter::once(self.lead()).chain(replicas.iter().map(follow)).collect();
         };
-        let fence = ToMember::Fence { term, attempt: Attempt(intended.get()) };
-        let fence = (!self.fenced).then_some(Decree::Send { to: primary, message: fence });
+        let fence = match &self.stop {
+            // Only what it says after the last seal counts; until then it is kept at rest.
+            Some(stop) if self.has_enough_seals() => stop.confirmation(term, primary),
+            Some(stop) => stop.order(term, primary),
+            None => {
+                let message = ToMember::Fence { term, attempt: Attempt(intended.get()) };
+                Decree::Send { to: primary, message }
+            }
+        };
+        let fence = (!self.fenced).then_some(fence);
         let open = replicas.iter().filter(|node| !self.seals.contains_key(node));
         let seal = |&to| Decree::Send { to, message: ToMember::Seal { term: intended } };
         fence.into_iter().chain(open.map(seal)).collect()
@@ -106,11 +129,14 @@ impl Regent {
         if self.reign.intended.is_none() {
             return Err(Obstacle::NothingIntended);
         }
-        if !self.lease.is_over() && !self.fenced {
+        if self.stop.is_none() && !self.lease.is_over() && !self.fenced {
             return Err(Obstacle::Lease(self.lease.left()));
         }
-        if !self.reign.lists.iter().all(|list| list.is_sealed_by(self.seals.keys())) {
+        if !self.has_enough_seals() {
             return Err(Obstacle::TooFewSeals);
+        }
+        if self.stop.is_some() && !self.fenced {
+            return Err(Obstacle::NotConfirmed);
         }
         let rank = |node: &NodeId| {
             preference.iter().position(|preferred| preferred == node).unwrap_or(preference.len())
@@ -121,6 +147,9 @@ impl Regent {
                 tail.cmp(other_tail).then_with(|| (rank(other), other).cmp(&(rank(node), node)))
             })
             .ok_or(Obstacle::NoCandidate)?;
+        if self.stop.is_some_and(|stop| stop.tail > Some(*tail)) {
+            return Err(Obstacle::Behind);
+        }
         let quorums = self.reign.lists.iter().filter(|list| list.need != Need::All);
         let has_all = |list: &List| self.seals.iter().all(|(node, other)| !list.has(*node) || other <= tail);
         if quorums.into_iter().all(has_all) { Ok(*chosen) } else { Err(Obstacle::NoCandidate) }
@@ -144,6 +173,7 @@ impl Regent {
         let enforced = need == Need::All;
         self.reign = Reign { term, primary: chosen, intended: None, lists: vec![list], enforced };
         self.forget();
+        self.stop = None;
         // That of the old primary is over; the new one has had none.
         self.lease = Countdown::OVER;
         Ok(vec![self.store(), self.lead()])
@@ -162,7 +192,13 @@ impl Regent {
         self.reign.term = intended.next();
         self.reign.intended = None;
         self.forget();
+        self.stop = None;
         Ok(vec![self.store(), self.lead()])
+    }
+
+    /// Whether so many are sealed that the primary cannot go on without one of them.
+    pub(super) fn has_enough_seals(&self) -> bool {
+        self.reign.lists.iter().all(|list| list.is_sealed_by(self.seals.keys()))
     }
 
     fn forget(&mut self) {

@@ -28,7 +28,8 @@ impl Member {
     /// Both answer to the same number.
     pub(super) fn renew(&mut self, number: RequestNumber, timings: &Timings) -> Vec<Effect> {
         let term = self.record.term;
-        if self.record.standing != Standing::Primary || (self.gate.is_alone() && self.is_lone()) {
+        let needless = self.gate.is_alone() && self.is_lone();
+        if self.record.standing != Standing::Primary || needless || !self.rest.is_over() {
             return Vec::new();
         }
         let timeout = timings.served();
@@ -172,23 +173,25 @@ impl Member {
         effects
     }
 
-    pub(super) fn stop(&mut self, term: Term, attempt: Attempt) -> Vec<Effect> {
+    pub(super) fn stop(&mut self, term: Term, attempt: Attempt, timings: &Timings) -> Vec<Effect> {
         if !self.leads(term) {
             return Vec::new();
         }
         self.halt();
         self.stopped = Some(attempt);
+        self.rest = Countdown::from(timings.silence);
         vec![Effect::Shut, Effect::StopEngineCleanly, Effect::TellStopped { term, attempt }]
     }
 
-    pub(super) fn confirm(&mut self, term: Term, attempt: Attempt) -> Vec<Effect> {
+    pub(super) fn confirm(&mut self, term: Term, attempt: Attempt, timings: &Timings) -> Vec<Effect> {
         if !self.leads(term) {
             return Vec::new();
         }
         self.gate.shut();
         let mut effects = vec![Effect::Shut];
         if self.stopped == Some(attempt) {
-            effects.push(Effect::TellStopped { term, attempt });
+            self.rest = Countdown::from(timings.silence);
+            effects.push(Effect::Tell(ToCoordinator::Confirmed { term, attempt }));
         }
         effects
     }

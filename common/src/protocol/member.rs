@@ -62,6 +62,8 @@ pub struct Member {
     pub(super) enforced: Option<Version>,
     /// The attempt for which the engine was stopped, and has been ever since.
     pub(super) stopped: Option<Attempt>,
+    /// While it is being stopped it asks for nothing: else it would start again by promises under the coordinator's hands.
+    pub(super) rest: Countdown,
 }
 
 /// What happens to a member.
@@ -169,6 +171,7 @@ impl Member {
             ready: false,
             enforced: None,
             stopped: None,
+            rest: Countdown::OVER,
         }
     }
 
@@ -183,7 +186,7 @@ impl Member {
     /// So much time went by. To be told before every event.
     pub fn pass(&mut self, elapsed: Duration) {
         self.gate.pass(elapsed);
-        for countdown in [&mut self.promise, &mut self.heard, &mut self.patience] {
+        for countdown in [&mut self.promise, &mut self.heard, &mut self.patience, &mut self.rest] {
             countdown.pass(elapsed);
         }
     }
@@ -226,12 +229,17 @@ impl Member {
         match message {
             ToMember::Granted { number, term, list } => self.granted(number, term, list, timings),
             ToMember::Fence { term, attempt } => self.fence(term, attempt),
-            ToMember::Stop { term, attempt } => self.stop(term, attempt),
-            ToMember::Confirm { term, attempt } => self.confirm(term, attempt),
+            ToMember::Stop { term, attempt } => self.stop(term, attempt, timings),
+            ToMember::Confirm { term, attempt } => self.confirm(term, attempt, timings),
             ToMember::Seal { term } => self.seal(term),
             ToMember::Promote { term, list } => self.promote(term, list, timings),
             ToMember::Follow { term, primary } => self.follow(term, primary),
         }
+    }
+
+    /// Whether it was stopped for this attempt of its own term, and has been ever since.
+    pub fn is_stopped_for(&self, term: Term, attempt: Attempt) -> bool {
+        self.leads(term) && self.stopped == Some(attempt)
     }
 
     /// Whether it is primary in exactly this term.

@@ -12,7 +12,7 @@ use crate::id::NodeId;
 use crate::term::Term;
 
 /// Which of the coordinator's attempts a fence, stop or confirmation belongs to, so that the word given to one never counts for
-/// another.
+/// another. No two stops bear the same; a fence bears the intended term.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(transparent)]
 pub struct Attempt(pub u64);
@@ -28,6 +28,8 @@ pub enum ToCoordinator {
     Fenced { term: Term, attempt: Attempt },
     /// The engine is stopped, its log ends there, and no request is in hand.
     Stopped { term: Term, attempt: Attempt, tail: Tail },
+    /// It has been stopped ever since it was for this attempt, and no request is in hand.
+    Confirmed { term: Term, attempt: Attempt },
     /// It receives nothing of a lower term any more; its log ends there.
     Sealed { term: Term, tail: Tail },
 }

@@ -13,6 +13,7 @@ use super::membership::{List, Version};
 use super::message::ToMember;
 use super::number::RequestNumber;
 use super::quorum::Need;
+use super::switchover::Stop;
 use super::timing::{Countdown, Timings};
 use crate::id::NodeId;
 use crate::term::Term;
@@ -39,8 +40,10 @@ pub struct Regent {
     pub lease: Countdown,
     /// Which members are sealed at the intended term, and where their logs end.
     pub seals: BTreeMap<NodeId, Tail>,
-    /// The primary has said that it is fenced, for this failover.
+    /// The primary has said that it is fenced, or still stopped, for this change of primary.
     pub fenced: bool,
+    /// The primary's stop, as this run of the coordinator has asked for it.
+    pub stop: Option<Stop>,
 }
 
 /// What the coordinator is to do, in this order.
@@ -99,7 +102,7 @@ impl Regent {
     /// A starting coordinator's: any lease may have been granted just before.
     pub fn started(reign: Reign, timings: &Timings) -> Self {
         let lease = Countdown::from(timings.remembered());
-        Self { reign, lease, seals: BTreeMap::new(), fenced: false }
+        Self { reign, lease, seals: BTreeMap::new(), fenced: false, stop: None }
     }
 
     /// So much time went by. To be told before every other call.
@@ -117,7 +120,7 @@ impl Regent {
         timings: &Timings,
     ) -> Option<Decree> {
         let Reign { term: ours, primary, intended, .. } = &self.reign;
-        if from != *primary || term != *ours || intended.is_some() {
+        if from != *primary || term != *ours || intended.is_some() || self.stop.is_some() {
             return None;
         }
         self.lease = Countdown::from(timings.remembered());
@@ -137,6 +140,9 @@ impl Regent {
     ) -> Result<Vec<Decree>, Obstacle> {
         if let Some(intended) = self.reign.intended {
             return Err(Obstacle::UnderWay(intended));
+        }
+        if self.stop.is_some() {
+            return Err(Obstacle::Stopping(self.reign.term));
         }
         let list = List::new(self.reign.newest().version.next(), members, need);
         self.reign.lists.push(list);

@@ -53,7 +53,7 @@ impl Member {
             self.running = true;
             self.patience = Countdown::from(timings.served());
         }
-        self.heard = Countdown::OVER;
+        (self.heard, self.rest) = (Countdown::OVER, Countdown::OVER);
         self.enforced = None;
         self.record = Record::primary(term, list.clone());
         let engine = if stays { Effect::Enforce { list } } else { Effect::Lead { list } };

@@ -12,6 +12,7 @@ use crate::term::Term;
 mod effects;
 mod failover;
 mod members;
+mod switchover;
 
 pub(super) fn node(number: u128) -> NodeId {
     NodeId::from_uuid(Uuid::from_u128(number))

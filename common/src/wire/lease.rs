@@ -31,6 +31,9 @@ impl From<&Leased<ToCoordinator>> for proto::ExchangeRequest {
                 attempt: *attempt,
                 tail: Some((*tail).into()),
             }),
+            ToCoordinator::Confirmed { term, attempt: Attempt(attempt) } => {
+                Up::Confirmed(proto::Confirmed { term: term.get(), attempt: *attempt })
+            }
             ToCoordinator::Sealed { term, tail } => {
                 Up::Sealed(proto::Sealed { term: term.get(), tail: Some((*tail).into()) })
             }
@@ -61,6 +64,9 @@ impl TryFrom<proto::ExchangeRequest> for Leased<ToCoordinator> {
                 attempt: attempt(made)?,
                 tail: Field("stopped.tail").message(tail)?,
             },
+            Up::Confirmed(proto::Confirmed { term: given, attempt: made }) => {
+                ToCoordinator::Confirmed { term: term(given)?, attempt: attempt(made)? }
+            }
             Up::Sealed(proto::Sealed { term: given, tail }) => {
                 ToCoordinator::Sealed { term: term(given)?, tail: Field("sealed.tail").message(tail)? }
             }
@@ -275,6 +281,10 @@ mod tests {
                 version: Version::new(version)
             }),
             plain.clone().prop_map(|(term, attempt)| ToCoordinator::Fenced {
+                term: Term::new(term),
+                attempt: Attempt(attempt)
+            }),
+            plain.clone().prop_map(|(term, attempt)| ToCoordinator::Confirmed {
                 term: Term::new(term),
                 attempt: Attempt(attempt)
             }),

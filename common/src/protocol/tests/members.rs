@@ -204,14 +204,18 @@ fn only_an_engine_that_has_stayed_stopped_for_the_attempt_is_confirmed() {
     let mut member = primary(list(1, &[1], Need::All));
     let confirms = |member: &mut Member, attempt| {
         let effects = handle(member, told(ToMember::Confirm { term: TERM, attempt }));
-        effects.contains(&Effect::TellStopped { term: TERM, attempt })
+        effects.contains(&Effect::Tell(ToCoordinator::Confirmed { term: TERM, attempt }))
     };
     assert!(!confirms(&mut member, first));
     handle(&mut member, told(ToMember::Stop { term: TERM, attempt: first }));
     assert!(confirms(&mut member, first));
     assert!(!confirms(&mut member, second));
-    round(&mut member, 0);
-    handle(&mut member, grant(0));
+    assert_eq!(round(&mut member, 0), [], "it is kept at rest");
+    member.pass(timings().silence);
+    assert!(member.is_stopped_for(TERM, first));
+    round(&mut member, 1);
+    handle(&mut member, grant(1));
+    assert!(!member.is_stopped_for(TERM, first));
     assert!(!confirms(&mut member, first), "it was reopened since");
 }
 

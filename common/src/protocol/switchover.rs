@@ -1,0 +1,90 @@
+//! A switchover's first half and its confirmation: the primary is stopped before a term is intended, and asked once more after the
+//! last seal.
+//!
+//! ```text
+//!   halt ─► stopped, its log ends there ─► intend ─► seal the replicas ─► confirmed: still stopped ─► choose ─► succeed
+//!     └──────────┴─► resume (it is granted its lease again)   └───────────────┴─► abandon
+//! ```
+//!
+//! What is asked and answered is remembered by one run of the coordinator alone: a later run waits for the lease, as in a
+//! failover, or abandons.
+
+use super::election::{Obstacle, Tail};
+use super::message::{Attempt, ToMember};
+use super::reign::{Decree, Regent, Reign};
+use crate::id::NodeId;
+use crate::term::Term;
+
+/// The primary's stop.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct Stop {
+    pub attempt: Attempt,
+    /// Where its log ends, once it has said so.
+    pub tail: Option<Tail>,
+}
+
+// === impl Stop ===
+
+impl Stop {
+    pub(super) fn order(&self, term: Term, primary: NodeId) -> Decree {
+        Decree::Send { to: primary, message: ToMember::Stop { term, attempt: self.attempt } }
+    }
+
+    pub(super) fn confirmation(&self, term: Term, primary: NodeId) -> Decree {
+        Decree::Send { to: primary, message: ToMember::Confirm { term, attempt: self.attempt } }
+    }
+}
+
+// === impl Regent ===
+
+impl Regent {
+    /// Asks the primary to stop cleanly, under a number that was never used. From here on it is granted no lease.
+    ///
+    /// # Errors
+    /// [`Obstacle::UnderWay`], [`Obstacle::Stopping`], [`Obstacle::NotEnforced`], [`Obstacle::NobodyPromotable`]; nothing was
+    /// changed.
+    pub fn halt(&mut self, attempt: Attempt) -> Result<Vec<Decree>, Obstacle> {
+        let reign = &self.reign;
+        if let Some(intended) = reign.intended {
+            return Err(Obstacle::UnderWay(intended));
+        }
+        if self.stop.is_some() {
+            return Err(Obstacle::Stopping(reign.term));
+        }
+        if !reign.enforced {
+            return Err(Obstacle::NotEnforced(reign.term));
+        }
+        if reign.promotable().is_empty() {
+            return Err(Obstacle::NobodyPromotable);
+        }
+        let stop = Stop { attempt, tail: None };
+        self.stop = Some(stop);
+        Ok(vec![stop.order(reign.term, reign.primary)])
+    }
+
+    /// The primary has stopped for this attempt, and its log ends there.
+    pub fn stopped(&mut self, from: NodeId, term: Term, attempt: Attempt, tail: Tail) {
+        let Reign { primary, term: ours, intended, .. } = &self.reign;
+        let counts = from == *primary && term == *ours && intended.is_none();
+        if let Some(stop) = self.stop.as_mut().filter(|stop| counts && stop.attempt == attempt) {
+            stop.tail = Some(tail);
+        }
+    }
+
+    /// The primary is still stopped, as it was for this attempt. It is asked after the last seal.
+    pub fn confirmed(&mut self, from: NodeId, term: Term, attempt: Attempt) {
+        let asked = self.reign.intended.is_some()
+            && self.has_enough_seals()
+            && self.stop.is_some_and(|stop| stop.attempt == attempt);
+        if asked && from == self.reign.primary && term == self.reign.term {
+            self.fenced = true;
+        }
+    }
+
+    /// The way back before a term is intended: the primary is granted its lease again, and starts.
+    pub fn resume(&mut self) {
+        if self.reign.intended.is_none() {
+            self.stop = None;
+        }
+    }
+}
