@@ -410,11 +410,15 @@ fn term_of(command: &Command) -> Result<Term, Box<Failure>> {
         Payload::CloneMember(clone) => &clone.member,
         Payload::CheckMember(_) | Payload::InstallEngine(_) => return Ok(command.term),
         // Without a term there would be nothing to hold it to, not even on a node whose own record is lost.
-        Payload::DestroyMember(_) | Payload::SetPassword(_) if command.term == Term::NONE => {
+        Payload::DestroyMember(_) | Payload::SetPassword(_) | Payload::CheckpointMember(_)
+            if command.term == Term::NONE =>
+        {
             let message = format!("is 0: {} needs the cluster's term", command.payload.kind());
             return Err(Box::new(Failure::invalid_field("term", message)));
         }
-        Payload::DestroyMember(_) | Payload::SetPassword(_) => return Ok(command.term),
+        Payload::DestroyMember(_) | Payload::SetPassword(_) | Payload::CheckpointMember(_) => {
+            return Ok(command.term);
+        }
     };
     if command.term == member.term {
         Ok(member.term)

@@ -2,7 +2,7 @@
 //!
 //! A driver knows how to check and install its packages, to make, copy, start, stop, configure, observe and destroy
 //! members. It knows nothing of the coordinator, of leases or of gRPC, and does not decide: what should be done comes as
-//! a command or out of [`crate::converge`]. (Promote, follow and rewind come with the roles.)
+//! a command, out of [`crate::converge`] or of [`crate::lease`]. (Rewinding comes with the return of old primaries.)
 //!
 //! ```text
 //!             initialise │ copy_from                   start              observe: Starting → Running
@@ -37,8 +37,10 @@ use holdfast_common::id::{ClusterId, CommandId};
 use holdfast_common::name::ClusterName;
 use holdfast_common::position::Position;
 use holdfast_common::report::{EngineState, Follower};
+use holdfast_common::protocol::Tail;
 use holdfast_common::role::Role;
 use holdfast_common::telemetry::EngineOffer;
+use holdfast_common::term::Term;
 use jiff::Timestamp;
 use tokio_util::sync::CancellationToken;
 
@@ -109,6 +111,31 @@ pub trait Engine: fmt::Debug + Send + Sync {
     /// The same at once, without waiting for sessions or a checkpoint: the next start recovers. May be called whatever else
     /// is being done to the member.
     fn halt(&self, cluster: ClusterId) -> Deed<'_, ()>;
+
+    /// Writes out what a running member has in memory, so that a stop that follows is short.
+    fn checkpoint(&self, cluster: ClusterId) -> Deed<'_, ()>;
+
+    /// Stops a primary in such a way that whoever receives from it has all of its log, and says where that ends. Of one that was
+    /// stopped so before it says it again.
+    ///
+    /// # Errors
+    /// Where the log does not end cleanly.
+    fn rest(&self, cluster: ClusterId) -> Deed<'_, Tail>;
+
+    /// Has a running replica receive from nobody any more, not after a restart either, until it leads or follows; and says
+    /// where its log ends, of which all is replayed.
+    fn seal(&self, cluster: ClusterId) -> Deed<'_, Tail>;
+
+    /// Makes a running member primary of the assignment's term, which is written into its data, and ready to be followed. Safe to
+    /// repeat.
+    fn lead<'a>(&'a self, member: &'a MemberAssignment) -> Deed<'a, ()>;
+
+    /// Makes a member a replica of the assignment's upstream: one that was sealed, or a primary that is stopped.
+    ///
+    /// # Errors
+    /// `PRECONDITION_FAILED` (`log_is_a_prefix`) where a former primary's log is not known to be all in the upstream's. Nothing
+    /// has changed then.
+    fn follow<'a>(&'a self, member: &'a MemberAssignment) -> Deed<'a, ()>;
 }
 
 /// What a deed at work may use: who ordered it, where to tell progress, and whether it is still wanted.
@@ -143,6 +170,10 @@ pub struct Observation {
     pub role: Option<Role>,
     /// The role in which the data would start.
     pub data_role: Option<Role>,
+    /// Of a running primary: the newest term that is written in its data.
+    pub term: Option<Term>,
+    /// It is to receive from nobody.
+    pub sealed: bool,
     pub position: Option<Position>,
     pub replayed: Option<Position>,
     pub lag_seconds: Option<f64>,
@@ -250,6 +281,8 @@ impl Observation {
             state,
             role: None,
             data_role: None,
+            term: None,
+            sealed: false,
             position: None,
             replayed: None,
             lag_seconds: None,

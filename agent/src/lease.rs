@@ -35,8 +35,9 @@ use holdfast_common::assignment::Assignment;
 use holdfast_common::clock::Clock;
 use holdfast_common::id::{ClusterId, NodeId};
 use holdfast_common::link::{AskPromise, Leased, Promised};
-use holdfast_common::protocol::{Record, ToMember};
+use holdfast_common::protocol::{Attempt, Record, Standing, Tail, ToMember};
 use holdfast_common::report::{LeaseReport, NodeReport};
+use holdfast_common::term::Term;
 use tokio::sync::{mpsc, oneshot, watch};
 
 use crate::engine;
@@ -54,6 +55,19 @@ const INPUTS: usize = 256;
 /// Ends an engine at once.
 pub type Halt = Arc<dyn Fn(ClusterId) -> BoxFuture<'static, Result<(), engine::Error>> + Send + Sync>;
 
+/// Does something to an engine, and says where its log ends then.
+pub type Cut = Arc<dyn Fn(ClusterId) -> BoxFuture<'static, Result<Tail, engine::Error>> + Send + Sync>;
+
+/// What the thread has others do to engines.
+#[derive(Clone)]
+pub struct Deeds {
+    pub halt: Halt,
+    /// Stops a primary for another to take over.
+    pub rest: Cut,
+    /// Has a replica receive from nobody any more.
+    pub seal: Cut,
+}
+
 /// What the driver uses.
 #[derive(Clone)]
 pub struct Means {
@@ -65,7 +79,7 @@ pub struct Means {
     pub kernel: Kernel,
     pub files: Files,
     pub state: PathBuf,
-    pub halt: Halt,
+    pub deeds: Deeds,
     pub contact: Contact,
     /// Whether there is a session with the coordinator.
     pub session: watch::Receiver<link::Status>,
@@ -88,6 +102,10 @@ pub enum Input {
     Loaded { cluster: ClusterId, found: records::Found },
     /// This record is on the disk.
     Stored { cluster: ClusterId, record: Record },
+    /// A primary is stopped for another to take over, and its log ends there.
+    Rested { cluster: ClusterId, term: Term, attempt: Attempt, tail: Tail },
+    /// A replica receives from nobody any more, and its log ends there.
+    Cut { cluster: ClusterId, term: Term, tail: Tail },
     /// Other agents do not reach this one.
     Unreachable { why: String },
 }
@@ -102,6 +120,8 @@ pub struct Status {
 /// How one stands.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Held {
+    /// What it is, and in which term.
+    pub standing: (Term, Standing),
     /// Whether the engine may run as primary.
     pub serve: Serve,
     /// Of a primary.
@@ -114,6 +134,8 @@ pub enum Serve {
     May,
     /// Not without a new lease: it is stopped.
     MustNot,
+    /// It is being stopped for another to take over, or was: neither started nor ended.
+    Rests,
 }
 
 /// Reads the newest status. Cheap to clone.
@@ -163,6 +185,12 @@ impl Status {
     /// Whether the engine of this cluster may run as primary; `None`: not known yet.
     pub fn serve(&self, cluster: ClusterId) -> Option<Serve> {
         self.members.get(&cluster).map(|held| held.serve)
+    }
+}
+
+impl std::fmt::Debug for Deeds {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Deeds").finish_non_exhaustive()
     }
 }
 

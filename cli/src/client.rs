@@ -105,6 +105,7 @@ calls! {
         get_cluster(GetClusterRequest) -> GetClusterResponse;
         delete_cluster(DeleteClusterRequest) -> DeleteClusterResponse;
         add_member(AddMemberRequest) -> AddMemberResponse;
+        promote_member(PromoteMemberRequest) -> PromoteMemberResponse;
         remove_member(RemoveMemberRequest) -> RemoveMemberResponse;
         get_connection(GetConnectionRequest) -> GetConnectionResponse;
         reset_password(ResetPasswordRequest) -> ResetPasswordResponse;

@@ -49,6 +49,8 @@ pub enum Payload {
     DestroyMember(DestroyMember),
     /// Gives a database user another password. Before: the member runs as primary.
     SetPassword(SetPassword),
+    /// Has the engine write out what it has in memory. Before: the member runs.
+    CheckpointMember(CheckpointMember),
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -95,6 +97,11 @@ pub struct SetPassword {
     pub cluster_id: ClusterId,
     pub user: DatabaseName,
     pub password: Verifier,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct CheckpointMember {
+    pub cluster_id: ClusterId,
 }
 
 /// Name of a database or of a database user: 1–63 characters of a–z, 0–9 and `_`, the first a letter.
@@ -149,6 +156,7 @@ pub enum Success {
         removed: bool,
     },
     SetPassword,
+    CheckpointMember,
 }
 
 /// What [`CheckMember`] found.
@@ -186,6 +194,7 @@ impl Payload {
             Self::CloneMember(_) => "clone_member",
             Self::DestroyMember(_) => "destroy_member",
             Self::SetPassword(_) => "set_password",
+            Self::CheckpointMember(_) => "checkpoint_member",
         }
     }
 
@@ -198,6 +207,7 @@ impl Payload {
             Self::CloneMember(clone) => Some(clone.member.cluster_id),
             Self::DestroyMember(destroy) => Some(destroy.cluster_id),
             Self::SetPassword(set) => Some(set.cluster_id),
+            Self::CheckpointMember(checkpoint) => Some(checkpoint.cluster_id),
         }
     }
 }

@@ -41,6 +41,11 @@ pub use token::{AccessToken, JoinToken, SecretHash, TokenSecret};
 
 use aws_lc_rs::rand;
 
+/// A random number that nobody can guess or meet again.
+pub fn random_number() -> u64 {
+    u64::from_ne_bytes(random_bytes())
+}
+
 /// `N` random bytes from the operating system's generator.
 pub(crate) fn random_bytes<const N: usize>() -> [u8; N] {
     let mut bytes = [0; N];

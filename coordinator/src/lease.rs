@@ -6,9 +6,10 @@
 //!            ── list stored ► hear ──┐
 //!  reconcile/leases ──► declare ─────┴─► Regent ──► stored ──► told, and told again until it is confirmed
 //! ```
-//! What must be told is stored before. Nothing here decides what is safe, who should be a member, or to fail over.
+//! A change of primary is asked for step by step (`succession`). What must be told is stored before. Nothing here decides what is safe, who should be a member, or to fail over.
 
 mod outlook;
+mod succession;
 
 pub use outlook::{Obstacle, Outlook, outlook};
 
@@ -18,16 +19,18 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use holdfast_common::clock::{Boottime, Clock};
-use holdfast_common::error::Chain;
+use holdfast_common::error::{Chain, Classify, Reason, Retry};
 use holdfast_common::id::{ClusterId, NodeId};
 use holdfast_common::link::Leased;
 use holdfast_common::protocol::{
-    Decree, List, Need, Profile, Regent, Reign, Timings, ToCoordinator, ToMember, Version,
+    self, Decree, List, Need, Profile, Regent, Reign, Timings, ToCoordinator, ToMember, Version,
 };
 use holdfast_common::term::Term;
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, watch};
 
+use crate::cluster::{Cluster, MemberPhase};
 use crate::directory::{self, Directory, put};
+use crate::procedures::records::Writes;
 use crate::store::{self, Compare, Key, Op, Revision, Txn};
 
 /// Prefix of the reigns.
@@ -48,6 +51,8 @@ struct Shared {
     seats: Mutex<BTreeMap<ClusterId, Seat>>,
     streams: Mutex<BTreeMap<NodeId, Stream>>,
     next: AtomicU64,
+    /// Counts what nodes have answered.
+    answers: watch::Sender<u64>,
     /// One change at a time, from the rule to the store.
     change: tokio::sync::Mutex<()>,
 }
@@ -57,6 +62,8 @@ struct Shared {
 struct Seat {
     regent: Regent,
     timings: Timings,
+    /// The members beside the primary.
+    replicas: Vec<NodeId>,
     /// Until when its time was counted.
     at: Boottime,
     /// Of the stored reign.
@@ -77,6 +84,8 @@ pub struct Led {
     pub cluster: ClusterId,
     pub term: Term,
     pub primary: NodeId,
+    /// The active members beside it.
+    pub replicas: Vec<NodeId>,
     pub profile: Profile,
 }
 
@@ -107,11 +116,32 @@ pub enum Error {
     Store(#[from] store::Error),
     #[error("somebody else has changed who may be promoted in cluster {0}")]
     Contended(ClusterId),
+    #[error("cluster {0} has no primary whose lease is kept")]
+    NoPrimary(ClusterId),
+    /// The protocol does not allow it now.
+    #[error(transparent)]
+    Obstacle(#[from] protocol::Obstacle),
 }
 
 /// Where a cluster's reign is stored.
 pub fn reign_key(cluster: ClusterId) -> Key {
     Key::from(format!("{REIGNS}{cluster}"))
+}
+
+// === impl Led ===
+
+impl Led {
+    /// None where the cluster has no primary.
+    pub fn of(cluster: &Cluster) -> Option<Self> {
+        let active = cluster.replicas().filter(|member| member.phase == MemberPhase::Active);
+        Some(Self {
+            cluster: cluster.id,
+            term: cluster.term,
+            primary: cluster.primary?,
+            replicas: active.map(|member| member.node_id).collect(),
+            profile: cluster.lease_profile,
+        })
+    }
 }
 
 // === impl Leases ===
@@ -125,6 +155,7 @@ impl Leases {
                 seats: Mutex::default(),
                 streams: Mutex::default(),
                 next: AtomicU64::new(0),
+                answers: watch::Sender::new(0),
                 change: tokio::sync::Mutex::default(),
             }),
         }
@@ -175,21 +206,34 @@ impl Leases {
                 let leases = self.clone();
                 Some(async move { leases.confirmed(cluster_id, from, term, version).await })
             }
-            ToCoordinator::Fenced { .. }
-            | ToCoordinator::Stopped { .. }
-            | ToCoordinator::Confirmed { .. }
-            | ToCoordinator::Sealed { .. } => {
-                tracing::debug!(cluster = %cluster_id, %from, "an answer to nothing that was asked");
-                None
+            ToCoordinator::Fenced { term, attempt } => {
+                self.answered(cluster_id, |regent| regent.fenced(from, term, attempt))
+            }
+            ToCoordinator::Stopped { term, attempt, tail } => {
+                self.answered(cluster_id, |regent| regent.stopped(from, term, attempt, tail))
+            }
+            ToCoordinator::Confirmed { term, attempt } => {
+                self.answered(cluster_id, |regent| regent.confirmed(from, term, attempt))
+            }
+            ToCoordinator::Sealed { term, tail } => {
+                self.answered(cluster_id, |regent| regent.sealed(from, term, tail))
             }
         }
     }
 
+    /// Takes note of an answer, says what follows from it, and wakes whoever waits for it.
+    fn answered<T>(&self, cluster: ClusterId, note: impl FnOnce(&mut Regent)) -> Option<T> {
+        self.with(cluster, |seat, _| note(&mut seat.regent));
+        self.press(cluster);
+        self.shared.answers.send_modify(|count| *count = count.wrapping_add(1));
+        None
+    }
+
     async fn confirmed(&self, cluster: ClusterId, from: NodeId, term: Term, version: Version) {
         let rule = |regent: &mut Regent, timings: &Timings| {
-            regent.list_stored(from, term, version, timings).into_iter().collect()
+            Ok(regent.list_stored(from, term, version, timings).into_iter().collect())
         };
-        if let Err(error) = self.change(cluster, rule).await {
+        if let Err(error) = self.change(cluster, rule, Writes::default()).await {
             tracing::warn!(%cluster, error = %Chain(&error), "a confirmed list is not recorded; it is confirmed again");
         }
     }
@@ -211,15 +255,23 @@ impl Leases {
     /// # Errors
     /// Those of the store.
     pub async fn declare(&self, cluster: ClusterId, members: &[NodeId], need: Need) -> Result<(), Error> {
-        self.change(cluster, |regent, _| {
-            let newest = regent.reign.newest();
-            let asked = List::new(newest.version, members.iter().copied(), need);
-            if *newest == asked {
-                return Vec::new();
-            }
-            regent.declare(members.iter().copied(), need).unwrap_or_default()
-        })
-        .await
+        // While a primary is being changed no list is: it is declared afterwards.
+        let rule = |regent: &mut Regent, _: &Timings| Ok(declared(regent, members, need).unwrap_or_default());
+        self.change(cluster, rule, Writes::default()).await
+    }
+
+    /// The same, together with these writes: none without the other.
+    ///
+    /// # Errors
+    /// [`Error::Obstacle`] where no list may change now; those of the store.
+    pub async fn declare_with(
+        &self,
+        cluster: ClusterId,
+        members: &[NodeId],
+        need: Need,
+        writes: Writes,
+    ) -> Result<(), Error> {
+        self.change(cluster, |regent, _| declared(regent, members, need), writes).await
     }
 
     /// Says again what a primary has not confirmed. `knows` is the version that it reports as stored.
@@ -239,6 +291,8 @@ impl Leases {
         for (cluster, decree) in open {
             self.send(cluster, decree);
         }
+        let changing: Vec<ClusterId> = self.seats().keys().copied().collect();
+        changing.into_iter().for_each(|cluster| self.press(cluster));
     }
 
     pub fn view(&self, cluster: ClusterId) -> Option<View> {
@@ -252,11 +306,16 @@ impl Leases {
         })
     }
 
-    async fn open_one(&self, led: &Led) -> Result<(), Error> {
-        let Led { cluster, term, primary, profile } = led;
+    /// The same of one, and the others stay as they are.
+    ///
+    /// # Errors
+    /// Those of the store.
+    pub async fn open_one(&self, led: &Led) -> Result<(), Error> {
+        let Led { cluster, term, primary, replicas, profile } = led;
         let timings = profile.timings();
         if let Some(seat) = self.seats().get_mut(cluster) {
             seat.timings = timings;
+            seat.replicas.clone_from(replicas);
             return Ok(());
         }
         let _one_at_a_time = self.shared.change.lock().await;
@@ -277,45 +336,61 @@ impl Leases {
         let regent = Regent::started(reign, &timings);
         let order = order_of(&regent);
         let at = self.shared.clock.boottime();
-        self.seats().insert(*cluster, Seat { regent, timings, at, revision, granted: None });
+        let replicas = replicas.clone();
+        self.seats().insert(*cluster, Seat { regent, timings, replicas, at, revision, granted: None });
         if let Some(order) = order {
             self.send(*cluster, order);
         }
         Ok(())
     }
 
-    /// Asks the rule, stores what it says, and only then believes it and tells it.
+    /// Asks the rule, stores what it says together with these writes, and only then believes it and tells it.
     async fn change(
         &self,
         cluster: ClusterId,
-        rule: impl FnOnce(&mut Regent, &Timings) -> Vec<Decree>,
+        rule: impl FnOnce(&mut Regent, &Timings) -> Result<Vec<Decree>, protocol::Obstacle>,
+        writes: Writes,
     ) -> Result<(), Error> {
         let _one_at_a_time = self.shared.change.lock().await;
-        let Some((mut regent, timings, revision)) =
-            self.with(cluster, |seat, _| (seat.regent.clone(), seat.timings, seat.revision))
-        else {
+        let seat = self.with(cluster, |seat, _| (seat.regent.clone(), seat.timings, seat.revision));
+        let Some((mut regent, timings, revision)) = seat else { return Err(Error::NoPrimary(cluster)) };
+        let before = regent.reign.clone();
+        let decrees = rule(&mut regent, &timings)?;
+        if decrees.is_empty() && writes.ops.is_empty() {
             return Ok(());
-        };
-        for decree in rule(&mut regent, &timings) {
-            match decree {
-                Decree::Store(reign) => {
-                    let key = reign_key(cluster);
-                    let txn = Txn::new().when(Compare::unchanged(&key, revision)).then(put(&key, &reign)?);
-                    let outcome = self.shared.directory.store().txn(txn).await?;
-                    if !outcome.succeeded {
-                        // It is read anew.
-                        self.seats().remove(&cluster);
-                        return Err(Error::Contended(cluster));
-                    }
-                    self.with(cluster, |seat, _| {
-                        // A lease that was granted meanwhile counts too.
-                        seat.regent.lease = seat.regent.lease.max(regent.lease);
-                        seat.regent.reign = reign;
-                        seat.revision = outcome.revision;
-                    });
+        }
+        let mut txn = Txn::new();
+        if regent.reign != before {
+            let key = reign_key(cluster);
+            txn = txn.when(Compare::unchanged(&key, revision)).then(put(&key, &regent.reign)?);
+        }
+        let Writes { compares, ops } = writes;
+        let alone = compares.is_empty();
+        let stores = regent.reign != before || !ops.is_empty();
+        txn = ops.into_iter().fold(compares.into_iter().fold(txn, Txn::when), Txn::then);
+        let revision = if stores {
+            let outcome = self.shared.directory.store().txn(txn).await?;
+            if !outcome.succeeded {
+                if alone {
+                    // It is read anew.
+                    self.seats().remove(&cluster);
                 }
-                send @ Decree::Send { .. } => self.send(cluster, send),
+                return Err(Error::Contended(cluster));
             }
+            if regent.reign == before { revision } else { outcome.revision }
+        } else {
+            revision
+        };
+        self.with(cluster, |seat, _| {
+            // A lease that was granted meanwhile counts too; of another primary there was none.
+            if regent.reign.primary == before.primary {
+                regent.lease = regent.lease.max(seat.regent.lease);
+            }
+            seat.regent = regent;
+            seat.revision = revision;
+        });
+        for decree in decrees {
+            self.send(cluster, decree);
         }
         Ok(())
     }
@@ -349,9 +424,38 @@ impl Leases {
     }
 }
 
+/// The newest list as asked for; nothing where it is so already.
+fn declared(regent: &mut Regent, members: &[NodeId], need: Need) -> Result<Vec<Decree>, protocol::Obstacle> {
+    let newest = regent.reign.newest();
+    if *newest == List::new(newest.version, members.iter().copied(), need) {
+        return Ok(Vec::new());
+    }
+    regent.declare(members.iter().copied(), need)
+}
+
 /// What the primary is to know now.
 fn order_of(regent: &Regent) -> Option<Decree> {
     regent.orders(&[]).into_iter().next()
+}
+
+impl Classify for Error {
+    fn reason(&self) -> Reason {
+        match self {
+            Self::Directory(error) => error.reason(),
+            Self::Store(error) => error.reason(),
+            Self::Contended(_) => Reason::VersionConflict,
+            Self::NoPrimary(_) | Self::Obstacle(_) => Reason::PreconditionFailed,
+        }
+    }
+
+    fn retry(&self) -> Retry {
+        match self {
+            Self::Directory(error) => error.retry(),
+            Self::Store(error) => error.retry(),
+            Self::Contended(_) | Self::NoPrimary(_) => Retry::Later(None),
+            Self::Obstacle(_) => Retry::Never,
+        }
+    }
 }
 
 /// Forgets the reign together with its cluster.

@@ -9,6 +9,7 @@
 //! | `create_cluster` | [`create`] | removes what was made, then the record |
 //! | `add_member` | [`add_member`] | the same for one member |
 //! | `remove_member` | [`remove_member`] | none: goes on |
+//! | `promote_member` | [`promote`]: another member becomes primary, by plan | before the new one is stored: the old one serves again |
 //! | `delete_cluster` | [`delete`] | none: goes on |
 //! | `clean_node` | [`clean`]: removes what a forced removal left on a node that was away | none: goes on |
 
@@ -17,7 +18,9 @@ pub mod add_member;
 pub mod clean;
 pub mod create;
 pub mod delete;
+mod elect;
 pub mod nodes;
+pub mod promote;
 pub mod records;
 pub mod remove_member;
 pub mod requests;
@@ -33,6 +36,7 @@ use holdfast_common::name::ClusterName;
 use serde::{Deserialize, Serialize};
 
 use crate::event;
+use crate::lease::Leases;
 use crate::operation::procedure::{Context, Error, Limits, Next, Procedure, StepLabel};
 
 pub use nodes::Nodes;
@@ -44,6 +48,7 @@ pub struct Means {
     pub records: Records,
     pub nodes: Arc<dyn Nodes>,
     pub events: event::Handle,
+    pub leases: Leases,
     pub clock: Clock,
     /// Of this coordinator; on every command, so that nodes can tell an older one.
     pub coordinator_generation: holdfast_common::generation::Generation,
@@ -109,6 +114,7 @@ procedures! {
     CreateCluster(create::Create),
     AddMember(add_member::AddMember),
     RemoveMember(remove_member::RemoveMember),
+    PromoteMember(promote::Promote),
     DeleteCluster(delete::Delete),
     CleanNode(clean::Clean),
 }

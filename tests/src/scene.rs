@@ -239,7 +239,12 @@ impl Scene {
         Ok(())
     }
 
-    fn all_acknowledged(&self) -> anyhow::Result<Vec<Write>> {
+    /// All that was acknowledged to the present writers.
+    ///
+    /// # Errors
+    ///
+    /// When their logs cannot be read.
+    pub fn all_acknowledged(&self) -> anyhow::Result<Vec<Write>> {
         let all: anyhow::Result<Vec<_>> = self.writers.iter().map(Writer::acknowledged).collect();
         Ok(all?.concat())
     }

@@ -10,7 +10,7 @@ use super::{state_files, telling};
 use crate::engine::Engines;
 use crate::firewall::Kernel;
 use crate::identity::Identity;
-use crate::lease::{Halt, Means, Service};
+use crate::lease::{Deeds, Means, Service};
 use crate::link::{self, Coordinators};
 use crate::report::{Machine, Node};
 
@@ -51,7 +51,7 @@ impl Leases {
             kernel,
             files: state_files(state),
             state: state.to_owned(),
-            halt: halting(&machine.engines),
+            deeds: deeds(&machine.engines),
             contact,
             session,
             clock: node.clock.clone(),
@@ -66,11 +66,21 @@ impl Leases {
     }
 }
 
-/// Ends engines at once, for leases that are over.
-fn halting(engines: &Engines) -> Halt {
-    let engines = engines.clone();
-    Arc::new(move |cluster| {
-        let engines = engines.clone();
-        Box::pin(async move { engines.halt(cluster).await })
-    })
+/// What the lease thread may have done to engines.
+fn deeds(engines: &Engines) -> Deeds {
+    let (halting, resting, sealing) = (engines.clone(), engines.clone(), engines.clone());
+    Deeds {
+        halt: Arc::new(move |cluster| {
+            let engines = halting.clone();
+            Box::pin(async move { engines.halt(cluster).await })
+        }),
+        rest: Arc::new(move |cluster| {
+            let engines = resting.clone();
+            Box::pin(async move { engines.rest(cluster).await })
+        }),
+        seal: Arc::new(move |cluster| {
+            let engines = sealing.clone();
+            Box::pin(async move { engines.seal(cluster).await })
+        }),
+    }
 }

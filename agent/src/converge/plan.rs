@@ -1,13 +1,15 @@
 //! What must be done to make a member as its assignment says. Pure.
 //!
-//! A plan never makes, replaces or removes data, and never changes a role: those are commands. What it may not mend is a
-//! [`Problem`], told until somebody does.
+//! A plan never makes, replaces or removes data: those are commands. It changes a role only where the lease's record says so of
+//! the same term. What it may not mend is a [`Problem`], told until somebody does.
 
 use std::fmt;
 
 use holdfast_common::assignment::{Exposure, MemberAssignment, Power};
 use holdfast_common::report::EngineState;
+use holdfast_common::protocol::Standing;
 use holdfast_common::role::Role;
+use holdfast_common::term::Term;
 
 use crate::engine::{Drift, Observation};
 use crate::lease::Serve;
@@ -16,7 +18,11 @@ use crate::lease::Serve;
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Step {
     Configure,
+    /// Made a replica of the upstream, where it was a primary or sealed.
+    Follow,
     Start,
+    /// Made primary of the assignment's term.
+    Lead,
     Admit,
     Stop,
     /// At once.
@@ -60,14 +66,31 @@ pub struct Leave {
     pub cover: Cover,
     /// Whether it may run as primary; `None`: not known yet, so that it is left as it is.
     pub serve: Option<Serve>,
+    /// What it is by the lease's record, and in which term.
+    pub standing: Option<(Term, Standing)>,
+}
+
+/// What its role asks for.
+#[derive(Debug, Clone, PartialEq, Eq)]
+enum Turn {
+    Fits,
+    Lead,
+    Follow,
+    Halt,
+    Refused(Problem),
 }
 
 /// Plans for `wanted`; `drift` is `None` where it was not looked at.
 pub fn plan(wanted: &MemberAssignment, observed: &Observation, drift: Option<Drift>, leave: Leave) -> Plan {
-    let Leave { cover, serve } = leave;
+    let Leave { cover, serve, .. } = leave;
     if let Some(problem) = problem(wanted, observed) {
         return Plan { steps: Vec::new(), problem: Some(problem) };
     }
+    let turn = match turn(wanted, observed, leave) {
+        Turn::Refused(problem) => return Plan { steps: Vec::new(), problem: Some(problem) },
+        Turn::Halt => return Plan { steps: vec![Step::Halt], problem: None },
+        turn => turn,
+    };
     let exposed = cover == Cover::Missing && wanted.exposure == Exposure::OnlyFiltered;
     let differs = drift.is_some_and(|drift| drift.configuration);
     let admits = drift.is_some_and(|drift| drift.admission);
@@ -78,11 +101,15 @@ pub fn plan(wanted: &MemberAssignment, observed: &Observation, drift: Option<Dri
         if serve == Some(Serve::MustNot) && runs {
             steps.push(Step::Halt);
         }
-        return Plan { steps, problem: (!runs).then_some(Problem::NoLease) };
+        let rests = serve == Some(Serve::Rests);
+        return Plan { steps, problem: (!runs && !rests).then_some(Problem::NoLease) };
     }
+    steps.extend((turn == Turn::Follow).then_some(Step::Follow));
     match (observed.state, wanted.power) {
         (EngineState::Running, Power::Running) => {
             steps.extend(differs.then_some(Step::Configure));
+            // Not with a configuration by which it would wait for nobody.
+            steps.extend((turn == Turn::Lead && drift.is_some()).then_some(Step::Lead));
             steps.extend(admits.then_some(Step::Admit));
         }
         // Not before its configuration has been looked at: it must not start with an old one.
@@ -124,13 +151,32 @@ fn problem(wanted: &MemberAssignment, observed: &Observation) -> Option<Problem>
         }
         _ => {}
     }
+    None
+}
+
+/// A role changes only if the assignment and the lease's record agree on it, and on the term.
+fn turn(wanted: &MemberAssignment, observed: &Observation, leave: Leave) -> Turn {
     let expected = wanted.role.role();
-    // Without knowing its role nothing is started or configured as the one or the other.
-    match observed.role.or(observed.data_role) {
-        Some(found) if found == expected => None,
-        Some(found) => Some(Problem::OtherRole { expected, found }),
-        None if observed.state == EngineState::Starting => None,
-        None => Some(Problem::Unknown),
+    let is = |standing| leave.standing == Some((wanted.term, standing));
+    let other = |found| Turn::Refused(Problem::OtherRole { expected, found });
+    let runs = matches!(observed.state, EngineState::Running | EngineState::Starting);
+    match (expected, observed.role.or(observed.data_role)) {
+        // Without knowing its role nothing is started or configured as the one or the other.
+        (_, None) if observed.state == EngineState::Starting => Turn::Fits,
+        (_, None) => Turn::Refused(Problem::Unknown),
+        (Role::Primary, Some(Role::Replica)) if !is(Standing::Primary) => other(Role::Replica),
+        (Role::Primary, Some(Role::Replica)) if observed.state == EngineState::Running => Turn::Lead,
+        // It is started as what it is, and led then.
+        (Role::Primary, Some(Role::Replica)) => Turn::Fits,
+        (Role::Primary, Some(Role::Primary)) => {
+            let late = observed.state == EngineState::Running && observed.term < Some(wanted.term);
+            if late && is(Standing::Primary) { Turn::Lead } else { Turn::Fits }
+        }
+        (Role::Replica, Some(Role::Primary)) if !is(Standing::Replica) => other(Role::Primary),
+        (Role::Replica, Some(Role::Primary)) if runs => Turn::Halt,
+        (Role::Replica, Some(Role::Primary)) => Turn::Follow,
+        (Role::Replica, Some(Role::Replica)) if observed.sealed && is(Standing::Replica) => Turn::Follow,
+        (Role::Replica, Some(Role::Replica)) => Turn::Fits,
     }
 }
 
@@ -152,7 +198,7 @@ impl fmt::Display for Problem {
                 )
             }
             Self::OtherRole { expected, found } => {
-                write!(f, "it is a {found} and should be a {expected}; roles are changed by commands only")
+                write!(f, "it is a {found} and should be a {expected}; its lease does not say so yet")
             }
         }
     }
@@ -167,13 +213,12 @@ mod tests {
     use holdfast_common::engine::{Engine, Parameters};
     use holdfast_common::id::{ClusterId, NodeId};
     use holdfast_common::protocol::Profile;
-    use holdfast_common::term::Term;
     use proptest::prelude::*;
 
     use super::*;
 
-    const HELD: Leave = Leave { cover: Cover::Stands, serve: Some(Serve::May) };
-    const UNFILTERED: Leave = Leave { cover: Cover::Missing, serve: Some(Serve::May) };
+    const HELD: Leave = Leave { cover: Cover::Stands, serve: Some(Serve::May), standing: None };
+    const UNFILTERED: Leave = Leave { cover: Cover::Missing, ..HELD };
 
     fn member(role: Role, power: Power) -> MemberAssignment {
         let peer = |name: &str, last| Peer {
@@ -213,6 +258,7 @@ mod tests {
         Observation {
             role: running.then_some(role),
             data_role: Some(role),
+            term: (running && role == Role::Primary).then_some(Term::FIRST),
             system_identifier: Some("7".to_owned()),
             ..Observation::only(state)
         }
@@ -247,7 +293,38 @@ mod tests {
     }
 
     #[test]
-    fn a_role_is_never_changed() {
+    fn a_role_changes_only_where_assignment_and_record_agree() {
+        use EngineState::{Running, Starting, Stopped};
+        let leave = |term, standing| Leave { standing: Some((Term::new(term), standing)), ..HELD };
+        let (primary, replica) = (Standing::Primary, Standing::Replica);
+        let steps = |role, state, found, sealed, leave| {
+            let observed = Observation { sealed, ..observed(state, found) };
+            plan(&member(role, Power::Running), &observed, Some(Drift::NONE), leave).steps
+        };
+        for (role, state, found, sealed, leave, expected) in [
+            (Role::Primary, Running, Role::Replica, true, leave(1, primary), vec![Step::Lead]),
+            (Role::Primary, Running, Role::Replica, true, leave(2, primary), vec![]),
+            (Role::Primary, Running, Role::Replica, true, leave(1, Standing::Sealed), vec![]),
+            (Role::Primary, Stopped, Role::Replica, true, leave(1, primary), vec![Step::Start]),
+            (Role::Primary, Running, Role::Primary, false, leave(1, primary), vec![]),
+            (Role::Replica, Running, Role::Primary, false, leave(1, replica), vec![Step::Halt]),
+            (Role::Replica, Starting, Role::Primary, false, leave(1, replica), vec![Step::Halt]),
+            (Role::Replica, Stopped, Role::Primary, false, leave(1, replica), vec![Step::Follow, Step::Start]),
+            (Role::Replica, Stopped, Role::Primary, false, leave(2, replica), vec![]),
+            (Role::Replica, Running, Role::Replica, true, leave(1, replica), vec![Step::Follow]),
+            (Role::Replica, Running, Role::Replica, true, leave(1, Standing::Sealed), vec![]),
+            (Role::Replica, Running, Role::Replica, true, leave(2, replica), vec![]),
+        ] {
+            assert_eq!(steps(role, state, found, sealed, leave), expected, "{role} {state:?} {found} {leave:?}");
+        }
+        // A new term of the same primary is written into its data; not before its configuration was looked at.
+        let later = MemberAssignment { term: Term::new(2), ..member(Role::Primary, Power::Running) };
+        let led = |drift| plan(&later, &observed(Running, Role::Primary), drift, leave(2, primary)).steps;
+        assert_eq!((led(Some(Drift::NONE)), led(None)), (vec![Step::Lead], vec![]));
+    }
+
+    #[test]
+    fn a_role_that_no_record_agrees_to_is_not_changed() {
         for state in [EngineState::Stopped, EngineState::Running, EngineState::Failed] {
             for (expected, found) in [(Role::Primary, Role::Replica), (Role::Replica, Role::Primary)] {
                 let made = plan(&member(expected, Power::Running), &observed(state, found), Some(BOTH), HELD);
@@ -302,6 +379,7 @@ mod tests {
         let primary = member(Role::Primary, Power::Running);
         let lost = Leave { serve: Some(Serve::MustNot), ..HELD };
         let unknown = Leave { serve: None, ..HELD };
+        let rests = Leave { serve: Some(Serve::Rests), ..HELD };
         let with = |state, leave| {
             let Plan { steps, problem } =
                 plan(&primary, &observed(state, Role::Primary), Some(Drift::NONE), leave);
@@ -310,6 +388,9 @@ mod tests {
         assert_eq!(with(EngineState::Running, lost), (vec![Step::Halt], None));
         assert_eq!(with(EngineState::Starting, lost), (vec![Step::Halt], None));
         assert_eq!(with(EngineState::Stopped, lost), (vec![], Some(Problem::NoLease)));
+        // What stops it for another to take over is not disturbed.
+        assert_eq!(with(EngineState::Running, rests), (vec![], None));
+        assert_eq!(with(EngineState::Stopped, rests), (vec![], None));
         // Until it is known, nothing is started and nothing is stopped.
         assert_eq!(with(EngineState::Running, unknown), (vec![], None));
         assert_eq!(with(EngineState::Stopped, unknown), (vec![], Some(Problem::NoLease)));
@@ -329,6 +410,7 @@ mod tests {
             match step {
                 Step::Configure => drift.configuration = false,
                 Step::Admit => drift.admission = false,
+                Step::Lead | Step::Follow => {}
                 Step::Start => (observed.state, observed.role) = (EngineState::Running, observed.data_role),
                 Step::Stop | Step::Halt => (observed.state, observed.role) = (EngineState::Stopped, None),
             }

@@ -13,7 +13,7 @@ use holdfast_common::role::Role;
 use holdfast_common::term::Term;
 use tokio::sync::watch;
 use tokio::task::JoinSet;
-use tokio::time::{Instant, MissedTickBehavior, interval};
+use tokio::time::{Instant, MissedTickBehavior, interval, sleep};
 use tokio_util::sync::CancellationToken;
 
 use super::plan::{self, Cover, Leave, Plan, Step};
@@ -24,6 +24,9 @@ use crate::outbox::node_event;
 
 /// How often members are observed.
 const OBSERVE_PERIOD: Duration = Duration::from_secs(1);
+/// The same of one that clients wait for, and for how long after its start.
+const HURRY_PERIOD: Duration = Duration::from_millis(50);
+const HURRY_FOR: Duration = Duration::from_secs(30);
 /// How often the configuration is compared when nothing has changed.
 const COMPARE_PERIOD: Duration = Duration::from_secs(5);
 /// The pause after the first start or failure, and the longest.
@@ -98,6 +101,7 @@ impl Member {
             tokio::select! {
                 () = shutdown.cancelled() => break,
                 _now = tick.tick() => {}
+                () = sleep(HURRY_PERIOD), if self.is_waited_for(assignment.borrow().member(self.cluster)) => {}
                 changed = assignment.changed() => if changed.is_err() { break } else { self.memory.compared_at = None },
                 changed = wake.changed() => if changed.is_err() { break } else { self.memory.compared_at = None },
                 Ok(()) = firewall.changed() => {}
@@ -121,6 +125,17 @@ impl Member {
         self.shared.forget(self.cluster);
         publish(&self.means, &self.shared);
         self.cluster
+    }
+
+    /// Whether clients wait for what the next look at it shows: a primary that has its lease, and whose gate is still shut.
+    fn is_waited_for(&self, wanted: Option<&MemberAssignment>) -> bool {
+        let leases = self.means.leases.borrow();
+        let held = leases.members.get(&self.cluster);
+        let shut = held.is_some_and(|held| {
+            held.serve == Serve::May && held.report.as_ref().is_some_and(|report| !report.open)
+        });
+        let for_long = self.memory.running_since.is_some_and(|since| since.elapsed() >= HURRY_FOR);
+        shut && !for_long && wanted.is_some_and(|wanted| wanted.role.role() == Role::Primary)
     }
 
     /// The engine that the assignment names, or that has the data.
@@ -184,6 +199,8 @@ impl Member {
                 && due
                 && work.is_empty()
                 && let Some(held) = self.means.engines.try_hold(self.cluster)
+                // Not by what was true before somebody else was done with the member.
+                && self.leave(wanted) == leave
             {
                 self.begin(&steps);
                 work.spawn(execute(Arc::clone(&engine), wanted.clone(), steps, held));
@@ -195,7 +212,9 @@ impl Member {
     fn leave(&self, wanted: &MemberAssignment) -> Leave {
         let covers = self.means.firewall.borrow().covers(wanted.cluster_id);
         let cover = if covers { Cover::Stands } else { Cover::Missing };
-        Leave { cover, serve: self.means.leases.borrow().serve(wanted.cluster_id) }
+        let leases = self.means.leases.borrow();
+        let standing = leases.members.get(&wanted.cluster_id).map(|held| held.standing);
+        Leave { cover, serve: leases.serve(wanted.cluster_id), standing }
     }
 
     /// Whether the access rules of this assignment are in the kernel, or need not be.
@@ -251,6 +270,9 @@ impl Member {
                 if steps.contains(&Step::Start) {
                     self.tell(Severity::Info, "ENGINE_STARTED", "the engine was started".to_owned());
                 }
+                if steps.contains(&Step::Lead) {
+                    self.tell(Severity::Info, "MEMBER_PROMOTED", "it is the primary of a new term".to_owned());
+                }
                 if steps.contains(&Step::Stop) || steps.contains(&Step::Halt) {
                     self.tell(Severity::Info, "ENGINE_STOPPED", "the engine was stopped".to_owned());
                 }
@@ -289,12 +311,17 @@ impl Member {
             }
             EngineState::Stopped | EngineState::Failed | EngineState::Absent => {
                 let ran = memory.running_since.take().is_some();
-                let halted = wanted.is_some_and(|wanted| {
-                    wanted.role.role() == Role::Primary
-                        && self.means.leases.borrow().serve(self.cluster) == Some(Serve::MustNot)
-                });
+                // By its lease: a primary without one, or one that another has taken over from.
+                let halted = matches!(
+                    self.means.leases.borrow().serve(self.cluster),
+                    Some(Serve::MustNot | Serve::Rests)
+                ) && observed.data_role == Some(Role::Primary);
                 let expected = halted || wanted.is_none_or(|wanted| wanted.power == Power::Stopped);
                 let by_command = self.means.engines.building(self.cluster).is_some();
+                if ran && expected {
+                    self.memory.backoff.reset();
+                    self.memory.not_before = None;
+                }
                 if ran && !expected && !by_command {
                     let why =
                         if observed.message.is_empty() { "the server ended" } else { &observed.message };
@@ -406,6 +433,8 @@ impl Step {
             Self::Configure => "configure",
             Self::Start => "start",
             Self::Admit => "admit the members",
+            Self::Lead => "promote",
+            Self::Follow => "follow",
             Self::Stop => "stop",
             Self::Halt => "stop at once",
         }
@@ -418,6 +447,8 @@ async fn execute(engine: Arc<dyn Engine>, wanted: MemberAssignment, steps: Vec<S
             Step::Configure => engine.configure(&wanted).await,
             Step::Start => engine.start(&wanted).await,
             Step::Admit => engine.admit(&wanted).await,
+            Step::Lead => engine.lead(&wanted).await,
+            Step::Follow => engine.follow(&wanted).await,
             Step::Stop => engine.stop(wanted.cluster_id).await,
             Step::Halt => engine.halt(wanted.cluster_id).await,
         };
@@ -436,6 +467,8 @@ fn report(
         state,
         role,
         data_role: _,
+        term: written,
+        sealed: _,
         position,
         replayed,
         lag_seconds,
@@ -454,7 +487,8 @@ fn report(
         engine,
         state,
         role,
-        term,
+        // What is written in a primary's data, not what should be.
+        term: written.unwrap_or(term),
         position,
         replayed,
         lag_seconds,

@@ -11,7 +11,7 @@ use holdfast_common::command::{
 use holdfast_common::engine::{Engine as Kind, Parameters};
 use holdfast_common::generation::Generation;
 use holdfast_common::id::{CommandId, NodeId, OperationId};
-use holdfast_common::protocol::Profile;
+use holdfast_common::protocol::{Profile, Standing};
 use holdfast_common::report::{EngineState, NodeEvent};
 use holdfast_common::role::Role;
 use holdfast_common::term::Term;
@@ -37,8 +37,14 @@ struct Node {
 
 /// Every primary may serve.
 fn all_held(members: &[MemberAssignment]) -> lease::Status {
-    let held = lease::Held { serve: Serve::May, report: None };
-    lease::Status { members: members.iter().map(|member| (member.cluster_id, held.clone())).collect() }
+    let held = |member: &MemberAssignment| {
+        let standing = match member.role {
+            RoleAssignment::Primary { .. } => Standing::Primary,
+            RoleAssignment::Replica { .. } => Standing::Replica,
+        };
+        lease::Held { standing: (member.term, standing), serve: Serve::May, report: None }
+    };
+    lease::Status { members: members.iter().map(|member| (member.cluster_id, held(member))).collect() }
 }
 
 impl Node {
@@ -242,7 +248,10 @@ async fn a_member_that_is_not_assigned_any_more_is_left_as_it_is() {
     let world = World::default();
     let (a, _) = lone_primary(&world).await;
     a.assign(2, Vec::new());
-    let orphan = a.wait("an orphan", |m| m.is_some_and(|m| m.term == Term::NONE)).await.unwrap();
+    let orphan = a
+        .wait("an orphan", |m| m.is_some_and(|m| m.converged_generation == Generation::NONE))
+        .await
+        .unwrap();
     assert_eq!((orphan.state, a.told("MEMBER_NOT_ASSIGNED")), (EngineState::Running, 0));
     // It may be about to be removed; told is what stays so.
     tokio::time::sleep(Duration::from_secs(120)).await;
@@ -264,7 +273,10 @@ async fn a_round_never_demotes() {
     let (a, system) = lone_primary(&world).await;
     let b = Node::new(&world, "b", 2);
     let upstream = RoleAssignment::Replica { upstream: b.peer.clone() };
+    // The assignment alone does not say that it lost its role.
+    let still = all_held(&[member(&a, &[&a], primary(&[]), Some(&system))]);
     a.assign(2, vec![member(&a, &[&a, &b], upstream, Some(&system))]);
+    a.leases.send_replace(Arc::new(still));
     let refused = |m: Option<&MemberReport>| m.is_some_and(|m| m.message.contains("should be a replica"));
     let report = a.wait("a refusal", refused).await.unwrap();
     assert_eq!((report.role, report.converged_generation), (Some(Role::Primary), Generation::NONE));

@@ -155,6 +155,65 @@ pub(super) fn reason<T: std::fmt::Debug>(result: Result<T, Error>) -> Reason {
     result.unwrap_err().reason()
 }
 
+/// A switchover and the way back, with what is refused in between.
+async fn roles_change_hands(a: &Bench, b: &Bench, cluster: &mut Cluster) {
+    let id = cluster.id;
+    let at = |member: MemberAssignment, term| MemberAssignment { term: Term::new(term), ..member };
+    a.engine.lead(&at(cluster.primary(a), 1)).await.unwrap();
+    a.settle(&at(cluster.primary(a), 1)).await;
+    assert_eq!(a.engine.observe(id).await.term, Some(Term::new(1)));
+    b.wait(id, "streaming", |o| o.streaming == Some(true)).await;
+
+    a.engine.checkpoint(id).await.unwrap();
+    let stopped = a.engine.rest(id).await.unwrap();
+    assert_eq!(a.engine.observe(id).await.state, EngineState::Stopped);
+    assert_eq!(a.engine.rest(id).await.unwrap(), stopped, "asked again");
+    let sealed = b.engine.seal(id).await.unwrap();
+    assert!(sealed >= stopped && sealed.term == stopped.term, "{sealed:?} against {stopped:?}");
+    assert!(b.engine.observe(id).await.sealed);
+
+    // Nobody to follow yet, and a primary is no replica's assignment.
+    assert!(a.engine.follow(&at(cluster.replica(a, b), 2)).await.is_err());
+    assert_eq!(reason(a.engine.follow(&at(cluster.primary(a), 2)).await), Reason::InvalidField);
+    assert_eq!(a.engine.observe(id).await.data_role, Some(Role::Primary));
+
+    let led = at(cluster.primary(b), 2);
+    b.engine.configure(&led).await.unwrap();
+    b.engine.lead(&led).await.unwrap();
+    b.engine.lead(&led).await.unwrap();
+    let observed = b.wait(id, "a primary", |o| o.role == Some(Role::Primary)).await;
+    assert_eq!((observed.term, observed.sealed), (Some(Term::new(2)), false));
+    b.settle(&led).await;
+
+    let followed = at(cluster.replica(a, b), 2);
+    a.engine.follow(&followed).await.unwrap();
+    assert_eq!(a.engine.observe(id).await.data_role, Some(Role::Replica));
+    a.run(&followed).await;
+    a.wait(id, "streaming", |o| o.streaming == Some(true)).await;
+    a.settle(&followed).await;
+
+    // A seal outlives a restart, and is lifted by following.
+    a.engine.seal(id).await.unwrap();
+    a.stop(id).await;
+    a.run(&followed).await;
+    let observed = a.engine.observe(id).await;
+    assert_eq!((observed.sealed, observed.streaming), (true, Some(false)));
+    a.engine.follow(&followed).await.unwrap();
+    a.wait(id, "streaming", |o| o.streaming == Some(true)).await;
+
+    // And back, so that the roles are as they were.
+    let stopped = b.engine.rest(id).await.unwrap();
+    assert!(a.engine.seal(id).await.unwrap() >= stopped);
+    let led = at(cluster.primary(a), 3);
+    a.engine.configure(&led).await.unwrap();
+    a.engine.lead(&led).await.unwrap();
+    a.settle(&led).await;
+    let followed = at(cluster.replica(b, a), 3);
+    b.engine.follow(&followed).await.unwrap();
+    b.run(&followed).await;
+    b.wait(id, "streaming", |o| o.streaming == Some(true)).await;
+}
+
 /// The life of a cluster of two members, with each refusal on its way.
 pub(super) async fn a_cluster_lives_and_ends(a: &Bench, b: &Bench) {
     let mut cluster = Cluster::new(&[a, b]);
@@ -221,6 +280,8 @@ pub(super) async fn a_cluster_lives_and_ends(a: &Bench, b: &Bench) {
     a.engine.halt(id).await.unwrap();
     assert_eq!(a.engine.observe(id).await.state, EngineState::Stopped);
     a.run(&quorum).await;
+
+    roles_change_hands(a, b, &mut cluster).await;
 
     // Removed only by its name, and then wholly.
     assert_eq!(reason(b.engine.destroy(&cluster.destroy("other"), &work()).await), Reason::NotConfirmed);

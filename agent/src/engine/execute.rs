@@ -8,6 +8,7 @@ use holdfast_common::command::{Outcome, Payload, Success};
 use holdfast_common::engine::Engine as Kind;
 use holdfast_common::error::{Classify, Failure};
 use holdfast_common::id::ClusterId;
+use holdfast_common::protocol::Tail;
 use tokio::sync::OwnedMutexGuard;
 
 use super::{Engine, Error, LocalMember, Work};
@@ -124,6 +125,11 @@ impl Engines {
                 }
                 Ok(Success::DestroyMember { removed })
             }
+            // It takes long and changes nothing: whoever wants to stop the member need not wait for it.
+            Payload::CheckpointMember(request) => {
+                self.holder(request.cluster_id).await?.checkpoint(request.cluster_id).await?;
+                Ok(Success::CheckpointMember)
+            }
             Payload::SetPassword(request) => {
                 let _held = self.hold_for(request.cluster_id, work).await?;
                 self.holder(request.cluster_id).await?.set_password(request).await?;
@@ -142,6 +148,24 @@ impl Engines {
             Err(Error::Absent { .. }) => Ok(()),
             Err(error) => Err(error),
         }
+    }
+
+    /// Stops a member's primary for another to take over, and says where its log ends.
+    ///
+    /// # Errors
+    /// Those of [`Engine::rest`].
+    pub async fn rest(&self, cluster: ClusterId) -> Result<Tail, Error> {
+        let _held = self.hold(cluster).await;
+        self.holder(cluster).await?.rest(cluster).await
+    }
+
+    /// Has a replica receive from nobody any more, and says where its log ends.
+    ///
+    /// # Errors
+    /// Those of [`Engine::seal`].
+    pub async fn seal(&self, cluster: ClusterId) -> Result<Tail, Error> {
+        let _held = self.hold(cluster).await;
+        self.holder(cluster).await?.seal(cluster).await
     }
 
     /// The engine that has the member's data.

@@ -18,9 +18,11 @@ use holdfast_common::engine::{Engine as Kind, EngineVersion};
 use holdfast_common::id::{ClusterId, CommandId, NodeId};
 use holdfast_common::name::ClusterName;
 use holdfast_common::position::Position;
+use holdfast_common::protocol::Tail;
 use holdfast_common::report::{EngineState, Follower};
 use holdfast_common::role::Role;
 use holdfast_common::telemetry::{EngineAvailability, EngineOffer};
+use holdfast_common::term::Term;
 use jiff::Timestamp;
 
 use super::{Copied, Deed, Drift, Engine, Error, LocalMember, Observation, Work};
@@ -58,6 +60,11 @@ pub enum Step {
     Admit,
     Start,
     Stop,
+    Checkpoint,
+    Rest,
+    Seal,
+    Lead,
+    Follow,
 }
 
 #[derive(Debug, Default)]
@@ -76,6 +83,9 @@ struct Member {
     complete: bool,
     system_identifier: String,
     role: Role,
+    /// The newest term that is written in its data.
+    term: Term,
+    sealed: bool,
     running_since: Option<Timestamp>,
     offset: u64,
     listens: Option<(IpAddr, u16)>,
@@ -202,11 +212,12 @@ impl State {
         };
         let Some(source) = self.upstream(cluster, node, upstream) else { return false };
         let streams = member.running_since.is_some()
+            && !member.sealed
             && source.system_identifier == member.system_identifier
             && source.admitted.contains(&node);
-        let offset = source.offset;
+        let (offset, term) = (source.offset, source.term);
         if streams && let Some(member) = self.members.get_mut(&(cluster, node)) {
-            member.offset = offset;
+            (member.offset, member.term) = (offset, term);
         }
         streams
     }
@@ -253,6 +264,8 @@ impl State {
         Observation {
             role: running.then_some(member.role),
             data_role: Some(member.role),
+            term: (running && primary).then_some(member.term),
+            sealed: member.sealed,
             position: running.then_some(position),
             replayed: (running && !primary).then_some(position),
             lag_seconds: (running && !primary && streaming).then_some(0.0),
@@ -288,6 +301,8 @@ impl FakeEngine {
             complete: true,
             system_identifier: String::new(),
             role,
+            term: Term::NONE,
+            sealed: false,
             running_since: None,
             offset: FIRST_OFFSET,
             listens: None,
@@ -388,7 +403,7 @@ impl Engine for FakeEngine {
                     message: format!("the source is database system {system_identifier}"),
                 });
             }
-            let (offset, passwords) = (source.offset, source.passwords.clone());
+            let (offset, term, passwords) = (source.offset, source.term, source.passwords.clone());
             for done in [0, COPY_BYTES / 2, COPY_BYTES] {
                 let (done_bytes, total_bytes) = (Some(done), Some(COPY_BYTES));
                 work.tell(Progress { message: "copying".to_owned(), done_bytes, total_bytes });
@@ -396,6 +411,7 @@ impl Engine for FakeEngine {
             let member = Member {
                 system_identifier: system_identifier.clone(),
                 offset,
+                term,
                 passwords,
                 ..self.new_member(&request.member, work.command, Role::Replica)
             };
@@ -495,6 +511,84 @@ impl Engine for FakeEngine {
 
     fn halt(&self, cluster: ClusterId) -> Deed<'_, ()> {
         self.stop(cluster)
+    }
+
+    fn checkpoint(&self, cluster: ClusterId) -> Deed<'_, ()> {
+        self.deed(Step::Checkpoint, |state| state.complete(cluster, self.node).map(drop))
+    }
+
+    fn rest(&self, cluster: ClusterId) -> Deed<'_, Tail> {
+        self.deed(Step::Rest, |state| {
+            state.followers(cluster, self.node);
+            let member = state.complete_mut(cluster, self.node)?;
+            member.running_since = None;
+            Ok(member.tail())
+        })
+    }
+
+    fn seal(&self, cluster: ClusterId) -> Deed<'_, Tail> {
+        self.deed(Step::Seal, |state| {
+            let member = state.complete_mut(cluster, self.node)?;
+            member.sealed = true;
+            if member.running_since.is_none() {
+                let deed = "seal".to_owned();
+                return Err(Error::Unavailable { deed, source: "it is stopped".into() });
+            }
+            Ok(member.tail())
+        })
+    }
+
+    fn lead<'a>(&'a self, assigned: &'a MemberAssignment) -> Deed<'a, ()> {
+        self.deed(Step::Lead, |state| {
+            let admitted = others(assigned, self.node);
+            let member = state.complete_mut(assigned.cluster_id, self.node)?;
+            if member.running_since.is_none() {
+                let deed = "promote".to_owned();
+                return Err(Error::Unavailable { deed, source: "it is stopped".into() });
+            }
+            if member.term != assigned.term {
+                member.offset += 1;
+            }
+            (member.role, member.term, member.sealed) = (Role::Primary, assigned.term, false);
+            member.admitted = admitted;
+            Ok(())
+        })
+    }
+
+    fn follow<'a>(&'a self, assigned: &'a MemberAssignment) -> Deed<'a, ()> {
+        let cluster = assigned.cluster_id;
+        self.deed(Step::Follow, |state| {
+            let RoleAssignment::Replica { upstream } = &assigned.role else {
+                let message = "is no replica's".to_owned();
+                return Err(Error::Field { field: "role".to_owned(), message });
+            };
+            let source = state.upstream(cluster, self.node, upstream).map(|source| source.offset);
+            let member = state.complete_mut(cluster, self.node)?;
+            if member.role == Role::Primary {
+                if member.running_since.is_some() {
+                    return Err(Error::WouldDestroyData { why: "it runs".to_owned() });
+                }
+                let Some(offset) = source else {
+                    let deed = format!("ask {}", upstream.name);
+                    return Err(Error::Unavailable { deed, source: "connection refused".into() });
+                };
+                if offset < member.offset {
+                    let message = "its log has more".to_owned();
+                    return Err(Error::Unmet { check: "log_is_a_prefix", message });
+                }
+            }
+            (member.role, member.sealed) = (Role::Replica, false);
+            member.configured = Some(Configured::of(assigned));
+            Ok(())
+        })
+    }
+}
+
+// === impl Member ===
+
+impl Member {
+    fn tail(&self) -> Tail {
+        Tail { term: self.term.max(Term::FIRST), position: Position { era: 1, offset: self.offset } }
     }
 }
 

@@ -8,6 +8,7 @@
 //! | [`configuration`] | files and slots as the assignment says |
 //! | [`build`], [`removal`] | making data: a new database, a copy; removing them |
 //! | [`process`] | starting, stopping with proof, who uses the data |
+//! | [`roles`] | made primary, sealed, stopped for another, made a replica again |
 //! | [`observation`] | what is true of a member now |
 //! | [`words`] | why a server ended |
 //! | [`session`] | what is asked of a running server |
@@ -24,6 +25,7 @@ mod parameters;
 mod process;
 mod removal;
 mod render;
+mod roles;
 mod session;
 mod sql_names;
 mod tuning;
@@ -46,6 +48,7 @@ use holdfast_common::command::{
 };
 use holdfast_common::engine::{Engine as Kind, EngineVersion};
 use holdfast_common::id::{ClusterId, NodeId};
+use holdfast_common::protocol::Tail;
 use holdfast_common::role::Role;
 use holdfast_common::telemetry::{EngineOffer, Privilege};
 use tokio::sync::watch;
@@ -197,6 +200,26 @@ impl Engine for Postgresql {
     fn halt(&self, cluster: ClusterId) -> Deed<'_, ()> {
         self.inner.halt(cluster).boxed()
     }
+
+    fn checkpoint(&self, cluster: ClusterId) -> Deed<'_, ()> {
+        self.inner.checkpoint(cluster).boxed()
+    }
+
+    fn rest(&self, cluster: ClusterId) -> Deed<'_, Tail> {
+        self.inner.rest(cluster).boxed()
+    }
+
+    fn seal(&self, cluster: ClusterId) -> Deed<'_, Tail> {
+        self.inner.seal(cluster).boxed()
+    }
+
+    fn lead<'a>(&'a self, member: &'a MemberAssignment) -> Deed<'a, ()> {
+        self.inner.lead(member).boxed()
+    }
+
+    fn follow<'a>(&'a self, member: &'a MemberAssignment) -> Deed<'a, ()> {
+        self.inner.follow(member).boxed()
+    }
 }
 
 // === impl Credentials ===
@@ -333,15 +356,19 @@ impl Inner {
         if let Some(session) = kept.filter(|session| !session.is_closed()) {
             return Ok(session);
         }
-        let layout = self.layout(cluster);
-        let entries = self.host.files().list(layout.run()).await.map_err(|_| NoAnswer::Nobody)?;
-        let port = |name: &str| name.strip_prefix(".s.PGSQL.")?.parse::<u16>().ok();
-        let port = entries.iter().find_map(|entry| port(entry.name.to_str()?)).ok_or(NoAnswer::Nobody)?;
-        let session = Arc::new(Session::connect(&layout, port).await?);
+        let session = Arc::new(self.connect(cluster).await?);
         self.with_known(cluster, |known| {
             *known = Known { session: Some(Arc::clone(&session)), ..Known::default() };
         });
         Ok(session)
+    }
+
+    async fn connect(&self, cluster: ClusterId) -> Result<Session, NoAnswer> {
+        let layout = self.layout(cluster);
+        let entries = self.host.files().list(layout.run()).await.map_err(|_| NoAnswer::Nobody)?;
+        let port = |name: &str| name.strip_prefix(".s.PGSQL.")?.parse::<u16>().ok();
+        let port = entries.iter().find_map(|entry| port(entry.name.to_str()?)).ok_or(NoAnswer::Nobody)?;
+        Session::connect(&layout, port).await
     }
 
     fn with_known<T>(&self, cluster: ClusterId, look: impl FnOnce(&mut Known) -> T) -> T {

@@ -8,7 +8,7 @@ use holdfast_common::assignment::{Assignment, MemberAssignment, RoleAssignment};
 use holdfast_common::clock::Boottime;
 use holdfast_common::id::{ClusterId, NodeId};
 use holdfast_common::link::{AskPromise, Leased, Promised};
-use holdfast_common::protocol::{Event, Numbers, Record, Standing, ToMember, ToPeer};
+use holdfast_common::protocol::{Event, Numbers, Record, Standing, ToPeer};
 use holdfast_common::report::{NodeReport, Severity};
 use holdfast_common::telemetry::Filtering;
 use tokio::runtime;
@@ -152,7 +152,7 @@ impl Driver {
     fn take(&mut self, input: Input) {
         match input {
             Input::Open => self.keepers.values_mut().for_each(Keeper::hurry),
-            Input::Told(Leased { cluster_id, message }) => self.told(cluster_id, message),
+            Input::Told(Leased { cluster_id, message }) => self.happen(cluster_id, Event::Told(message)),
             Input::Asked { from, asked, answer } => self.asked(from, asked, answer),
             Input::Promised { from, cluster, promised: Promised { number, term } } => {
                 let message = ToPeer::Promise { number, term };
@@ -167,25 +167,20 @@ impl Driver {
                 (self.means.tell)(event);
             }
             Input::Loaded { cluster, found } => self.loaded(cluster, found),
+            Input::Rested { cluster, term, attempt, tail } => {
+                if let Some(keeper) = self.keepers.get(&cluster) {
+                    keeper.rested(term, attempt, tail, &mut self.hands);
+                }
+            }
+            Input::Cut { cluster, term, tail } => {
+                if let Some(keeper) = self.keepers.get(&cluster) {
+                    keeper.is_cut(term, tail, &mut self.hands);
+                }
+            }
             Input::Stored { cluster, record } => {
                 if let Some(keeper) = self.keepers.get_mut(&cluster) {
                     keeper.stored(record, &mut self.hands);
                 }
-            }
-        }
-    }
-
-    fn told(&mut self, cluster: ClusterId, message: ToMember) {
-        match message {
-            ToMember::Granted { .. }
-            | ToMember::Fence { .. }
-            | ToMember::Promote { .. }
-            | ToMember::Follow { .. } => {
-                self.happen(cluster, Event::Told(message));
-            }
-            // Without what they ask for (cut the receiver, stop with a checkpoint) an answer would be a lie.
-            ToMember::Stop { .. } | ToMember::Confirm { .. } | ToMember::Seal { .. } => {
-                tracing::warn!(%cluster, "an order that this agent does not know yet; it is not obeyed");
             }
         }
     }

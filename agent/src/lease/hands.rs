@@ -1,15 +1,17 @@
 //! What keepers do things with: the gate in the kernel, the disk, the engine, the network.
 
+use std::collections::BTreeSet;
 use std::path::PathBuf;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use holdfast_common::error::Chain;
 use holdfast_common::id::{ClusterId, NodeId};
 use holdfast_common::link::{AskPromise, Leased, Promised};
-use holdfast_common::protocol::{self, Record, Slot, ToCoordinator, ToPeer};
+use holdfast_common::protocol::{self, Attempt, Record, Slot, Tail, ToCoordinator, ToPeer};
 use holdfast_common::report::{NodeEvent, Severity};
 use holdfast_common::telemetry::Filtering;
+use holdfast_common::term::Term;
 use tokio::runtime;
 use tokio::sync::mpsc;
 
@@ -49,12 +51,25 @@ pub(super) trait Hands {
     /// Ends the engine at once.
     fn halt(&mut self, cluster: ClusterId);
 
+    /// Stops the engine for another to take over; then [`Input::Rested`] comes.
+    fn rest(&mut self, cluster: ClusterId, term: Term, attempt: Attempt);
+
+    /// Has the engine receive from nobody any more; then [`Input::Cut`] comes.
+    fn seal(&mut self, cluster: ClusterId, term: Term);
+
     fn tell(&mut self, cluster: ClusterId, message: ToCoordinator);
 
     fn send(&mut self, cluster: ClusterId, to: NodeId, message: ToPeer);
 
     /// Tells a person.
     fn event(&mut self, cluster: ClusterId, severity: Severity, reason: &str, message: &str);
+}
+
+/// What takes its time.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+enum Work {
+    Rest,
+    Seal,
 }
 
 /// The real ones.
@@ -64,6 +79,8 @@ pub(super) struct Agents {
     /// For what waits: the disk, engines.
     elsewhere: runtime::Handle,
     inputs: mpsc::Sender<Input>,
+    /// What is being done to engines: once more is not begun.
+    at_work: Arc<Mutex<BTreeSet<(ClusterId, Work)>>>,
     /// Promises that were given for the input at hand.
     pub(super) given: Vec<(NodeId, Promised)>,
 }
@@ -72,7 +89,7 @@ pub(super) struct Agents {
 
 impl Agents {
     pub(super) fn new(means: Means, elsewhere: runtime::Handle, inputs: mpsc::Sender<Input>) -> Self {
-        Self { means, gate: None, elsewhere, inputs, given: Vec::new() }
+        Self { means, gate: None, elsewhere, inputs, at_work: Arc::default(), given: Vec::new() }
     }
 
     pub(super) fn load(&self, cluster: ClusterId) {
@@ -93,6 +110,26 @@ impl Agents {
         self.elsewhere.spawn(async move {
             if let Err(error) = records::forget(&files, &state, cluster).await {
                 tracing::warn!(%cluster, error = %Chain(&error), "remove a lease's record");
+            }
+        });
+    }
+
+    /// Has it done, unless it is being done. What fails is asked for again by whoever wants it.
+    fn cut(&self, cluster: ClusterId, work: Work, done: impl FnOnce(Tail) -> Input + Send + 'static) {
+        if !self.at_work.lock().unwrap_or_else(PoisonError::into_inner).insert((cluster, work)) {
+            return;
+        }
+        let deed = match work {
+            Work::Rest => Arc::clone(&self.means.deeds.rest),
+            Work::Seal => Arc::clone(&self.means.deeds.seal),
+        };
+        let (inputs, at_work) = (self.inputs.clone(), Arc::clone(&self.at_work));
+        self.elsewhere.spawn(async move {
+            let ended = deed(cluster).await;
+            at_work.lock().unwrap_or_else(PoisonError::into_inner).remove(&(cluster, work));
+            match ended {
+                Ok(tail) => drop(inputs.send(done(tail)).await),
+                Err(error) => tracing::warn!(%cluster, ?work, error = %Chain(&error), "an order of the coordinator"),
             }
         });
     }
@@ -146,12 +183,20 @@ impl Hands for Agents {
     }
 
     fn halt(&mut self, cluster: ClusterId) {
-        let halt = Arc::clone(&self.means.halt);
+        let halt = Arc::clone(&self.means.deeds.halt);
         self.elsewhere.spawn(async move {
             if let Err(error) = halt(cluster).await {
                 tracing::error!(%cluster, error = %Chain(&error), "stop an engine that has no lease; the next round tries again");
             }
         });
+    }
+
+    fn rest(&mut self, cluster: ClusterId, term: Term, attempt: Attempt) {
+        self.cut(cluster, Work::Rest, move |tail| Input::Rested { cluster, term, attempt, tail });
+    }
+
+    fn seal(&mut self, cluster: ClusterId, term: Term) {
+        self.cut(cluster, Work::Seal, move |tail| Input::Cut { cluster, term, tail });
     }
 
     fn tell(&mut self, cluster: ClusterId, message: ToCoordinator) {

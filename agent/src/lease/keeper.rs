@@ -16,9 +16,10 @@ use std::time::Duration;
 use holdfast_common::id::{ClusterId, NodeId};
 use holdfast_common::protocol::timing::STARTING_ASKS_FOR;
 use holdfast_common::protocol::{
-    Effect, Event, Gate, List, Member, Numbers, Record, Standing, Timings, ToCoordinator, ToMember, ToPeer,
+    Attempt, Effect, Event, Gate, List, Member, Numbers, Record, Standing, Tail, Timings, ToCoordinator,
+    ToMember, ToPeer,
 };
-use holdfast_common::report::{LeaseReport, LeaseSource, MemberReport, Severity};
+use holdfast_common::report::{EngineState, LeaseReport, LeaseSource, MemberReport, Severity};
 use holdfast_common::term::Term;
 
 use super::hands::{Deed, Hands};
@@ -167,6 +168,10 @@ impl Keeper {
         if self.member.record.standing != Standing::Primary {
             return;
         }
+        // Until the term is written in its data, nobody that follows could have all of its beginning.
+        if seen.state == EngineState::Running && seen.term < self.member.record.term {
+            return;
+        }
         let list: Option<List> = self.member.record.list.clone();
         if let Some(ready) = self.readiness.is_ready(seen, list.as_ref()) {
             self.happen(Event::Ready(ready), hands);
@@ -210,9 +215,23 @@ impl Keeper {
         }
     }
 
+    /// It is stopped: told, if it has been ever since that was asked for.
+    pub(super) fn rested(&self, term: Term, attempt: Attempt, tail: Tail, hands: &mut dyn Hands) {
+        if self.broken.is_none() && self.member.is_stopped_for(term, attempt) {
+            hands.tell(self.cluster, ToCoordinator::Stopped { term, attempt, tail });
+        }
+    }
+
+    /// It receives from nobody: told, if it is to.
+    pub(super) fn is_cut(&self, term: Term, tail: Tail, hands: &mut dyn Hands) {
+        if self.stored.standing == Standing::Sealed && self.stored.term == term && self.storing.is_none() {
+            hands.tell(self.cluster, ToCoordinator::Sealed { term, tail });
+        }
+    }
+
     /// How it stands.
     pub(super) fn held(&self) -> Held {
-        let Record { standing, list, fenced, .. } = &self.member.record;
+        let Record { term, standing, list, fenced } = &self.member.record;
         let report = (*standing == Standing::Primary).then(|| {
             let alone = self.member.gate.is_alone();
             let source = match (alone, self.member.gate.left().is_zero()) {
@@ -227,7 +246,7 @@ impl Keeper {
                 open: self.broken.is_none() && self.member.gate.is_open(),
             }
         });
-        Held { serve: self.serve, report }
+        Held { standing: (*term, *standing), serve: self.serve, report }
     }
 
     /// Effects of one event: behind those that wait for the disk, but for what must not wait.
@@ -288,15 +307,14 @@ impl Keeper {
                 self.serve = Serve::May;
             }
             Effect::Tell(message) => hands.tell(self.cluster, message),
-            // The assignment tells the engine; what it enforces is seen.
-            Effect::Enforce { .. } | Effect::Follow { .. } => {}
-            // The driver lets none of the orders through that lead here.
-            Effect::StopEngineCleanly
-            | Effect::CutReceiver
-            | Effect::TellSealed { .. }
-            | Effect::TellStopped { .. } => {
-                tracing::error!(cluster = %self.cluster, ?effect, "an effect of an order that this agent does not know");
+            Effect::StopEngineCleanly => {
+                self.serve = Serve::Rests;
+                self.readiness = Readiness::default();
             }
+            Effect::TellStopped { term, attempt } => hands.rest(self.cluster, term, attempt),
+            Effect::TellSealed { term } => hands.seal(self.cluster, term),
+            // The assignment tells the engine, and what it enforces is seen; the receiver is cut by whoever tells that it is.
+            Effect::Enforce { .. } | Effect::Follow { .. } | Effect::CutReceiver => {}
             Effect::Arm { .. }
             | Effect::Grant { .. }
             | Effect::OpenAlone
@@ -318,9 +336,12 @@ impl Keeper {
     }
 
     fn halt(&mut self, hands: &mut dyn Hands) {
-        self.serve = Serve::MustNot;
+        let rests = std::mem::replace(&mut self.serve, Serve::MustNot) == Serve::Rests;
         self.readiness = Readiness::default();
-        hands.halt(self.cluster);
+        // Else it could hit the replica that is started in its place; what still runs as primary is ended by the next round.
+        if !rests {
+            hands.halt(self.cluster);
+        }
     }
 
     fn break_off(&mut self, stops: bool, hands: &mut dyn Hands) {

@@ -108,6 +108,20 @@ pub(crate) enum Cluster {
         #[command(flatten)]
         run: Run,
     },
+    /// Make a replica the primary, without losing anything
+    ///
+    /// Shows first what must hold, then stops the primary cleanly, has the replica take its place, and makes the old
+    /// primary a replica. If the replica cannot take over in time the old primary serves again.
+    #[command(after_help = "Examples:\n  holdfast cluster promote demo n2 --plan\n  holdfast cluster promote demo n2")]
+    Promote {
+        cluster: String,
+        node: String,
+        /// Also where its machine has fewer cores or less memory than the primary's
+        #[arg(long)]
+        allow_smaller: bool,
+        #[command(flatten)]
+        run: Run,
+    },
     /// Remove a replica and its data
     #[command(after_help = "Example:\n  holdfast cluster remove-member demo n4 --confirm n4")]
     RemoveMember {

@@ -23,9 +23,10 @@ pub(super) async fn run(session: &mut Session, command: Cluster) -> Result<(), E
             show(session, &cluster)
         }
         Cluster::Watch { name } => watch(session, name).await,
-        Cluster::Delete { .. } | Cluster::AddMember { .. } | Cluster::RemoveMember { .. } => {
-            change(session, command).await
-        }
+        Cluster::Delete { .. }
+        | Cluster::AddMember { .. }
+        | Cluster::RemoveMember { .. }
+        | Cluster::Promote { .. } => change(session, command).await,
         Cluster::Connection { cluster, reveal_password, uri } => {
             let request = v1::GetConnectionRequest { cluster: cluster.clone(), reveal_password };
             let answer = session.client().await?.get_connection(request).await?;
@@ -83,6 +84,26 @@ async fn change(session: &mut Session, command: Cluster) -> Result<(), Error> {
             {
                 v1::add_member_response::Outcome::Plan(plan) => session.plan(&plan),
                 v1::add_member_response::Outcome::Operation(operation) => {
+                    session.follow(operation, run, &done).await
+                }
+            }
+        }
+        Cluster::Promote { cluster, node, allow_smaller, run } => {
+            let done = format!(
+                "Node {node} is the primary of {cluster}. See it with: holdfast cluster show {cluster}"
+            );
+            let validate_only = run.plan.plan;
+            let request = v1::PromoteMemberRequest { cluster, node, allow_smaller, request_id, validate_only };
+            match session
+                .client()
+                .await?
+                .promote_member(request)
+                .await?
+                .outcome
+                .ok_or(Error::Incomplete("outcome"))?
+            {
+                v1::promote_member_response::Outcome::Plan(plan) => session.plan(&plan),
+                v1::promote_member_response::Outcome::Operation(operation) => {
                     session.follow(operation, run, &done).await
                 }
             }

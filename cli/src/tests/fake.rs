@@ -313,6 +313,13 @@ impl clusters::ClusterService for Fake {
         Err(Status::unimplemented("not here"))
     }
 
+    async fn promote_member(
+        &self,
+        _: Request<v1::PromoteMemberRequest>,
+    ) -> Result<Response<v1::PromoteMemberResponse>, Status> {
+        Err(Status::unimplemented("not here"))
+    }
+
     async fn remove_member(
         &self,
         _: Request<v1::RemoveMemberRequest>,

@@ -7,7 +7,7 @@ use proto::outcome::Result as WireResult;
 use super::{Error, Field, WireEnum as _, cut, time_to_wire};
 use crate::assignment::MAX_SYSTEM_IDENTIFIER_BYTES;
 use crate::command::{
-    Check, CheckMember, CheckedMember, CloneMember, Command, DatabaseName, DestroyMember, InitialiseMember,
+    CheckpointMember, Check, CheckMember, CheckedMember, CloneMember, Command, DatabaseName, DestroyMember, InitialiseMember,
     InstallEngine, MAX_CHECKS, MAX_LABEL_BYTES, MAX_MESSAGE_BYTES, Outcome, Payload, Progress, SetPassword,
     Success, Verifier,
 };
@@ -96,6 +96,9 @@ impl From<&Payload> for WirePayload {
                     password_verifier: password.as_str().to_owned(),
                 })
             }
+            Payload::CheckpointMember(CheckpointMember { cluster_id }) => {
+                Self::CheckpointMember(proto::CheckpointMember { cluster_id: cluster_id.to_string() })
+            }
         }
     }
 }
@@ -119,6 +122,9 @@ impl TryFrom<WirePayload> for Payload {
                 Field("destroy_member").nested(destroy).map(Self::DestroyMember)
             }
             WirePayload::SetPassword(set) => Field("set_password").nested(set).map(Self::SetPassword),
+            WirePayload::CheckpointMember(checkpoint) => {
+                Field("checkpoint_member").nested(checkpoint).map(Self::CheckpointMember)
+            }
         }
     }
 }
@@ -201,6 +207,15 @@ impl TryFrom<proto::SetPassword> for SetPassword {
     }
 }
 
+impl TryFrom<proto::CheckpointMember> for CheckpointMember {
+    type Error = Error;
+
+    fn try_from(checkpoint: proto::CheckpointMember) -> Result<Self, Error> {
+        let proto::CheckpointMember { cluster_id } = checkpoint;
+        Ok(Self { cluster_id: Field("cluster_id").parsed(cluster_id)? })
+    }
+}
+
 impl From<&Progress> for proto::Progress {
     fn from(progress: &Progress) -> Self {
         let Progress { message, done_bytes, total_bytes } = progress;
@@ -245,6 +260,7 @@ pub fn outcome_to_wire(outcome: &Outcome) -> proto::Outcome {
             WireResult::DestroyMember(proto::DestroyMemberResult { removed: *removed })
         }
         Ok(Success::SetPassword) => WireResult::SetPassword(proto::SetPasswordResult {}),
+        Ok(Success::CheckpointMember) => WireResult::CheckpointMember(proto::CheckpointMemberResult {}),
     };
     proto::Outcome { result: Some(result) }
 }
@@ -272,6 +288,7 @@ pub fn outcome_from_wire(outcome: proto::Outcome) -> Result<Outcome, Error> {
         },
         WireResult::DestroyMember(destroyed) => Success::DestroyMember { removed: destroyed.removed },
         WireResult::SetPassword(proto::SetPasswordResult {}) => Success::SetPassword,
+        WireResult::CheckpointMember(proto::CheckpointMemberResult {}) => Success::CheckpointMember,
     }))
 }
 

@@ -23,6 +23,7 @@ pub(super) fn operations(parts: &Parts) -> (operation::Service<Procedures>, Desk
         records: Records::new(parts.directory.clone()),
         nodes: Arc::new(parts.fleet.clone()),
         events: parts.events.clone(),
+        leases: parts.leases.clone(),
         clock: Clock::system(),
         coordinator_generation: parts.fleet.coordinator_generation(),
     });

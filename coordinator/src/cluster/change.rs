@@ -41,6 +41,27 @@ impl Cluster {
         .checked()
     }
 
+    /// Another member is primary of a later term; the replicas that its commits wait for are those given.
+    ///
+    /// # Errors
+    /// If the node has no active member, or the set names others than active replicas.
+    pub fn with_primary(
+        self,
+        node: NodeId,
+        term: Term,
+        synchronous: Synchronous,
+    ) -> Result<Self, ChangeError> {
+        Self { term, primary: Some(node), synchronous, strengthening: None, ..self }.checked()
+    }
+
+    /// The same primary in a later term.
+    ///
+    /// # Errors
+    /// If an invariant does not hold.
+    pub fn with_term(self, term: Term) -> Result<Self, ChangeError> {
+        Self { term, ..self }.checked()
+    }
+
     /// A new member whose data are still to be made.
     ///
     /// # Errors
@@ -121,6 +142,15 @@ impl Cluster {
             return Synchronous::default();
         }
         Synchronous { count: u32::try_from(count).unwrap_or(u32::MAX), nodes }
+    }
+
+    /// The synchronous set of another primary: all other active members, of which as many are waited for as now.
+    pub fn synchronous_under(&self, primary: NodeId) -> Synchronous {
+        let count = self.synchronous.count;
+        let others = self.members.iter().filter(|member| {
+            member.node_id != primary && member.phase == MemberPhase::Active && count > 0
+        });
+        Synchronous { count, nodes: others.map(|member| member.node_id).collect() }
     }
 
     /// All that was asked for at its creation is there.

@@ -42,7 +42,7 @@ impl Clean {
 
     pub(super) async fn next(self, ctx: &Context<Means>) -> Result<Next<Self>, Error> {
         let Leftover { node_id, cluster, term, since: _ } = self.leftover;
-        let Means { records, nodes, events, clock, coordinator_generation } = ctx.means();
+        let Means { records, nodes, events, clock, coordinator_generation, .. } = ctx.means();
         let payload =
             Payload::DestroyMember(DestroyMember { cluster_id: cluster.id, confirm: cluster.name.clone() });
         let command = Command {

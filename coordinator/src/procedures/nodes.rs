@@ -23,6 +23,9 @@ pub trait Nodes: fmt::Debug + Send + Sync {
     /// Whether the node can keep anybody away from its engines, as it last told.
     fn filtering(&self, node: NodeId) -> Filtering;
 
+    /// How large the node's machine is, as it last told.
+    fn machine(&self, node: NodeId) -> Option<Machine>;
+
     /// Changes whenever something may have become known.
     fn changes(&self) -> watch::Receiver<u64>;
 
@@ -41,6 +44,13 @@ pub trait Nodes: fmt::Debug + Send + Sync {
     fn cancel(&self, node: NodeId, command: CommandId);
 }
 
+/// A node's machine.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Machine {
+    pub cores: u32,
+    pub memory_bytes: u64,
+}
+
 impl Nodes for fleet::Handle {
     fn state(&self, node: NodeId, cluster: ClusterId) -> Option<NodeState> {
         let view = self.node(node)?;
@@ -51,6 +61,12 @@ impl Nodes for fleet::Handle {
     fn filtering(&self, node: NodeId) -> Filtering {
         let facts = self.node(node).and_then(|view| view.facts);
         facts.map(|facts| facts.inventory.filtering.clone()).unwrap_or_default()
+    }
+
+    fn machine(&self, node: NodeId) -> Option<Machine> {
+        let facts = self.node(node)?.facts?;
+        let (cores, memory_bytes) = (facts.inventory.logical_cores, facts.inventory.memory_bytes);
+        Some(Machine { cores, memory_bytes })
     }
 
     fn changes(&self) -> watch::Receiver<u64> {

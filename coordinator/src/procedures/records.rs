@@ -169,6 +169,23 @@ impl Records {
         Err(Error::Contended(cluster.name.clone()))
     }
 
+    /// A change of the record, to be written together with something else; refused by the compare if it changes meanwhile.
+    ///
+    /// # Errors
+    /// Those of `change`; `NoCluster`.
+    pub async fn writes_of_change(
+        &self,
+        cluster: &ClusterRef,
+        change: impl FnOnce(Cluster) -> Result<Cluster, ChangeError>,
+    ) -> Result<(Cluster, Writes), Error> {
+        let found = self.find(&cluster.name).await?.filter(|found| found.value.id == cluster.id);
+        let found = found.ok_or_else(|| Error::NoCluster(cluster.name.clone()))?;
+        let key = cluster_key(&cluster.name);
+        let changed = change(found.value)?;
+        let ops = vec![put(&key, &changed)?];
+        Ok((changed, Writes { compares: vec![Compare::unchanged(&key, found.revision)], ops }))
+    }
+
     /// What must be written together with a new member: its ports, and that the node has it. Refused by the compares if the
     /// port is taken or the node changes meanwhile.
     ///

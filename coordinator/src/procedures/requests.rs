@@ -8,6 +8,7 @@ pub mod connection;
 mod create;
 mod members;
 mod preconditions;
+mod promote;
 mod removal;
 
 use std::sync::Arc;
@@ -26,6 +27,7 @@ use crate::store::record::Record;
 pub use create::CreateCluster;
 pub use members::AddMember;
 pub use preconditions::Precondition;
+pub use promote::PromoteMember;
 pub use removal::{DeleteCluster, RemoveMember};
 
 /// How often a request is looked at again because others had changed the same nodes meanwhile.

@@ -11,6 +11,7 @@ use holdfast_common::command::{
 };
 use holdfast_common::error::{Failure, Reason};
 use holdfast_common::id::NodeId;
+use holdfast_common::protocol::Need;
 use holdfast_common::report::EngineState;
 use holdfast_common::role::{Availability, Role};
 use holdfast_common::term::Term;
@@ -20,7 +21,8 @@ use super::nodes::{CallError, on_node, step_error};
 use super::records::{Leftover, Records, Writes};
 use super::{ClusterRef, Means};
 use crate::cluster::observed::NodeState;
-use crate::cluster::{Cluster, Member, assignment};
+use crate::cluster::{Cluster, Member, MemberPhase, assignment};
+use crate::lease::Led;
 use crate::operation::procedure::{Context, Error};
 use crate::operation::{Progress, Unit};
 
@@ -297,7 +299,17 @@ pub(super) async fn serving(
     cluster: &Cluster,
     members: &[&Member],
 ) -> Result<(), Error> {
-    observe_starts(ctx, cluster, CONVERGE_TIME, members, |state| {
+    serving_within(ctx, cluster, members, CONVERGE_TIME).await
+}
+
+/// The same, for so long.
+pub(super) async fn serving_within(
+    ctx: &Context<Means>,
+    cluster: &Cluster,
+    members: &[&Member],
+    time: Duration,
+) -> Result<(), Error> {
+    observe_starts(ctx, cluster, time, members, |state| {
         members.iter().find_map(|member| not_serving(cluster, member, state(member.node_id)))
     })
     .await
@@ -328,14 +340,37 @@ pub(super) async fn relax(
     cluster: &ClusterRef,
     node: NodeId,
 ) -> Result<Cluster, Error> {
-    let records = &ctx.means().records;
-    let told = records.update(cluster, |cluster| {
-        let set = cluster.synchronous_without(node);
-        cluster.with_relaxed(set)
-    });
-    let told = told.await?;
+    let told = record_relaxed(ctx, cluster, node).await?;
     let wanted = told.synchronous.clone();
     observe(ctx, &told, CONVERGE_TIME, |state| not_enforced(&told, &wanted, state)).await?;
+    Ok(told)
+}
+
+/// Who may be promoted is stored with it, so that no failover counts on a replica that the primary need not wait for any more.
+async fn record_relaxed(
+    ctx: &Context<Means>,
+    cluster: &ClusterRef,
+    node: NodeId,
+) -> Result<Cluster, Error> {
+    let Means { records, leases, .. } = ctx.means();
+    let now = records.get(cluster).await?;
+    let set = now.synchronous_without(node);
+    if now.synchronous == set && now.strengthening.is_none() {
+        return Ok(now);
+    }
+    let Some(led) = Led::of(&now) else {
+        return Ok(records.update(cluster, |cluster| cluster.with_relaxed(set.clone())).await?);
+    };
+    leases.open_one(&led).await?;
+    let (told, writes) =
+        records.writes_of_change(cluster, |cluster| cluster.with_relaxed(set.clone())).await?;
+    let members: Vec<NodeId> = if set.count > 0 {
+        set.nodes
+    } else {
+        let stays = |member: &&Member| member.phase == MemberPhase::Active && member.node_id != node;
+        told.replicas().filter(stays).map(|member| member.node_id).collect()
+    };
+    leases.declare_with(now.id, &members, Need::of(set.count), writes).await?;
     Ok(told)
 }
 

@@ -40,7 +40,7 @@ impl Loop for Keep {
 
     async fn round(&mut self) -> Result<(), Error> {
         let clusters = self.records.all().await?;
-        let led: Vec<Led> = clusters.iter().filter_map(led).collect();
+        let led: Vec<Led> = clusters.iter().filter_map(Led::of).collect();
         // First what is known of old: who is listed stays so until it is known to be away.
         self.leases.open(&led).await?;
         // One that is being removed keeps its lease until it is gone.
@@ -52,11 +52,6 @@ impl Loop for Keep {
         }
         Ok(())
     }
-}
-
-fn led(cluster: &Cluster) -> Option<Led> {
-    let primary = cluster.primary?;
-    Some(Led { cluster: cluster.id, term: cluster.term, primary, profile: cluster.lease_profile })
 }
 
 impl Keep {
@@ -158,7 +153,7 @@ mod tests {
         store.txn(stored).await.unwrap();
         let replica = cluster.members[1].node_id;
         let first = started(&store, &cluster);
-        first.leases.open(&[led(&cluster).unwrap()]).await.unwrap();
+        first.leases.open(&[Led::of(&cluster).unwrap()]).await.unwrap();
         first.leases.declare(cluster.id, &[replica], Need::All).await.unwrap();
 
         let mut next = started(&store, &cluster);

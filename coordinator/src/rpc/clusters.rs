@@ -24,7 +24,9 @@ use crate::identity::Identity;
 use crate::lease::Leases;
 use crate::operation;
 use crate::procedures::requests::connection::{Connection, Reveal};
-use crate::procedures::requests::{AddMember, Asker, DeleteCluster, Desk, Prepare, RemoveMember};
+use crate::procedures::requests::{
+    AddMember, Asker, DeleteCluster, Desk, Prepare, PromoteMember, RemoveMember,
+};
 use crate::store::Txn;
 
 /// What a node measures changes without notice: a watched cluster is looked at as often as this.
@@ -162,6 +164,23 @@ impl ClusterService for Clusters {
             Done::Planned(plan) => proto::remove_member_response::Outcome::Plan(plan),
         };
         Ok(Response::new(proto::RemoveMemberResponse { outcome: Some(outcome) }))
+    }
+
+    async fn promote_member(
+        &self,
+        request: Request<proto::PromoteMemberRequest>,
+    ) -> Result<Response<proto::PromoteMemberResponse>, Status> {
+        let asker = asker(&request, &request.get_ref().request_id)?;
+        let request = request.into_inner();
+        let proto::PromoteMemberRequest { cluster, node, allow_smaller, validate_only, request_id: _ } =
+            request;
+        let (cluster, node) = parse::member(&cluster, &node).map_err(refuse)?;
+        let parsed = PromoteMember { cluster, node, allow_smaller };
+        let outcome = match self.change(&parsed, &asker, validate_only).await? {
+            Done::Begun(operation) => proto::promote_member_response::Outcome::Operation(*operation),
+            Done::Planned(plan) => proto::promote_member_response::Outcome::Plan(plan),
+        };
+        Ok(Response::new(proto::PromoteMemberResponse { outcome: Some(outcome) }))
     }
 
     async fn get_connection(

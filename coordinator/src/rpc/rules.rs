@@ -90,6 +90,7 @@ pub const RULES: &[Rule] = &[
     changes("holdfast.v1.ClusterService/DeleteCluster", Who::Operator),
     changes("holdfast.v1.ClusterService/AddMember", Who::Operator),
     changes("holdfast.v1.ClusterService/RemoveMember", Who::Operator),
+    changes("holdfast.v1.ClusterService/PromoteMember", Who::Operator),
     // Shows the password, once: so it also changes something.
     changes("holdfast.v1.ClusterService/GetConnection", Who::Operator),
     changes("holdfast.v1.ClusterService/ResetPassword", Who::Operator),

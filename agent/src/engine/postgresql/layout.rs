@@ -3,6 +3,7 @@
 //! ```text
 //! <data-dir>/<cluster id>/      the agent's; 0755
 //!   member.json                 the marker: which cluster, made by which command, how far
+//!   resting                     the term of a primary that was stopped for another to take over
 //!   conf/                       the agent's: what the server reads and may not change
 //!   data/                       the database, the engine user's; never changed by the agent while it is complete
 //!   data.new/                   a copy that is being made; renamed to data/ when it is complete
@@ -110,6 +111,16 @@ impl Layout {
 
     pub(super) fn config_file(&self) -> PathBuf {
         self.conf().join("postgresql.conf")
+    }
+
+    /// There while the replica is to receive from nobody: the configuration includes it.
+    pub(super) fn sealed(&self) -> PathBuf {
+        self.conf().join("sealed.conf")
+    }
+
+    /// In which term a primary was that was stopped for another to take over.
+    pub(super) fn resting(&self) -> PathBuf {
+        self.root.join("resting")
     }
 
     pub(super) fn marker(&self) -> PathBuf {

@@ -36,6 +36,7 @@ impl Inner {
             Some(role) => Some(role),
             None => self.data_role(&layout).await,
         };
+        observed.sealed = matches!(self.host.files().stat(layout.sealed()).await, Ok(Some(_)));
         if observed.system_identifier.is_none() {
             observed.system_identifier = match build::identity(self, &layout, Place::Data).await {
                 Ok(found) => Some(found),
@@ -49,7 +50,7 @@ impl Inner {
     }
 
     /// The role in which the data would start; unknown if there are none.
-    async fn data_role(&self, layout: &Layout) -> Option<Role> {
+    pub(super) async fn data_role(&self, layout: &Layout) -> Option<Role> {
         let files = self.host.files();
         files.stat(layout.data().join("PG_VERSION")).await.ok()??;
         match files.stat(layout.data().join("standby.signal")).await {

@@ -23,8 +23,8 @@ const FAST_DEADLINE: Duration = Duration::from_secs(60);
 const IMMEDIATE_DEADLINE: Duration = Duration::from_secs(15);
 /// How long a start is watched for a server that ends at once.
 const START_WATCH: Duration = Duration::from_secs(3);
-/// How long the process that writes a server's log is waited for once the server has ended.
-const LOG_DEADLINE: Duration = Duration::from_secs(5);
+/// How long the processes of a server that has ended are waited for.
+const LAST_DEADLINE: Duration = Duration::from_secs(5);
 const PAUSE: Duration = Duration::from_millis(100);
 
 /// The name of a member's service.
@@ -136,21 +136,21 @@ async fn watch(host: &Host, layout: &Layout, name: &ServiceName) -> Result<(), E
     match watched.await {
         Ok(true) | Err(_) => Ok(()),
         Ok(false) => {
-            log_is_written(layout).await;
+            gone(layout).await;
             let problem = format!("it ended at once: {}", words::last(host, layout).await);
             Err(Error::Wrong { deed: "start PostgreSQL".to_owned(), problem })
         }
     }
 }
 
-/// Waits until a server that has ended has written why: its log is written by a process that outlives it for a moment.
-async fn log_is_written(layout: &Layout) {
-    let written = async {
+/// Waits for the processes that outlive their server for a moment: one of them writes its log, and with it why it ended.
+async fn gone(layout: &Layout) {
+    let gone = async {
         while users_of(&layout.data()).await.is_ok_and(|users| !users.is_empty()) {
             tokio::time::sleep(PAUSE).await;
         }
     };
-    let _late = tokio::time::timeout(LOG_DEADLINE, written).await;
+    let _late = tokio::time::timeout(LAST_DEADLINE, gone).await;
 }
 
 async fn has_socket(host: &Host, layout: &Layout) -> bool {
@@ -199,5 +199,6 @@ pub(super) async fn halt(host: &Host, layout: &Layout, name: &ServiceName) -> Re
     let how = Stop { signal: Signal::Quit, deadline: IMMEDIATE_DEADLINE };
     let stopped = host.units().stop(name, how).await;
     stopped.map_err(|error| Error::failed("stop PostgreSQL", error))?;
+    gone(layout).await;
     refuse_users(&layout.data()).await
 }

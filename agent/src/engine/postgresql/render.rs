@@ -7,6 +7,7 @@
 use std::collections::BTreeSet;
 use std::fmt::Write as _;
 use std::net::IpAddr;
+use std::path::Path;
 
 use holdfast_common::assignment::{MemberAssignment, Peer, RoleAssignment, Synchronous};
 use holdfast_common::id::NodeId;
@@ -92,6 +93,8 @@ pub(super) fn server(subject: &Subject<'_>) -> String {
             out.text(name, value);
         }
     }
+    out.section("While it is sealed it receives from nobody");
+    out.include(&layout.sealed());
     out.0
 }
 
@@ -271,6 +274,12 @@ pub(super) struct Lines(pub(super) String);
 impl Lines {
     fn section(&mut self, title: &str) {
         let _ = write!(self.0, "\n# {title}\n");
+    }
+
+    /// What stands there overrules all before it; there need not be anything.
+    fn include(&mut self, path: &Path) {
+        let path = path.to_string_lossy().replace('\\', "\\\\").replace('\'', "''");
+        let _ = writeln!(self.0, "include_if_exists = '{path}'");
     }
 
     /// A value that needs no quotes.

@@ -3,6 +3,7 @@
 //!
 //! Names are resolved in `pg_catalog` alone, so that nothing a database user plants is ever called.
 
+use std::sync::OnceLock;
 use std::time::Duration;
 
 use holdfast_common::assignment::Synchronous;
@@ -10,6 +11,7 @@ use holdfast_common::id::NodeId;
 use holdfast_common::position::Position;
 use holdfast_common::report::{EngineState, Follower};
 use holdfast_common::role::Role;
+use holdfast_common::term::Term;
 use jiff::Timestamp;
 use tokio::time::timeout;
 use tokio_postgres::error::SqlState;
@@ -54,6 +56,16 @@ select application_name, (flush_lsn - '0/0')::int8, sync_state, state
 const IDENTITY: &str = "
 select (select system_identifier from pg_control_system())::text, current_setting('server_version'),
        extract(epoch from pg_postmaster_start_time())::float8";
+const NEWEST_TERM: &str = "select term, timeline from holdfast.terms order by term desc limit 1";
+/// Of a new database.
+const FIRST_TIMELINE: u64 = 1;
+/// How many terms are remembered in the data, counted from the newest.
+const KEPT_TERMS: u64 = 1000;
+const CUT_OFF: &str = "
+select (greatest(received, replayed) - '0/0')::int8
+  from (select pg_last_wal_receive_lsn() as received, pg_last_wal_replay_lsn() as replayed) s
+ where pg_is_in_recovery() and replayed >= coalesce(received, replayed)
+   and not exists (select from pg_stat_wal_receiver) and current_setting('primary_conninfo') = ''";
 const PENDING: &str = "select name from pg_settings where pending_restart order by name limit 64";
 const SIZE: &str = "select sum(pg_database_size(oid))::int8 from pg_database";
 const SLOTS: &str = "
@@ -67,6 +79,8 @@ pub(super) struct Session {
     standing: Statement,
     followers: Statement,
     identity: Identity,
+    /// Of a primary, once it was read: it begins no other in this session.
+    term: OnceLock<(Term, u64)>,
     _connection: AbortOnDropHandle<()>,
 }
 
@@ -128,7 +142,7 @@ impl Session {
                 version: first_word(row.try_get(1)?),
                 started_at: row.try_get::<_, Option<f64>>(2)?.and_then(at_epoch),
             };
-            Ok(Self { client, standing, followers, identity, _connection: connection })
+            Ok(Self { client, standing, followers, identity, term: OnceLock::new(), _connection: connection })
         })
         .await
     }
@@ -144,6 +158,8 @@ impl Session {
             let mut observed = self.standing(&row)?;
             if observed.role == Some(Role::Primary) {
                 let rows = self.client.query(&self.followers, &[&REPLICATION_USER]).await?;
+                let term = self.newest_term().await?;
+                observed.term = Some(self.term.get_or_init(|| term).0);
                 observed.followers =
                     rows.iter().filter_map(|row| follower(row).transpose()).collect::<Result<_, _>>()?;
             }
@@ -237,6 +253,82 @@ impl Session {
             }
         })
         .await
+    }
+
+    pub(super) async fn is_replica(&self) -> Result<bool, NoAnswer> {
+        bounded(async { Ok(self.client.query_one("select pg_is_in_recovery()", &[]).await?.try_get(0)?) }).await
+    }
+
+    /// Asks a replica to leave recovery; it takes a moment.
+    pub(super) async fn promote(&self) -> Result<(), NoAnswer> {
+        bounded(async { Ok(self.client.execute("select pg_promote(false)", &[]).await.map(drop)?) }).await
+    }
+
+    /// Writes into a primary's data that a term began; not again where it is there. It waits for no replica: its gate is
+    /// shut until enough of them have this too.
+    pub(super) async fn begin_term(&self, term: Term, node: NodeId) -> Result<(), NoAnswer> {
+        let statements = format!(
+            "begin; set local synchronous_commit = local;
+             create schema if not exists holdfast authorization {SUPERUSER};
+             create table if not exists holdfast.terms (
+                 term int8 primary key, timeline int8 not null, node uuid not null, began timestamptz not null);
+             insert into holdfast.terms
+                 select {term}, ('x' || lpad(substr(pg_walfile_name(pg_current_wal_flush_lsn()), 1, 8), 16, '0'))::bit(64)::int8,
+                        {node}, clock_timestamp()
+                 on conflict do nothing;
+             delete from holdfast.terms where term < (select max(term) from holdfast.terms) - {KEPT_TERMS};
+             commit",
+            node = render::literal(&node.to_string()),
+        );
+        bounded(async { Ok(self.client.batch_execute(&statements).await?) }).await
+    }
+
+    /// The newest term that is written in the data, and its timeline.
+    pub(super) async fn term(&self) -> Result<(Term, u64), NoAnswer> {
+        bounded(self.newest_term()).await
+    }
+
+    async fn newest_term(&self) -> Result<(Term, u64), NoAnswer> {
+        if let Some(known) = self.term.get() {
+            return Ok(*known);
+        }
+        let found = match self.client.query_opt(NEWEST_TERM, &[]).await {
+            Err(error) if error.code() == Some(&SqlState::UNDEFINED_TABLE) => None,
+            other => other?,
+        };
+        let Some(row) = found else { return Ok((Term::NONE, FIRST_TIMELINE)) };
+        let (term, timeline): (i64, i64) = (row.try_get(0)?, row.try_get(1)?);
+        Ok((Term::new(unsigned(term).unwrap_or_default()), unsigned(timeline).unwrap_or(FIRST_TIMELINE)))
+    }
+
+    /// Where a replica's log ends that receives from nobody any more and has replayed all of it; none as long as it does not.
+    pub(super) async fn cut_off_at(&self) -> Result<Option<u64>, NoAnswer> {
+        bounded(async {
+            let row = self.client.query_one(CUT_OFF, &[]).await?;
+            Ok(row.try_get::<_, Option<i64>>(0)?.and_then(unsigned))
+        })
+        .await
+    }
+
+    /// Ends whoever receives the log without being a member.
+    pub(super) async fn end_strangers(&self) -> Result<(), NoAnswer> {
+        let query = "select pid, usename, application_name from pg_stat_replication";
+        bounded(async {
+            for row in self.client.query(query, &[]).await? {
+                let (pid, user, name): (i32, Option<String>, String) =
+                    (row.try_get(0)?, row.try_get(1)?, row.try_get(2)?);
+                if user.as_deref() != Some(REPLICATION_USER) || name.parse::<NodeId>().is_err() {
+                    self.client.execute("select pg_terminate_backend($1)", &[&pid]).await?;
+                }
+            }
+            Ok(())
+        })
+        .await
+    }
+
+    /// Not bounded here: it may have all of the server's memory to write.
+    pub(super) async fn checkpoint(&self) -> Result<(), NoAnswer> {
+        Ok(self.client.batch_execute("set statement_timeout = 0; checkpoint").await?)
     }
 
     pub(super) async fn reload(&self) -> Result<(), NoAnswer> {

@@ -29,6 +29,8 @@ enum Done {
     Gate(Deed),
     Store(Record),
     Halt,
+    Rest(Term, Attempt),
+    Seal(Term),
     Tell(ToCoordinator),
     Send(NodeId, ToPeer),
     Event(String),
@@ -57,6 +59,14 @@ impl Hands for Recorder {
 
     fn halt(&mut self, _: ClusterId) {
         self.done.push(Done::Halt);
+    }
+
+    fn rest(&mut self, _: ClusterId, term: Term, attempt: Attempt) {
+        self.done.push(Done::Rest(term, attempt));
+    }
+
+    fn seal(&mut self, _: ClusterId, term: Term) {
+        self.done.push(Done::Seal(term));
     }
 
     fn tell(&mut self, _: ClusterId, message: ToCoordinator) {
@@ -326,4 +336,62 @@ fn a_list_is_enforced_once_the_engine_depends_on_it_and_all_of_it_has_what_was_a
     let other = Synchronous { count: 1, nodes: vec![a] };
     let other = MemberReport { synchronous: other, ..seen(300, &[(a, 300), (b, 300)]) };
     assert_eq!(readiness.enforces(&other, &quorum), None);
+}
+
+#[test]
+fn a_primary_that_is_stopped_for_another_is_neither_ended_nor_started_and_told_only_while_it_is() {
+    let mut bench = Bench::serving(list(1, &[NodeId::generate()]));
+    let attempt = Attempt(7);
+    bench.happen(Event::Told(ToMember::Stop { term: TERM, attempt }));
+    assert_eq!(bench.hands.done, [Done::Gate(Deed::Shut), Done::Rest(TERM, attempt)]);
+    assert_eq!(bench.keeper.held().serve, Serve::Rests);
+    let tail = Tail { term: TERM, position: Position { era: 1, offset: 100 } };
+    bench.hands.done.clear();
+    bench.keeper.rested(TERM, Attempt(6), tail, &mut bench.hands);
+    assert_eq!(bench.hands.done, []);
+    bench.keeper.rested(TERM, attempt, tail, &mut bench.hands);
+    assert_eq!(bench.hands.done, [Done::Tell(ToCoordinator::Stopped { term: TERM, attempt, tail })]);
+
+    // The way back: it is silent for a while, asks then, and starts by the answer.
+    bench.pass(timings().silence);
+    bench.renew();
+    assert_eq!(bench.keeper.held().serve, Serve::May);
+    bench.hands.done.clear();
+    bench.keeper.rested(TERM, attempt, tail, &mut bench.hands);
+    assert_eq!(bench.hands.done, [], "it may run by now");
+}
+
+#[test]
+fn one_that_rests_and_is_to_follow_is_not_ended_at_once() {
+    let mut bench = Bench::serving(list(1, &[NodeId::generate()]));
+    bench.happen(Event::Told(ToMember::Stop { term: TERM, attempt: Attempt(7) }));
+    bench.hands.done.clear();
+    bench.keeper.follow(TERM.next(), NodeId::generate(), &mut bench.hands);
+    assert!(!bench.hands.done.contains(&Done::Halt), "{:?}", bench.hands.done);
+    let held = bench.keeper.held();
+    assert_eq!((held.standing, held.serve), ((TERM.next(), Standing::Replica), Serve::MustNot));
+}
+
+#[test]
+fn a_seal_is_told_once_it_is_on_the_disk_and_only_of_its_term() {
+    let mut hands = Recorder::default();
+    let record = Record::replica(TERM);
+    let keeper = Keeper::started(ClusterId::generate(), vec![PORT], timings(), record, &mut hands);
+    let mut bench = Bench { keeper, hands, numbers: Numbers::of_run(1) };
+    let term = TERM.next();
+    bench.happen(Event::Told(ToMember::Seal { term }));
+    assert_eq!(bench.hands.done, [], "a starting agent counts as having promised");
+    bench.pass(timings().promised());
+    bench.happen(Event::Told(ToMember::Seal { term }));
+    assert_eq!(bench.hands.stored.last().map(|record| record.standing), Some(Standing::Sealed));
+    assert!(!bench.hands.done.contains(&Done::Seal(term)), "not before it is on the disk");
+    let stored = bench.hands.stored.last().cloned().unwrap();
+    bench.keeper.stored(stored, &mut bench.hands);
+    assert!(bench.hands.done.contains(&Done::Seal(term)), "{:?}", bench.hands.done);
+    bench.hands.done.clear();
+    let tail = Tail { term: TERM, position: Position { era: 1, offset: 100 } };
+    bench.keeper.is_cut(term.next(), tail, &mut bench.hands);
+    assert_eq!(bench.hands.done, []);
+    bench.keeper.is_cut(term, tail, &mut bench.hands);
+    assert_eq!(bench.hands.done, [Done::Tell(ToCoordinator::Sealed { term, tail })]);
 }

@@ -25,6 +25,8 @@ use crate::cluster::{Cluster, MemberPhase, assignment};
 use crate::directory::Directory;
 use crate::event;
 use crate::fleet::CallError;
+use crate::lease::Leases;
+use crate::procedures::nodes::Machine;
 use crate::procedures::records::{Records, cluster_key};
 use crate::procedures::{Means, Nodes};
 use crate::store::memory::Memory;
@@ -113,6 +115,7 @@ impl World {
             records: Records::new(Directory::new(Arc::clone(store))),
             nodes: Arc::new(Seen { world: Arc::clone(self), store: Arc::clone(store) }),
             events: events(store),
+            leases: Leases::new(Directory::new(Arc::clone(store)), Clock::system()),
             clock: Clock::system(),
             coordinator_generation: Generation::new(1),
         })
@@ -200,6 +203,7 @@ fn act(data: &mut BTreeMap<NodeId, String>, node: NodeId, command: &Command) -> 
         }
         Payload::DestroyMember(_) => Ok(Success::DestroyMember { removed: data.remove(&node).is_some() }),
         Payload::SetPassword(_) => Ok(Success::SetPassword),
+        Payload::CheckpointMember(_) => Ok(Success::CheckpointMember),
         Payload::CheckMember(_) => Err(Failure::new(Reason::UnknownCommand, "not here")),
     }
 }
@@ -241,6 +245,10 @@ impl Nodes for Seen {
 
     fn filtering(&self, _: NodeId) -> Filtering {
         Filtering::Available
+    }
+
+    fn machine(&self, _: NodeId) -> Option<Machine> {
+        Some(Machine { cores: 2, memory_bytes: 4 << 30 })
     }
 
     fn changes(&self) -> watch::Receiver<u64> {

@@ -1,0 +1,269 @@
+//! Changing a member's role: made primary, sealed, stopped for another to take over, made a replica again.
+//!
+//! Each term is written into the data when its primary begins, so that a log tells by itself in which term it was written:
+//! timelines cannot, because two primaries that nobody followed may have begun the same one.
+
+use std::time::Duration;
+
+use holdfast_common::assignment::{MemberAssignment, Peer, RoleAssignment};
+use holdfast_common::id::ClusterId;
+use holdfast_common::position::Position;
+use holdfast_common::protocol::Tail;
+use holdfast_common::role::Role;
+use holdfast_common::term::Term;
+use tokio::time::{Instant, sleep};
+use tokio_util::sync::CancellationToken;
+
+use super::layout::{Layout, Marker};
+use super::render::{self, Place};
+use super::{Inner, control, process};
+use crate::engine::Error;
+use crate::host::exec::Program;
+use crate::host::files::Access;
+
+/// How long a replica may take to leave recovery, or to let go of its primary and replay what it has.
+const ROLE_DEADLINE: Duration = Duration::from_secs(30);
+/// One question to another member's server.
+const ASK_DEADLINE: Duration = Duration::from_secs(10);
+const PAUSE: Duration = Duration::from_millis(20);
+/// A checkpoint may have to write all of the server's memory.
+const CHECKPOINT_DEADLINE: Duration = Duration::from_secs(10 * 60);
+
+/// Where a primary's log branched off from an earlier timeline.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Branch {
+    timeline: u64,
+    ended_at: u64,
+}
+
+impl Inner {
+    /// Out of recovery, where it is in it; its slots; then its term.
+    pub(super) async fn lead(&self, member: &MemberAssignment) -> Result<(), Error> {
+        let cluster = member.cluster_id;
+        let session = self.session(cluster).await.map_err(|why| why.during("promote"))?;
+        let until = Instant::now() + ROLE_DEADLINE;
+        if session.is_replica().await.map_err(|why| why.during("promote"))? {
+            session.promote().await.map_err(|why| why.during("promote"))?;
+        }
+        while session.is_replica().await.map_err(|why| why.during("promote"))? {
+            past(until, "promote")?;
+            sleep(PAUSE).await;
+        }
+        self.admit(member).await?;
+        self.unseal(&self.layout(cluster)).await?;
+        // The last of all: from here on it counts as a primary of this term.
+        let begun = session.begin_term(member.term, self.settings.node_id).await;
+        // It remembers the term of before, or is left in the middle of writing this one.
+        self.forget(cluster);
+        begun.map_err(|why| why.during("promote"))
+    }
+
+    /// Receives from nobody any more, and tells where its log ends once all of it is replayed.
+    pub(super) async fn seal(&self, cluster: ClusterId) -> Result<Tail, Error> {
+        let deed = "seal";
+        let (layout, _) = self.complete(cluster).await?;
+        let cut = b"# Written by Holdfast: this replica receives from nobody until it is told whom to follow.\nprimary_conninfo = ''\n";
+        let written = self.host.files().write(layout.sealed(), cut.to_vec(), Access::PUBLIC).await;
+        written.map_err(|error| Error::failed(deed, error))?;
+        let session = self.session(cluster).await.map_err(|why| why.during(deed))?;
+        session.reload().await.map_err(|why| why.during(deed))?;
+        let until = Instant::now() + ROLE_DEADLINE;
+        loop {
+            if let Some(offset) = session.cut_off_at().await.map_err(|why| why.during(deed))? {
+                let (term, era) = session.term().await.map_err(|why| why.during(deed))?;
+                return Ok(Tail { term: term.max(Term::FIRST), position: Position { era, offset } });
+            }
+            past(until, deed)?;
+            sleep(PAUSE).await;
+        }
+    }
+
+    /// Stops a primary in such a way that whoever receives from it has all of its log.
+    pub(super) async fn rest(&self, cluster: ClusterId) -> Result<Tail, Error> {
+        let deed = "stop for a switchover";
+        let (layout, _) = self.complete(cluster).await?;
+        let name = process::service_name(cluster)?;
+        let kept = layout.resting();
+        if self.host.units().status(&name).await.is_running() {
+            let session = self.session(cluster).await.map_err(|why| why.during(deed))?;
+            let term = session.term().await.map_err(|why| why.during(deed))?.0.max(Term::FIRST);
+            // Read back where it is already stopped, and asked again.
+            let written = self.host.files().write(&kept, term.to_string().into_bytes(), Access::PUBLIC).await;
+            written.map_err(|error| Error::failed(deed, error))?;
+            // Whoever else receives could hold the stop up.
+            session.end_strangers().await.map_err(|why| why.during(deed))?;
+            self.stop(cluster).await?;
+        }
+        process::refuse_users(&layout.data()).await?;
+        let term = self.host.files().read(&kept, 64).await.map_err(|error| Error::failed(deed, error))?;
+        let term = String::from_utf8_lossy(&term).parse().map(Term::new);
+        let problem = "its term is not readable".to_owned();
+        let term = term.map_err(|_| Error::Damaged { what: kept.display().to_string(), problem })?;
+        let problem = "its log does not end with a clean stop".to_owned();
+        let end = self.clean_end(&layout).await?;
+        let position = end.ok_or_else(|| Error::Wrong { deed: deed.to_owned(), problem })?;
+        Ok(Tail { term, position })
+    }
+
+    /// Writes out what the server has in memory, so that a stop that follows is short.
+    pub(super) async fn checkpoint(&self, cluster: ClusterId) -> Result<(), Error> {
+        let deed = "checkpoint";
+        self.complete(cluster).await?;
+        // One of its own: on the kept one it would be in the way of looking.
+        let session = self.connect(cluster).await.map_err(|why| why.during(deed))?;
+        match tokio::time::timeout(CHECKPOINT_DEADLINE, session.checkpoint()).await {
+            Ok(done) => done.map_err(|why| why.during(deed)),
+            Err(_) => Err(Error::TimedOut { deed: deed.to_owned(), seconds: CHECKPOINT_DEADLINE.as_secs() }),
+        }
+    }
+
+    /// Makes it a replica of the assignment's upstream. Data that were a primary's only if the upstream has all of their log.
+    pub(super) async fn follow(&self, member: &MemberAssignment) -> Result<(), Error> {
+        let deed = "follow";
+        let RoleAssignment::Replica { upstream } = &member.role else {
+            let message = "is no replica's".to_owned();
+            return Err(Error::Field { field: "role".to_owned(), message });
+        };
+        let (layout, marker) = self.complete(member.cluster_id).await?;
+        if self.data_role(&layout).await != Some(Role::Replica) {
+            let name = process::service_name(member.cluster_id)?;
+            if self.host.units().status(&name).await.is_running() {
+                let why = "its server runs as primary; it is stopped first".to_owned();
+                return Err(Error::WouldDestroyData { why });
+            }
+            process::refuse_users(&layout.data()).await?;
+            self.write_configuration(member, &marker, Place::Data).await?;
+            self.is_prefix(member, &marker, &layout, upstream).await?;
+            let access = Access { mode: 0o600, owner: self.owner()? };
+            let signal = layout.data().join("standby.signal");
+            let written = self.host.files().write(signal, Vec::new(), access).await;
+            written.map_err(|error| Error::failed(deed, error))?;
+            let removed = self.host.files().remove_file(layout.resting()).await;
+            removed.map_err(|error| Error::failed(deed, error))?;
+        }
+        self.unseal(&layout).await?;
+        self.configure(member).await
+    }
+
+    async fn unseal(&self, layout: &Layout) -> Result<(), Error> {
+        let removed = self.host.files().remove_file(layout.sealed()).await;
+        removed.map(drop).map_err(|error| Error::failed("lift the seal", error))
+    }
+
+    /// Whether all of this log is in the upstream's too.
+    async fn is_prefix(
+        &self,
+        member: &MemberAssignment,
+        marker: &Marker,
+        layout: &Layout,
+        upstream: &Peer,
+    ) -> Result<(), Error> {
+        let unmet = |message: String| Err(Error::Unmet { check: "log_is_a_prefix", message });
+        let Some(end) = self.clean_end(layout).await? else {
+            return unmet("its server did not stop cleanly, so its log may have more than the primary's".to_owned());
+        };
+        let said = self.ask(marker, layout, upstream, "IDENTIFY_SYSTEM").await?;
+        let mut words = said.trim().split('|');
+        let (system, timeline) = (words.next(), words.next().and_then(|word| word.parse::<u64>().ok()));
+        let (Some(system), Some(timeline)) = (system, timeline) else {
+            let problem = "its answer is not understood".to_owned();
+            return Err(Error::Wrong { deed: format!("ask {}", upstream.name), problem });
+        };
+        if member.system_identifier.as_deref().is_some_and(|expected| expected != system) {
+            return unmet(format!("{} has database system {system}, which is another", upstream.name));
+        }
+        if timeline <= end.era {
+            return unmet(format!(
+                "{} is on timeline {timeline}, and this log on {}: neither continues the other",
+                upstream.name, end.era
+            ));
+        }
+        let history = self.ask(marker, layout, upstream, &format!("TIMELINE_HISTORY {timeline}")).await?;
+        match branches(&history).into_iter().find(|branch| branch.timeline == end.era) {
+            Some(branch) if end.offset <= branch.ended_at => Ok(()),
+            Some(branch) => {
+                let more = end.offset.saturating_sub(branch.ended_at);
+                unmet(format!("its log has {more} bytes that the primary's does not have"))
+            }
+            None => unmet(format!("the primary's log does not come from timeline {}", end.era)),
+        }
+    }
+
+    /// One question over the replication protocol, which is all that members may use of each other.
+    async fn ask(
+        &self,
+        marker: &Marker,
+        layout: &Layout,
+        upstream: &Peer,
+        question: &str,
+    ) -> Result<String, Error> {
+        let conninfo = render::conninfo(upstream, layout, render::COPY_NAME);
+        let mut program = Program::new(self.packages.program(&marker.engine_version, "psql"))
+            .args(["--no-psqlrc", "--no-align", "--tuples-only", "--quiet", "--no-password", "--dbname"])
+            .arg(format!("{conninfo} replication=true"))
+            .args(["--command", question])
+            .deadline(ASK_DEADLINE);
+        if let Some(owner) = self.owner()? {
+            program = program.owner(owner);
+        }
+        let asked = self.host.run(program, &CancellationToken::new()).await;
+        let answer = asked.map_err(|error| Error::Unavailable {
+            deed: format!("ask {}", upstream.name),
+            source: error.into(),
+        })?;
+        Ok(String::from_utf8_lossy(&answer.stdout.bytes).into_owned())
+    }
+
+    /// Where the log of a stopped primary ends; none if it was not stopped cleanly.
+    async fn clean_end(&self, layout: &Layout) -> Result<Option<Position>, Error> {
+        let path = layout.data().join("global/pg_control");
+        let bytes = self.host.files().read(&path, control::MAX_BYTES).await;
+        let bytes = bytes.map_err(|error| Error::failed("read the control file", error))?;
+        Ok(control::clean_end(&bytes).map(|(era, offset)| Position { era, offset }))
+    }
+}
+
+fn past(until: Instant, deed: &str) -> Result<(), Error> {
+    if Instant::now() < until {
+        return Ok(());
+    }
+    Err(Error::TimedOut { deed: deed.to_owned(), seconds: ROLE_DEADLINE.as_secs() })
+}
+
+/// The lines of a timeline's history: `1	0/3000120	no recovery target specified`. Servers before version 16 may give them as
+/// `\x` and hexadecimal digits.
+fn branches(answer: &str) -> Vec<Branch> {
+    let text = match answer.split_once("\\x") {
+        Some((_, digits)) => unhexed(digits.trim()),
+        None => answer.split_once('|').map_or(answer, |(_, text)| text).to_owned(),
+    };
+    let branch = |line: &str| {
+        let mut words = line.split_whitespace();
+        let timeline = words.next()?.parse().ok()?;
+        let (high, low) = words.next()?.split_once('/')?;
+        let half = |half| u64::from_str_radix(half, 16).ok();
+        Some(Branch { timeline, ended_at: (half(high)? << 32) | half(low)? })
+    };
+    text.lines().filter_map(branch).collect()
+}
+
+fn unhexed(digits: &str) -> String {
+    let pairs = digits.as_bytes().chunks_exact(2);
+    let byte = |pair: &[u8]| u8::from_str_radix(std::str::from_utf8(pair).ok()?, 16).ok();
+    String::from_utf8_lossy(&pairs.map_while(byte).collect::<Vec<u8>>()).into_owned()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_history_is_read_as_text_and_as_bytes() {
+        let plain = "00000003.history|1\t0/3000120\tno recovery target specified\n\n2\t1/A0\tno recovery target specified\n";
+        let read = [Branch { timeline: 1, ended_at: 0x0300_0120 }, Branch { timeline: 2, ended_at: 0x1_0000_00a0 }];
+        assert_eq!(branches(plain), read);
+        let digits: String = "1\t0/3000120\tx\n".bytes().map(|byte| format!("{byte:02x}")).collect();
+        assert_eq!(branches(&format!("00000002.history|\\x{digits}\n")), read[..1]);
+        assert_eq!(branches("nonsense"), []);
+    }
+}

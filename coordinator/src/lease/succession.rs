@@ -1,0 +1,84 @@
+//! A change of primary, step by step: whoever conducts it asks for the next step and waits for the answers.
+
+use holdfast_common::id::{ClusterId, NodeId};
+use holdfast_common::pki::random_number;
+use holdfast_common::protocol::{Attempt, Need, Regent, Timings};
+use tokio::sync::watch;
+
+use super::{Error, Leases};
+use crate::procedures::records::Writes;
+
+// === impl Leases ===
+
+impl Leases {
+    /// Asks the primary to stop for another to take over, under a number that was never used.
+    ///
+    /// # Errors
+    /// [`Error::Obstacle`]; [`Error::NoPrimary`].
+    pub async fn halt(&self, cluster: ClusterId) -> Result<(), Error> {
+        // No two are alike, not of different runs either; 0 is none.
+        let attempt = Attempt(random_number().max(1));
+        self.change(cluster, |regent, _| regent.halt(attempt), Writes::default()).await
+    }
+
+    /// The way back as long as no term is intended: the primary is granted its lease again.
+    pub fn resume(&self, cluster: ClusterId) {
+        self.with(cluster, |seat, _| seat.regent.resume());
+    }
+
+    /// Stores that there is to be another primary. From here on the present one is granted nothing.
+    ///
+    /// # Errors
+    /// [`Error::Obstacle`]; [`Error::NoPrimary`]; those of the store.
+    pub async fn intend(&self, cluster: ClusterId) -> Result<(), Error> {
+        self.change(cluster, |regent, _| regent.intend(), Writes::default()).await?;
+        self.press(cluster);
+        Ok(())
+    }
+
+    /// Stores the chosen one as primary, together with these writes. There is no way back.
+    ///
+    /// # Errors
+    /// As [`Leases::intend`].
+    pub async fn succeed(
+        &self,
+        cluster: ClusterId,
+        preference: &[NodeId],
+        members: &[NodeId],
+        need: Need,
+        writes: Writes,
+    ) -> Result<(), Error> {
+        let rule =
+            |regent: &mut Regent, _: &Timings| regent.succeed(preference, members.iter().copied(), need);
+        self.change(cluster, rule, writes).await
+    }
+
+    /// Gives the change of primary up, together with these writes.
+    ///
+    /// # Errors
+    /// As [`Leases::intend`].
+    pub async fn abandon(&self, cluster: ClusterId, writes: Writes) -> Result<(), Error> {
+        self.change(cluster, |regent, _| regent.abandon(), writes).await
+    }
+
+    /// What is known of one cluster now; none where no lease is kept of it.
+    pub fn regent(&self, cluster: ClusterId) -> Option<Regent> {
+        self.with(cluster, |seat, _| seat.regent.clone())
+    }
+
+    /// Changes with every answer to a fence, a stop or a seal.
+    pub fn answers(&self) -> watch::Receiver<u64> {
+        self.shared.answers.subscribe()
+    }
+
+    /// Says all that is to be said now for a change of primary.
+    pub(super) fn press(&self, cluster: ClusterId) {
+        let orders = self.with(cluster, |seat, _| {
+            let changes = seat.regent.stop.is_some() || seat.regent.reign.intended.is_some();
+            changes.then(|| seat.regent.orders(&seat.replicas))
+        });
+        for order in orders.flatten().into_iter().flatten() {
+            self.send(cluster, order);
+        }
+    }
+}

@@ -1,0 +1,124 @@
+//! From an intended term to a stored new primary, or back: what switchover and failover have in common.
+
+use std::time::Duration;
+
+use holdfast_common::error::{Failure, Reason};
+use holdfast_common::id::NodeId;
+use holdfast_common::protocol::{Need, Obstacle, Regent};
+use holdfast_common::term::Term;
+use tokio::time::timeout;
+
+use super::{ClusterRef, Means};
+use crate::cluster::Cluster;
+use crate::lease;
+use crate::operation::procedure::{Context, Error};
+
+/// How often a record that somebody else changes in this moment is tried again.
+const TRIES: usize = 20;
+
+/// Waits until `found` sees in what the nodes have answered what it looks for.
+pub(super) async fn answered<T>(
+    ctx: &Context<Means>,
+    cluster: &ClusterRef,
+    time: Duration,
+    found: impl Fn(&Regent) -> Result<Option<T>, Failure>,
+) -> Result<T, Error> {
+    let leases = &ctx.means().leases;
+    let mut answers = leases.answers();
+    // Time alone may bring it about too: a lease that ends.
+    let mut look = tokio::time::interval(Duration::from_millis(100));
+    let mut told = String::new();
+    let wait = async {
+        loop {
+            answers.borrow_and_update();
+            let regent = leases.regent(cluster.id).ok_or_else(|| no_lease(cluster))?;
+            match found(&regent) {
+                Ok(Some(found)) => return Ok(found),
+                Ok(None) => {}
+                Err(failure) => return Err(Error::new(failure)),
+            }
+            if let Some(obstacle) = obstacle(&regent)
+                && told != obstacle
+            {
+                ctx.say(obstacle.clone());
+                told = obstacle;
+            }
+            // Both arms are cancel-safe.
+            tokio::select! {
+                _changed = answers.changed() => {}
+                _now = look.tick() => {}
+            }
+        }
+    };
+    match timeout(time, wait).await {
+        Ok(ended) => ended,
+        Err(_) => {
+            let what = leases.regent(cluster.id).and_then(|regent| obstacle(&regent)).unwrap_or_default();
+            let message = format!("still waiting after {} s: {what}", time.as_secs());
+            Err(Error::new(Failure::new(Reason::CommandTimedOut, message)))
+        }
+    }
+}
+
+/// What is in the way at the moment.
+fn obstacle(regent: &Regent) -> Option<String> {
+    if regent.reign.intended.is_none() {
+        return regent.stop.filter(|stop| stop.tail.is_none()).map(|_| Obstacle::NotStopped.to_string());
+    }
+    regent.choose(&[]).err().map(|obstacle| obstacle.to_string())
+}
+
+fn no_lease(cluster: &ClusterRef) -> Error {
+    Error::from(lease::Error::NoPrimary(cluster.id))
+}
+
+/// Stores the member as primary of the intended term, in the reign and in the record, or neither. Gives the record.
+pub(super) async fn succeed(
+    ctx: &Context<Means>,
+    cluster: &ClusterRef,
+    chosen: NodeId,
+    preference: &[NodeId],
+) -> Result<Cluster, Error> {
+    let Means { records, leases, .. } = ctx.means();
+    for _ in 0..TRIES {
+        let regent = leases.regent(cluster.id).ok_or_else(|| no_lease(cluster))?;
+        let intended = regent.reign.intended.ok_or(Obstacle::NothingIntended).map_err(lease::Error::from)?;
+        let (record, writes) = records
+            .writes_of_change(cluster, |cluster| {
+                let set = cluster.synchronous_under(chosen);
+                cluster.with_primary(chosen, intended, set)
+            })
+            .await?;
+        let need = Need::of(record.synchronous.count);
+        let members: Vec<NodeId> = match need {
+            Need::Any(_) => record.synchronous.nodes.clone(),
+            // The old one is put on once it follows.
+            Need::All => regent.reign.promotable().into_iter().collect(),
+        };
+        match leases.succeed(cluster.id, preference, &members, need, writes).await {
+            Ok(()) => return Ok(record),
+            Err(lease::Error::Contended(_)) => {}
+            Err(error) => return Err(error.into()),
+        }
+    }
+    Err(Error::from(lease::Error::Contended(cluster.id)))
+}
+
+/// Gives the change up: the old primary gets a term above every seal. Nothing where none is intended. Gives the record.
+pub(super) async fn abandon(ctx: &Context<Means>, cluster: &ClusterRef) -> Result<Cluster, Error> {
+    let Means { records, leases, .. } = ctx.means();
+    leases.resume(cluster.id);
+    for _ in 0..TRIES {
+        let regent = leases.regent(cluster.id).ok_or_else(|| no_lease(cluster))?;
+        let Some(intended) = regent.reign.intended else { return Ok(records.get(cluster).await?) };
+        let term: Term = intended.next();
+        let (record, writes) =
+            records.writes_of_change(cluster, |cluster| cluster.with_term(term)).await?;
+        match leases.abandon(cluster.id, writes).await {
+            Ok(()) => return Ok(record),
+            Err(lease::Error::Contended(_)) => {}
+            Err(error) => return Err(error.into()),
+        }
+    }
+    Err(Error::from(lease::Error::Contended(cluster.id)))
+}

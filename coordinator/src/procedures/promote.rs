@@ -1,0 +1,266 @@
+//! Makes another member primary, by plan: nothing that was acknowledged is lost.
+//!
+//! ```text
+//!  checkpoint ─► stop ─► elect: intend, seal, confirm, store the new primary ─► serve ─► follow
+//!                 │           │                                   (no way back from here)
+//!               resume     abandon: the old primary serves again, in a term above the seals
+//! ```
+//! Whether the target has all of the old primary's log is told by its seal's own answer: waiting for its next report would keep
+//! clients waiting too.
+
+use std::time::Duration;
+
+use holdfast_common::command::{CheckpointMember, Payload, Success};
+use holdfast_common::error::{Failure, Reason};
+use holdfast_common::id::NodeId;
+use holdfast_common::name::NodeName;
+use holdfast_common::protocol::Obstacle;
+use holdfast_common::term::Term;
+use serde::{Deserialize, Serialize};
+use serde_json::json;
+
+use super::create::tell;
+use super::elect::{self, answered};
+use super::steps::{self, Order, call_all, unexpected};
+use super::{ClusterRef, Means};
+use crate::cluster::{Cluster, Member, MemberPhase};
+use crate::operation::procedure::{Context, Error, Limits, Next, StepLabel};
+
+/// A large memory on a slow disk.
+const CHECKPOINT_TIME: Duration = Duration::from_secs(10 * 60);
+/// How long the primary may take to stop before it serves again: clients wait for it.
+const STOP_TIME: Duration = Duration::from_secs(20);
+/// The same of what follows; a replica that has promised to the primary is sealed only when that is over.
+const ELECT_TIME: Duration = Duration::from_secs(30);
+/// From a stored primary to one that serves. It is not given up after it, but begun anew.
+const SERVE_TIME: Duration = Duration::from_secs(5 * 60);
+
+/// The operation's record.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Promote {
+    pub cluster: ClusterRef,
+    /// Who is to be primary.
+    pub target: NodeId,
+    pub target_name: NodeName,
+    /// Whose place it takes, and in which term.
+    pub from: NodeId,
+    pub term: Term,
+    pub step: Step,
+}
+
+/// The step that runs next.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Step {
+    Checkpoint,
+    Stop,
+    Elect,
+    Serve,
+    Follow,
+    /// The ways back.
+    Resume,
+    Abandon,
+}
+
+impl Promote {
+    /// From the beginning; none where the cluster has no primary.
+    pub fn new(cluster: &Cluster, target: &Member) -> Option<Self> {
+        let from = cluster.primary?;
+        let (target_name, term) = (target.node_name.clone(), cluster.term);
+        let cluster = ClusterRef { id: cluster.id, name: cluster.name.clone() };
+        Some(Self { cluster, target: target.node_id, target_name, from, term, step: Step::Checkpoint })
+    }
+
+    pub(super) fn kind(&self) -> &'static str {
+        "promote_member"
+    }
+
+    pub(super) fn steps(&self) -> Vec<StepLabel> {
+        match self.step {
+            Step::Resume => vec![StepLabel::new("resume", "Have the old primary serve again")],
+            Step::Abandon => vec![StepLabel::new("abandon", "Have the old primary serve again, in a new term")],
+            Step::Checkpoint | Step::Stop | Step::Elect | Step::Serve | Step::Follow => plan(),
+        }
+    }
+
+    pub(super) fn step(&self) -> String {
+        match self.step {
+            Step::Checkpoint => "checkpoint",
+            Step::Stop => "stop",
+            Step::Elect => "elect",
+            Step::Serve => "serve",
+            Step::Follow => "follow",
+            Step::Resume => "resume",
+            Step::Abandon => "abandon",
+        }
+        .into()
+    }
+
+    fn at(self, step: Step) -> Next<Self> {
+        Next::Step(Self { step, ..self })
+    }
+
+    pub(super) async fn next(self, ctx: &Context<Means>) -> Result<Next<Self>, Error> {
+        match self.step {
+            Step::Checkpoint => {
+                self.checkpoint(ctx).await?;
+                Ok(self.at(Step::Stop))
+            }
+            Step::Stop => {
+                self.stop(ctx).await?;
+                Ok(self.at(Step::Elect))
+            }
+            Step::Elect => {
+                self.elect(ctx).await?;
+                Ok(self.at(Step::Serve))
+            }
+            Step::Serve => {
+                let cluster = ctx.means().records.get(&self.cluster).await?;
+                let primary: Vec<&Member> = cluster.primary_member().into_iter().collect();
+                steps::serving_within(ctx, &cluster, &primary, SERVE_TIME).await?;
+                Ok(self.at(Step::Follow))
+            }
+            Step::Follow => self.follow(ctx).await,
+            Step::Resume | Step::Abandon => self.back(ctx).await,
+        }
+    }
+
+    async fn checkpoint(&self, ctx: &Context<Means>) -> Result<(), Error> {
+        let cluster = ctx.means().records.get(&self.cluster).await?;
+        let Some(member) = cluster.primary_member().filter(|primary| primary.node_id == self.from) else {
+            return Err(self.overtaken());
+        };
+        let payload = Payload::CheckpointMember(CheckpointMember { cluster_id: cluster.id });
+        let orders = vec![Order { member, term: cluster.term, payload }];
+        match call_all(ctx, CHECKPOINT_TIME, orders).await?.remove(&self.from) {
+            Some(Success::CheckpointMember) | None => Ok(()),
+            Some(other) => Err(unexpected(&other)),
+        }
+    }
+
+    async fn stop(&self, ctx: &Context<Means>) -> Result<(), Error> {
+        let leases = &ctx.means().leases;
+        // What an earlier try of this step has asked for.
+        leases.resume(self.cluster.id);
+        self.check_reign(ctx)?;
+        leases.halt(self.cluster.id).await?;
+        answered(ctx, &self.cluster, STOP_TIME, |regent| Ok(regent.stop.and_then(|stop| stop.tail))).await?;
+        Ok(())
+    }
+
+    async fn elect(&self, ctx: &Context<Means>) -> Result<(), Error> {
+        let leases = &ctx.means().leases;
+        if self.is_done(ctx) {
+            return Ok(());
+        }
+        self.check_reign(ctx)?;
+        let regent = leases.regent(self.cluster.id);
+        if regent.is_none_or(|regent| regent.stop.is_none()) {
+            let message = "the coordinator was restarted while the primary was stopped";
+            return Err(Error::new(Failure::new(Reason::PreconditionFailed, message)));
+        }
+        if leases.regent(self.cluster.id).is_some_and(|regent| regent.reign.intended.is_none()) {
+            leases.intend(self.cluster.id).await?;
+        }
+        let preference = [self.target];
+        let chosen = answered(ctx, &self.cluster, ELECT_TIME, |regent| match regent.choose(&preference) {
+            Ok(chosen) => Ok(Some(chosen)),
+            // It is sealed, so it gets no more.
+            Err(obstacle @ (Obstacle::Behind | Obstacle::NoCandidate)) => {
+                Err(Failure::new(Reason::PreconditionFailed, obstacle.to_string()))
+            }
+            Err(_) => Ok(None),
+        });
+        let chosen = chosen.await?;
+        if chosen != self.target {
+            let message = format!("another replica has more of the log than {}", self.target_name);
+            return Err(Error::new(Failure::new(Reason::PreconditionFailed, message)));
+        }
+        elect::succeed(ctx, &self.cluster, chosen, &preference).await?;
+        Ok(())
+    }
+
+    async fn follow(&self, ctx: &Context<Means>) -> Result<Next<Self>, Error> {
+        let cluster = ctx.means().records.get(&self.cluster).await?;
+        let active = cluster.members.iter().filter(|member| member.phase == MemberPhase::Active);
+        let members: Vec<&Member> = active.collect();
+        let all = steps::serving(ctx, &cluster, &members).await;
+        let term = cluster.term;
+        let message = format!("{} is the primary of term {term}, by a switchover", self.target_name);
+        tell(ctx, &cluster, "PRIMARY_CHANGED", message).await?;
+        // It has changed hands all the same; who does not follow yet is shown, and goes on trying.
+        let waits = all.err().map(|error| error.failure().message.clone());
+        Ok(Next::done(json!({
+            "cluster": self.cluster.name,
+            "primary": self.target_name,
+            "term": term,
+            "waits_for": waits,
+        })))
+    }
+
+    async fn back(self, ctx: &Context<Means>) -> Result<Next<Self>, Error> {
+        if self.is_done(ctx) {
+            return Ok(self.at(Step::Serve));
+        }
+        let cluster = elect::abandon(ctx, &self.cluster).await?;
+        let primary: Vec<&Member> = cluster.primary_member().into_iter().collect();
+        steps::serving_within(ctx, &cluster, &primary, SERVE_TIME).await?;
+        Ok(Next::done(json!({ "cluster": self.cluster.name })))
+    }
+
+    /// Whether the target is stored as primary: there is no way back any more.
+    fn is_done(&self, ctx: &Context<Means>) -> bool {
+        let reign = ctx.means().leases.regent(self.cluster.id).map(|regent| regent.reign);
+        reign.is_some_and(|reign| reign.primary == self.target && reign.term > self.term)
+    }
+
+    /// Whether it is still that primary whose place is to be taken.
+    fn check_reign(&self, ctx: &Context<Means>) -> Result<(), Error> {
+        let reign = ctx.means().leases.regent(self.cluster.id).map(|regent| regent.reign);
+        match reign {
+            Some(reign) if (reign.primary, reign.term) == (self.from, self.term) => Ok(()),
+            Some(_) => Err(self.overtaken()),
+            // A coordinator that has just started reads it in a moment.
+            None => Err(Error::again(Failure::new(Reason::PreconditionFailed, "the lease is not known yet"))),
+        }
+    }
+
+    fn overtaken(&self) -> Error {
+        let message = format!("the primary of term {} has been replaced meanwhile", self.term);
+        Error::new(Failure::new(Reason::PreconditionFailed, message))
+    }
+
+    pub(super) fn way_back(&self, _why: &Error) -> Option<Self> {
+        match self.step {
+            Step::Stop => Some(Self { step: Step::Resume, ..self.clone() }),
+            Step::Elect => Some(Self { step: Step::Abandon, ..self.clone() }),
+            Step::Checkpoint | Step::Serve | Step::Follow | Step::Resume | Step::Abandon => None,
+        }
+    }
+
+    pub(super) fn may_cancel(&self) -> bool {
+        matches!(self.step, Step::Checkpoint | Step::Stop | Step::Elect)
+    }
+
+    pub(super) fn limits(&self) -> Limits {
+        let day = Duration::from_secs(24 * 60 * 60);
+        match self.step {
+            Step::Checkpoint => Limits { attempts: 3, deadline: 2 * CHECKPOINT_TIME },
+            Step::Stop | Step::Elect => Limits { attempts: 3, deadline: 3 * ELECT_TIME },
+            Step::Serve | Step::Follow | Step::Resume | Step::Abandon => {
+                Limits { attempts: 1_000, deadline: day }
+            }
+        }
+    }
+}
+
+/// The steps as they stand in a plan.
+pub fn plan() -> Vec<StepLabel> {
+    vec![
+        StepLabel::new("checkpoint", "Write out what the primary has in memory"),
+        StepLabel::new("stop", "Stop the primary: writes wait from here"),
+        StepLabel::new("elect", "Seal the replicas and store the new primary"),
+        StepLabel::new("serve", "Promote it: writes go on"),
+        StepLabel::new("follow", "Have the others follow it"),
+    ]
+}
