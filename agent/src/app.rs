@@ -4,7 +4,7 @@
 //!  link ──► assignments ─┬─► converge ──► engines ──► host
 //!    │ │                  ├─► firewall ─────▲
 //!    │ │   link/lease ──► lease (a thread) ─▲
-//!    │ └──► dispatch ─────────────────────▲
+//!    │ └──► dispatch ─────────────────────▲    health ◄── assignments, converge, lease
 //!    └──◄── outbox, newest report, newest sample
 //! ```
 
@@ -35,6 +35,7 @@ use crate::engine::postgresql::{
 };
 use crate::engine::{self, Engines};
 use crate::firewall::{self, Firewall};
+use crate::health;
 use crate::host::files::{Disk, Files};
 use crate::host::system::Privilege;
 use crate::host::units::Supervisor;
@@ -59,6 +60,7 @@ pub struct App {
     converge: converge::Service,
     firewall: firewall::Service,
     leases: Leases,
+    health: health::Service,
     addresses: Addresses,
     renewal: Renewal,
     samples: Samples,
@@ -146,6 +148,7 @@ impl Config {
             outbox: outbox.clone(),
             clock: clock.clone(),
         };
+        let health = answering(self.health, &identity.record(), &node, &held);
         let node = Arc::new(node);
         let link = Link::new(Arc::clone(&node), identity.tls(), coordinators.clone(), Patience::default());
         let parts = leases::Parts {
@@ -165,6 +168,7 @@ impl Config {
             converge,
             firewall,
             leases,
+            health,
             addresses,
             renewal,
             samples,
@@ -202,6 +206,7 @@ impl App {
             converge,
             mut firewall,
             leases,
+            health,
             addresses,
             renewal,
             samples,
@@ -218,6 +223,7 @@ impl App {
         firewall.prepare().await;
         tasks.spawn("firewall", firewall.run(stop.clone()));
         tasks.spawn("leases", leases.run(stop.clone()));
+        tasks.spawn("health", health.run(stop.clone()));
         tasks.spawn("addresses", addresses.run(stop.clone()));
         tasks.spawn("notify", notify(link.status(), stop.clone()));
         tasks.spawn("commands", commands.run(stop.clone()));
@@ -310,6 +316,23 @@ fn replicating(host: &Host) -> firewall::service::Users {
         }
         Some(users)
     })
+}
+
+/// Who answers load balancers.
+fn answering(
+    settings: health::Settings,
+    record: &identity::Record,
+    node: &Node,
+    leases: &lease::Handle,
+) -> health::Service {
+    let means = health::Means {
+        assignment: node.assignments.subscribe(),
+        report: node.members.subscribe(),
+        leases: leases.subscribe(),
+        clock: node.clock.clone(),
+        tell: telling(&node.outbox),
+    };
+    health::Service::new(settings, record.address, means)
 }
 
 /// Events go to the coordinator.

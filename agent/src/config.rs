@@ -7,6 +7,7 @@ use holdfast_common::config::{self, Privacy};
 use holdfast_common::logging;
 use serde::Deserialize;
 
+use crate::health;
 use crate::host::units::Supervisor;
 use crate::link::client::{Address, AddressError, Coordinators};
 
@@ -25,6 +26,8 @@ pub struct Config {
     /// What all databases together may count on; the machine's memory if it is not set.
     pub memory_bytes: Option<u64>,
     pub supervisor: Supervisor,
+    /// Where load balancers ask who is primary.
+    pub health: health::Settings,
     pub log: logging::Settings,
 }
 
@@ -99,6 +102,8 @@ mod tests {
             ("state_dri = \"/x\"\n", "state_dri"),
             ("coordinators = [\"nonsense\"]\n", "coordinators"),
             ("supervisor = \"upstart\"\n", "supervisor"),
+            ("[health]\nport = 0\n", "health.port"),
+            ("[health]\non = true\n", "health.on"),
             ("[log]\nformat = \"xml\"\n", "log.format"),
         ] {
             let error = parsed(text).unwrap_err().to_string();

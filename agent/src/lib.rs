@@ -13,6 +13,7 @@
 //! | [`engine`] | the drivers of the database engines |
 //! | [`firewall`] | the one nftables table: who reaches the engines, and the gate |
 //! | [`lease`] | who may serve as primary, until when, by whose word |
+//! | [`health`] | tells load balancers, over HTTP, who is primary and who is a replica |
 //! | [`telemetry`], [`report`], [`progress`] | what the node says of itself |
 //! | [`host`] | the one door to programs, files and units of the machine |
 
@@ -23,6 +24,7 @@ pub mod converge;
 pub mod dispatch;
 pub mod engine;
 pub mod firewall;
+pub mod health;
 pub mod host;
 pub mod identity;
 pub mod lease;

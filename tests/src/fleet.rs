@@ -339,9 +339,21 @@ impl Uri {
     pub fn at(&self, address: std::net::IpAddr) -> anyhow::Result<Self> {
         let port = self.hosts.iter().find_map(|host| host.parse::<SocketAddr>().ok());
         let port = port.context("a host with its port")?.port();
+        Ok(self.through(SocketAddr::new(address, port)))
+    }
+
+    /// The same database by whoever leads there, for whom no certificate need be made.
+    #[must_use]
+    pub fn through(&self, at: SocketAddr) -> Self {
         let rest = self.rest.replace("target_session_attrs=read-write", "target_session_attrs=any");
         let rest = rest.replace("sslmode=verify-full", "sslmode=require");
-        Ok(Self { hosts: vec![SocketAddr::new(address, port).to_string()], rest, ..self.clone() })
+        Self { hosts: vec![at.to_string()], rest, ..self.clone() }
+    }
+
+    /// What a pooler that knows its clients by name and password is told, in its own form.
+    #[must_use]
+    pub fn as_userlist(&self) -> String {
+        format!("\"{}\" \"{}\"\n", self.user, self.password.as_deref().unwrap_or_default())
     }
 
     /// The URI as it may be shown.

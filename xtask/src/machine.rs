@@ -91,6 +91,13 @@ const PARTS: &[Part] = &[
         for_tests_only: true,
         for_root_only: true,
     },
+    Part { package: "haproxy", present: || on_path("haproxy"), for_tests_only: true, for_root_only: true },
+    Part {
+        package: "pgbouncer",
+        present: || on_path("pgbouncer"),
+        for_tests_only: true,
+        for_root_only: true,
+    },
     Part { package: "python3-venv", present: python_venv, for_tests_only: true, for_root_only: false },
 ];
 
