@@ -133,12 +133,11 @@ impl Config {
         });
         let samples = Samples::new();
         let inventories = Inventories::new();
-        let boot_id = host.system().boot_id()?;
         let machine =
             Machine { host, service_manager: self.supervisor.manager(), engines, firewall: filtering };
         let node = Node {
             instance: InstanceId::generate(),
-            boot_id,
+            boot_id: machine.host.system().boot_id()?,
             inventories: inventories.clone(),
             terms,
             assignments,
@@ -161,7 +160,6 @@ impl Config {
             session: link.status(),
         };
         let leases = Leases::new(leases, parts);
-        let renewal = Renewal { identity, coordinators, clock: clock.clone(), outbox };
         Ok(App {
             link,
             commands,
@@ -170,7 +168,7 @@ impl Config {
             leases,
             health,
             addresses,
-            renewal,
+            renewal: Renewal { identity, coordinators, clock: clock.clone(), outbox },
             samples,
             inventories,
             machine,
