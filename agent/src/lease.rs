@@ -103,11 +103,19 @@ pub enum Input {
     /// This record is on the disk.
     Stored { cluster: ClusterId, record: Record },
     /// A primary is stopped for another to take over, and its log ends there.
-    Rested { cluster: ClusterId, term: Term, attempt: Attempt, tail: Tail },
+    Rested { cluster: ClusterId, term: Term, attempt: Attempt, asked: Asked, tail: Tail },
     /// A replica receives from nobody any more, and its log ends there.
     Cut { cluster: ClusterId, term: Term, tail: Tail },
     /// Other agents do not reach this one.
     Unreachable { why: String },
+}
+
+/// What the coordinator has asked of a primary that is stopped for another to take over.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Asked {
+    ToStop,
+    /// Whether it still is.
+    ToConfirm,
 }
 
 /// How the leases of this node stand.

@@ -212,8 +212,8 @@ impl Leases {
             ToCoordinator::Stopped { term, attempt, tail } => {
                 self.answered(cluster_id, |regent| regent.stopped(from, term, attempt, tail))
             }
-            ToCoordinator::Confirmed { term, attempt } => {
-                self.answered(cluster_id, |regent| regent.confirmed(from, term, attempt))
+            ToCoordinator::Confirmed { term, attempt, tail } => {
+                self.answered(cluster_id, |regent| regent.confirmed(from, term, attempt, tail))
             }
             ToCoordinator::Sealed { term, tail } => {
                 self.answered(cluster_id, |regent| regent.sealed(from, term, tail))

@@ -356,6 +356,13 @@ impl Uri {
         format!("\"{}\" \"{}\"\n", self.user, self.password.as_deref().unwrap_or_default())
     }
 
+    /// User, password and database.
+    #[must_use]
+    pub fn login(&self) -> (&str, &str, &str) {
+        let database = self.rest.split('?').next().unwrap_or_default();
+        (&self.user, self.password.as_deref().unwrap_or_default(), database)
+    }
+
     /// The URI as it may be shown.
     #[must_use]
     pub fn without_password(&self) -> String {

@@ -402,7 +402,7 @@ impl Host {
 
     /// Runs a closure on a thread of its own that is in the host's network. Sockets stay in the network that they
     /// were made in; the thread ends at once, so no other code ever runs there.
-    async fn in_network<T: Send + 'static>(
+    pub(crate) async fn in_network<T: Send + 'static>(
         &self,
         deed: impl FnOnce() -> T + Send + 'static,
     ) -> anyhow::Result<T> {

@@ -9,6 +9,7 @@
 //! | [`machine`] | one machine: Debian with systemd, units, packages and cloud-init; reboot and power cut |
 //! | [`fleet`] | a coordinator and joined agents on such hosts, and the command line against them |
 //! | [`cluster`] | the cluster that tests make on such a fleet, and what to look at |
+//! | [`client`] | a client of all members at once that knows what was acknowledged to it, when and by whom |
 //! | [`scene`], [`writer`] | a cluster with clients that write all the time, for the tests of leases |
 //! | [`demo`] | the fleet and cluster of `cargo xtask demo` |
 //! | [`process`] | the one door to programs, with deadlines |
@@ -29,6 +30,7 @@
 
 pub mod bench;
 pub mod binaries;
+pub mod client;
 pub mod cluster;
 pub mod demo;
 pub mod fault;

@@ -5,6 +5,7 @@ use holdfast_common::clock::ManualClock;
 use holdfast_common::engine::{Engine, Parameters};
 use holdfast_common::generation::Generation;
 use holdfast_common::id::ClusterId;
+use holdfast_common::protocol::Standing;
 use holdfast_common::report::{EngineState, LeaseReport, LeaseSource, MemberReport, NodeEvent};
 use holdfast_common::role::Role;
 use holdfast_common::term::Term;
@@ -99,7 +100,8 @@ fn running(cluster: ClusterId, clock: &Clock) -> NodeReport {
 
 fn held(cluster: ClusterId, open: bool) -> lease::Status {
     let report = LeaseReport { source: LeaseSource::Coordinator, version: None, fenced: false, open };
-    let held = Held { serve: Serve::May, report: Some(report) };
+    let standing = (Term::FIRST, Standing::Primary);
+    let held = Held { standing, serve: Serve::May, report: Some(report) };
     lease::Status { members: [(cluster, held)].into() }
 }
 

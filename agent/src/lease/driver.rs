@@ -167,9 +167,9 @@ impl Driver {
                 (self.means.tell)(event);
             }
             Input::Loaded { cluster, found } => self.loaded(cluster, found),
-            Input::Rested { cluster, term, attempt, tail } => {
+            Input::Rested { cluster, term, attempt, asked, tail } => {
                 if let Some(keeper) = self.keepers.get(&cluster) {
-                    keeper.rested(term, attempt, tail, &mut self.hands);
+                    keeper.rested(term, attempt, asked, tail, &mut self.hands);
                 }
             }
             Input::Cut { cluster, term, tail } => {

@@ -15,7 +15,7 @@ use holdfast_common::term::Term;
 use tokio::runtime;
 use tokio::sync::mpsc;
 
-use super::{Input, Means, records};
+use super::{Asked, Input, Means, records};
 use crate::firewall::{self, Gate};
 use crate::host::files::Files;
 use crate::host::netlink::Error;
@@ -52,7 +52,7 @@ pub(super) trait Hands {
     fn halt(&mut self, cluster: ClusterId);
 
     /// Stops the engine for another to take over; then [`Input::Rested`] comes.
-    fn rest(&mut self, cluster: ClusterId, term: Term, attempt: Attempt);
+    fn rest(&mut self, cluster: ClusterId, term: Term, attempt: Attempt, asked: Asked);
 
     /// Has the engine receive from nobody any more; then [`Input::Cut`] comes.
     fn seal(&mut self, cluster: ClusterId, term: Term);
@@ -68,7 +68,7 @@ pub(super) trait Hands {
 /// What takes its time.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 enum Work {
-    Rest,
+    Rest(Asked),
     Seal,
 }
 
@@ -120,7 +120,7 @@ impl Agents {
             return;
         }
         let deed = match work {
-            Work::Rest => Arc::clone(&self.means.deeds.rest),
+            Work::Rest(_) => Arc::clone(&self.means.deeds.rest),
             Work::Seal => Arc::clone(&self.means.deeds.seal),
         };
         let (inputs, at_work) = (self.inputs.clone(), Arc::clone(&self.at_work));
@@ -191,8 +191,8 @@ impl Hands for Agents {
         });
     }
 
-    fn rest(&mut self, cluster: ClusterId, term: Term, attempt: Attempt) {
-        self.cut(cluster, Work::Rest, move |tail| Input::Rested { cluster, term, attempt, tail });
+    fn rest(&mut self, cluster: ClusterId, term: Term, attempt: Attempt, asked: Asked) {
+        self.cut(cluster, Work::Rest(asked), move |tail| Input::Rested { cluster, term, attempt, asked, tail });
     }
 
     fn seal(&mut self, cluster: ClusterId, term: Term) {

@@ -24,7 +24,7 @@ use holdfast_common::term::Term;
 
 use super::hands::{Deed, Hands};
 use super::readiness::Readiness;
-use super::{Held, Serve};
+use super::{Asked, Held, Serve};
 
 /// Effects that wait for the disk; a member whose disk hangs for so long begins anew.
 const MAX_WAITING: usize = 64;
@@ -216,9 +216,20 @@ impl Keeper {
     }
 
     /// It is stopped: told, if it has been ever since that was asked for.
-    pub(super) fn rested(&self, term: Term, attempt: Attempt, tail: Tail, hands: &mut dyn Hands) {
+    pub(super) fn rested(
+        &self,
+        term: Term,
+        attempt: Attempt,
+        asked: Asked,
+        tail: Tail,
+        hands: &mut dyn Hands,
+    ) {
         if self.broken.is_none() && self.member.is_stopped_for(term, attempt) {
-            hands.tell(self.cluster, ToCoordinator::Stopped { term, attempt, tail });
+            let message = match asked {
+                Asked::ToStop => ToCoordinator::Stopped { term, attempt, tail },
+                Asked::ToConfirm => ToCoordinator::Confirmed { term, attempt, tail },
+            };
+            hands.tell(self.cluster, message);
         }
     }
 
@@ -311,7 +322,10 @@ impl Keeper {
                 self.serve = Serve::Rests;
                 self.readiness = Readiness::default();
             }
-            Effect::TellStopped { term, attempt } => hands.rest(self.cluster, term, attempt),
+            Effect::TellStopped { term, attempt } => hands.rest(self.cluster, term, attempt, Asked::ToStop),
+            Effect::TellConfirmed { term, attempt } => {
+                hands.rest(self.cluster, term, attempt, Asked::ToConfirm);
+            }
             Effect::TellSealed { term } => hands.seal(self.cluster, term),
             // The assignment tells the engine, and what it enforces is seen; the receiver is cut by whoever tells that it is.
             Effect::Enforce { .. } | Effect::Follow { .. } | Effect::CutReceiver => {}

@@ -191,7 +191,7 @@ impl Member {
         let mut effects = vec![Effect::Shut];
         if self.stopped == Some(attempt) {
             self.rest = Countdown::from(timings.silence);
-            effects.push(Effect::Tell(ToCoordinator::Confirmed { term, attempt }));
+            effects.push(Effect::TellConfirmed { term, attempt });
         }
         effects
     }

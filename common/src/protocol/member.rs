@@ -131,6 +131,11 @@ pub enum Effect {
         term: Term,
         attempt: Attempt,
     },
+    /// Read once more where the stopped engine's log ends and tell it, as [`ToCoordinator::Confirmed`].
+    TellConfirmed {
+        term: Term,
+        attempt: Attempt,
+    },
     Send {
         to: NodeId,
         message: ToPeer,

@@ -28,8 +28,8 @@ pub enum ToCoordinator {
     Fenced { term: Term, attempt: Attempt },
     /// The engine is stopped, its log ends there, and no request is in hand.
     Stopped { term: Term, attempt: Attempt, tail: Tail },
-    /// It has been stopped ever since it was for this attempt, and no request is in hand.
-    Confirmed { term: Term, attempt: Attempt },
+    /// It is stopped for this attempt, its log ends there, and no request is in hand.
+    Confirmed { term: Term, attempt: Attempt, tail: Tail },
     /// It receives nothing of a lower term any more; its log ends there.
     Sealed { term: Term, tail: Tail },
 }

@@ -71,12 +71,13 @@ impl Regent {
         }
     }
 
-    /// The primary is still stopped, as it was for this attempt. It is asked after the last seal.
-    pub fn confirmed(&mut self, from: NodeId, term: Term, attempt: Attempt) {
-        let asked = self.reign.intended.is_some()
-            && self.has_enough_seals()
-            && self.stop.is_some_and(|stop| stop.attempt == attempt);
-        if asked && from == self.reign.primary && term == self.reign.term {
+    /// The primary is stopped, and its log ends there. It is asked after the last seal: from here on it cannot serve again. In between
+    /// it may have, by promises, and been stopped again; so it is this place that whoever is promoted must have.
+    pub fn confirmed(&mut self, from: NodeId, term: Term, attempt: Attempt, tail: Tail) {
+        let seals = self.reign.intended.is_some() && self.has_enough_seals();
+        let counts = seals && from == self.reign.primary && term == self.reign.term;
+        if let Some(stop) = self.stop.as_mut().filter(|stop| counts && stop.attempt == attempt) {
+            stop.tail = Some(tail);
             self.fenced = true;
         }
     }

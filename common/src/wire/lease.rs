@@ -31,8 +31,9 @@ impl From<&Leased<ToCoordinator>> for proto::ExchangeRequest {
                 attempt: *attempt,
                 tail: Some((*tail).into()),
             }),
-            ToCoordinator::Confirmed { term, attempt: Attempt(attempt) } => {
-                Up::Confirmed(proto::Confirmed { term: term.get(), attempt: *attempt })
+            ToCoordinator::Confirmed { term, attempt: Attempt(attempt), tail } => {
+                let (term, tail) = (term.get(), Some((*tail).into()));
+                Up::Confirmed(proto::Confirmed { term, attempt: *attempt, tail })
             }
             ToCoordinator::Sealed { term, tail } => {
                 Up::Sealed(proto::Sealed { term: term.get(), tail: Some((*tail).into()) })
@@ -64,8 +65,9 @@ impl TryFrom<proto::ExchangeRequest> for Leased<ToCoordinator> {
                 attempt: attempt(made)?,
                 tail: Field("stopped.tail").message(tail)?,
             },
-            Up::Confirmed(proto::Confirmed { term: given, attempt: made }) => {
-                ToCoordinator::Confirmed { term: term(given)?, attempt: attempt(made)? }
+            Up::Confirmed(proto::Confirmed { term: given, attempt: made, tail }) => {
+                let (term, attempt) = (term(given)?, attempt(made)?);
+                ToCoordinator::Confirmed { term, attempt, tail: Field("confirmed.tail").message(tail)? }
             }
             Up::Sealed(proto::Sealed { term: given, tail }) => {
                 ToCoordinator::Sealed { term: term(given)?, tail: Field("sealed.tail").message(tail)? }
@@ -284,9 +286,10 @@ mod tests {
                 term: Term::new(term),
                 attempt: Attempt(attempt)
             }),
-            plain.clone().prop_map(|(term, attempt)| ToCoordinator::Confirmed {
+            (plain.clone(), tail()).prop_map(|((term, attempt), tail)| ToCoordinator::Confirmed {
                 term: Term::new(term),
-                attempt: Attempt(attempt)
+                attempt: Attempt(attempt),
+                tail
             }),
             (plain, tail()).prop_map(|((term, attempt), tail)| ToCoordinator::Stopped {
                 term: Term::new(term),

@@ -1,6 +1,7 @@
 use holdfast_common::engine::Engine;
 use holdfast_common::id::ClusterId;
 use holdfast_common::position::Position;
+use holdfast_common::protocol::Standing;
 use holdfast_common::report::LeaseSource;
 use holdfast_common::term::Term;
 use serde_json::{Value, json};
@@ -33,11 +34,11 @@ fn replica_report() -> MemberReport {
 fn lease(open: bool) -> Held {
     let source = if open { LeaseSource::Coordinator } else { LeaseSource::None };
     let report = Some(LeaseReport { source, version: None, fenced: false, open });
-    Held { serve: Serve::May, report }
+    Held { standing: (Term::FIRST, Standing::Primary), serve: Serve::May, report }
 }
 
 fn no_lease() -> Held {
-    Held { serve: Serve::MustNot, report: None }
+    Held { standing: (Term::FIRST, Standing::Replica), serve: Serve::MustNot, report: None }
 }
 
 /// The status of each of these paths, and what was said to the last.
@@ -68,16 +69,16 @@ fn each_member_is_what_it_is_and_nothing_else() {
     let disconnected = MemberReport { streaming: Some(false), ..replica_report() };
     let unheard = MemberReport { streaming: None, ..replica_report() };
     let roleless = report(EngineState::Running, None);
-    let fenced = Held {
-        serve: Serve::May,
-        report: lease(true).report.map(|report| LeaseReport { fenced: true, ..report }),
-    };
+    let report = lease(true).report.map(|report| LeaseReport { fenced: true, ..report });
+    let fenced = Held { report, ..lease(true) };
     let must_not = Held { serve: Serve::MustNot, ..lease(true) };
+    let rests = Held { serve: Serve::Rests, ..lease(true) };
     let no = [503, 503, 503, 503, 503, 503];
     for (what, seen, held, expected) in [
         ("a primary with its lease", &primary, lease(true), [200, 200, 200, 503, 200, 200]),
         ("a primary whose gate is shut", &primary, lease(false), no),
         ("a primary that is fenced", &primary, fenced, no),
+        ("a primary that is stopped for another to take over", &primary, rests, no),
         ("a primary that must not serve", &primary, must_not, no),
         ("a server that runs as primary and is none", &primary, no_lease(), no),
         ("a replica", &replica, no_lease(), [503, 503, 503, 200, 200, 200]),

@@ -29,7 +29,7 @@ enum Done {
     Gate(Deed),
     Store(Record),
     Halt,
-    Rest(Term, Attempt),
+    Rest(Term, Attempt, Asked),
     Seal(Term),
     Tell(ToCoordinator),
     Send(NodeId, ToPeer),
@@ -61,8 +61,8 @@ impl Hands for Recorder {
         self.done.push(Done::Halt);
     }
 
-    fn rest(&mut self, _: ClusterId, term: Term, attempt: Attempt) {
-        self.done.push(Done::Rest(term, attempt));
+    fn rest(&mut self, _: ClusterId, term: Term, attempt: Attempt, asked: Asked) {
+        self.done.push(Done::Rest(term, attempt, asked));
     }
 
     fn seal(&mut self, _: ClusterId, term: Term) {
@@ -343,13 +343,13 @@ fn a_primary_that_is_stopped_for_another_is_neither_ended_nor_started_and_told_o
     let mut bench = Bench::serving(list(1, &[NodeId::generate()]));
     let attempt = Attempt(7);
     bench.happen(Event::Told(ToMember::Stop { term: TERM, attempt }));
-    assert_eq!(bench.hands.done, [Done::Gate(Deed::Shut), Done::Rest(TERM, attempt)]);
+    assert_eq!(bench.hands.done, [Done::Gate(Deed::Shut), Done::Rest(TERM, attempt, Asked::ToStop)]);
     assert_eq!(bench.keeper.held().serve, Serve::Rests);
     let tail = Tail { term: TERM, position: Position { era: 1, offset: 100 } };
     bench.hands.done.clear();
-    bench.keeper.rested(TERM, Attempt(6), tail, &mut bench.hands);
+    bench.keeper.rested(TERM, Attempt(6), Asked::ToStop, tail, &mut bench.hands);
     assert_eq!(bench.hands.done, []);
-    bench.keeper.rested(TERM, attempt, tail, &mut bench.hands);
+    bench.keeper.rested(TERM, attempt, Asked::ToStop, tail, &mut bench.hands);
     assert_eq!(bench.hands.done, [Done::Tell(ToCoordinator::Stopped { term: TERM, attempt, tail })]);
 
     // The way back: it is silent for a while, asks then, and starts by the answer.
@@ -357,7 +357,7 @@ fn a_primary_that_is_stopped_for_another_is_neither_ended_nor_started_and_told_o
     bench.renew();
     assert_eq!(bench.keeper.held().serve, Serve::May);
     bench.hands.done.clear();
-    bench.keeper.rested(TERM, attempt, tail, &mut bench.hands);
+    bench.keeper.rested(TERM, attempt, Asked::ToStop, tail, &mut bench.hands);
     assert_eq!(bench.hands.done, [], "it may run by now");
 }
 

@@ -191,7 +191,9 @@ fn fence_stop_and_confirm_shut_first_forget_every_request_and_only_then_answer()
         round(&mut member, 0);
         let effects = handle(&mut member, told(order.clone()));
         assert_eq!(effects.first(), Some(&Effect::Shut), "{order:?}");
-        let answers = |effect: &Effect| matches!(effect, Effect::Tell(_) | Effect::TellStopped { .. });
+        let answers = |effect: &Effect| {
+            matches!(effect, Effect::Tell(_) | Effect::TellStopped { .. } | Effect::TellConfirmed { .. })
+        };
         assert!(effects.iter().rev().skip(1).all(|effect| !answers(effect)), "{order:?}: {effects:?}");
         assert_eq!(handle(&mut member, grant(0)), [], "{order:?}");
         assert_eq!(handle(&mut member, promise(1, 0)), [], "{order:?}");
@@ -204,7 +206,7 @@ fn only_an_engine_that_has_stayed_stopped_for_the_attempt_is_confirmed() {
     let mut member = primary(list(1, &[1], Need::All));
     let confirms = |member: &mut Member, attempt| {
         let effects = handle(member, told(ToMember::Confirm { term: TERM, attempt }));
-        effects.contains(&Effect::Tell(ToCoordinator::Confirmed { term: TERM, attempt }))
+        effects.contains(&Effect::TellConfirmed { term: TERM, attempt })
     };
     assert!(!confirms(&mut member, first));
     handle(&mut member, told(ToMember::Stop { term: TERM, attempt: first }));

@@ -26,6 +26,10 @@ fn seal(regent: &mut Regent, from: u128, offset: u64) {
     regent.sealed(node(from), TERM.next(), tail(TERM.get(), offset));
 }
 
+fn confirm(regent: &mut Regent, offset: u64) {
+    regent.confirmed(node(0), TERM, ATTEMPT, tail(TERM.get(), offset));
+}
+
 fn to_primary(regent: &Regent) -> Option<ToMember> {
     regent.orders(&[node(1), node(2)]).into_iter().find_map(|decree| match decree {
         Decree::Send { to, message } if to == node(0) => Some(message),
@@ -67,19 +71,19 @@ fn only_the_primary_s_word_for_this_attempt_counts() {
 #[test]
 fn nobody_is_chosen_before_the_primary_has_confirmed_after_the_last_seal() {
     let mut regent = intended(list(1, &[1, 2], Need::of(1)));
-    regent.confirmed(node(0), TERM, ATTEMPT);
+    confirm(&mut regent, 100);
     seal(&mut regent, 1, 100);
     assert_eq!(regent.choose(&[]), Err(Obstacle::TooFewSeals));
     assert!(matches!(to_primary(&regent), Some(ToMember::Stop { .. })), "it is kept at rest meanwhile");
-    regent.confirmed(node(0), TERM, ATTEMPT);
+    confirm(&mut regent, 100);
     seal(&mut regent, 2, 100);
     assert_eq!(regent.choose(&[]), Err(Obstacle::NotConfirmed), "what it said before the last seal");
     assert_eq!(to_primary(&regent), Some(ToMember::Confirm { term: TERM, attempt: ATTEMPT }));
     for (from, term, attempt) in [(1, TERM, ATTEMPT), (0, TERM.next(), ATTEMPT), (0, TERM, Attempt(76))] {
-        regent.confirmed(node(from), term, attempt);
+        regent.confirmed(node(from), term, attempt, tail(TERM.get(), 100));
         assert!(regent.choose(&[]).is_err(), "the word of {from}, term {term}, {attempt:?}");
     }
-    regent.confirmed(node(0), TERM, ATTEMPT);
+    confirm(&mut regent, 100);
     assert_eq!(regent.choose(&[node(2)]), Ok(node(2)));
     assert_eq!(to_primary(&regent), None);
 }
@@ -88,10 +92,23 @@ fn nobody_is_chosen_before_the_primary_has_confirmed_after_the_last_seal() {
 fn whoever_lacks_what_the_stopped_primary_wrote_is_not_promoted() {
     let mut regent = intended(list(1, &[1], Need::All));
     seal(&mut regent, 1, 99);
-    regent.confirmed(node(0), TERM, ATTEMPT);
+    confirm(&mut regent, 100);
     assert_eq!(regent.choose(&[]), Err(Obstacle::Behind));
     regent.abandon().unwrap();
     assert_eq!((regent.reign.term, regent.stop), (TERM.next().next(), None));
+}
+
+/// By promises, while the coordinator's word did not arrive; and the order that is said again has stopped it again.
+#[test]
+fn what_a_stopped_primary_acknowledged_meanwhile_is_had_by_whoever_is_promoted() {
+    let mut regent = intended(list(1, &[1], Need::All));
+    seal(&mut regent, 1, 100);
+    confirm(&mut regent, 120);
+    assert_eq!(regent.choose(&[]), Err(Obstacle::Behind));
+    let mut regent = intended(list(1, &[1], Need::All));
+    seal(&mut regent, 1, 120);
+    confirm(&mut regent, 120);
+    assert_eq!(regent.choose(&[]), Ok(node(1)));
 }
 
 #[test]
@@ -99,7 +116,7 @@ fn a_later_run_of_the_coordinator_takes_no_word_that_it_has_not_asked_for() {
     let reign = intended(list(1, &[1], Need::All)).reign;
     let mut regent = Regent::started(reign, &timings());
     seal(&mut regent, 1, 100);
-    regent.confirmed(node(0), TERM, ATTEMPT);
+    confirm(&mut regent, 100);
     regent.stopped(node(0), TERM, ATTEMPT, tail(TERM.get(), 100));
     assert_eq!(regent.choose(&[]), Err(Obstacle::Lease(timings().remembered())));
 }
@@ -108,7 +125,7 @@ fn a_later_run_of_the_coordinator_takes_no_word_that_it_has_not_asked_for() {
 fn once_the_new_primary_is_stored_there_is_no_stop_any_more() {
     let mut regent = intended(list(1, &[1], Need::All));
     seal(&mut regent, 1, 100);
-    regent.confirmed(node(0), TERM, ATTEMPT);
+    confirm(&mut regent, 100);
     regent.succeed(&[node(1)], [node(0), node(1)], Need::All).unwrap();
     assert_eq!((regent.reign.primary, regent.stop), (node(1), None));
     assert!(regent.renew(node(1), number(0), TERM.next(), None, &timings()).is_some());
