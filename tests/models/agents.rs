@@ -24,6 +24,9 @@ impl Model {
             if node.orphan.is_some() {
                 actions.push(Action::OrphanWrites(index));
             }
+            if self.may_tell(node) {
+                actions.push(Action::TellStopped(index));
+            }
             if world.faults.restarts > 0 {
                 actions.push(Action::Restart(index));
                 if self.unreadable && node.disk.list.is_some() {
@@ -131,7 +134,7 @@ impl Model {
                 }
             }
             Effect::StopEngine | Effect::StopEngineCleanly => node.engine.stop(),
-            Effect::StartEngine => node.engine.running = true,
+            Effect::StartEngine => node.engine.start(),
             Effect::Lead { list } => {
                 let term = node.disk.term;
                 node.engine.lead(term, list);
@@ -146,12 +149,16 @@ impl Model {
             Effect::CutReceiver if self.leaves_out(Rule::SealsCutTheReceiver) => {}
             Effect::CutReceiver => node.engine.follows = None,
             Effect::Follow { term, .. } => node.engine.follow(term),
+            Effect::Tell(ToCoordinator::Confirmed { term, attempt }) => {
+                let tail = node.tail();
+                self.send(world, Packet::Confirmed { from: index, term, attempt, tail });
+            }
             Effect::Tell(message) => self.send(world, Packet::Up { from: index, message }),
             Effect::TellSealed { term } => {
                 let message = ToCoordinator::Sealed { term, tail: node.tail() };
                 self.send(world, Packet::Up { from: index, message });
             }
-            Effect::TellStopped { .. } => {}
+            Effect::TellStopped { term, attempt } => node.telling = Some((term, attempt)),
             Effect::Send { to, message } => {
                 self.send(world, Packet::Peer { from: index, to: index_of(to), message });
             }
@@ -188,10 +195,13 @@ impl Model {
         world.faults.restarts -= 1;
         node.orphan = self.orphaned(node);
         node.undone.clear();
+        node.telling = None;
         node.member = Member::started(node.disk.clone(), node.kernel.found(), &timings);
         self.remembers_after_restart(node);
         if node.disk.standing == Standing::Replica {
             node.engine.follow(node.disk.term);
+        } else if node.disk.standing == Standing::Primary && !node.disk.fenced {
+            node.engine.start();
         }
         self.settle(world, index);
     }
@@ -211,7 +221,7 @@ impl Model {
         let node = &mut world.nodes[index];
         node.kernel = Kernel::default();
         node.engine.stop();
-        node.engine.running = true;
+        node.engine.start();
         self.restart(world, index);
     }
 

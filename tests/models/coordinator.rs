@@ -22,7 +22,7 @@ impl Model {
         if world.faults.crashes > 0 {
             actions.push(Action::Crash);
         }
-        let orders = regent.orders(&self.replicas(regent)).len();
+        let orders = self.orders(regent).len();
         actions.extend((0..orders).map(Action::Order));
         if regent.reign.intended.is_some() {
             actions.extend((0..self.nodes).map(Action::Succeed));
@@ -31,15 +31,19 @@ impl Model {
             actions.extend((1..self.nodes).map(Action::Declare));
         }
         actions.push(Action::Abandon);
+        self.may_switch_over(world, regent, actions);
     }
 
-    fn replicas(&self, regent: &Regent) -> Vec<NodeId> {
+    pub(crate) fn replicas(&self, regent: &Regent) -> Vec<NodeId> {
         (0..self.nodes).map(id).filter(|node| *node != regent.reign.primary).collect()
     }
 
     pub(crate) fn crash(&self, world: &mut World) {
         world.faults.crashes -= 1;
-        world.regent = None;
+        let stop = world.regent.take().and_then(|regent| regent.stop);
+        if self.leaves_out(Rule::OnlyThisRunHasAsked) {
+            world.outlived = stop;
+        }
     }
 
     pub(crate) fn start(&self, world: &mut World) {
@@ -52,7 +56,7 @@ impl Model {
 
     pub(crate) fn intend(&self, world: &mut World) -> Option<()> {
         let regent = world.regent.as_mut()?;
-        (self.failover && regent.reign.term.get() < self.terms).then_some(())?;
+        ((self.failover || regent.stop.is_some()) && regent.reign.term.get() < self.terms).then_some(())?;
         let decrees = regent.intend().ok()?;
         self.carry_out(world, decrees);
         Some(())
@@ -62,7 +66,7 @@ impl Model {
     pub(crate) fn order(&self, world: &mut World, place: usize) -> Option<()> {
         let regent = world.regent.as_ref()?;
         let reign = &regent.reign;
-        let decree = regent.orders(&self.replicas(regent)).into_iter().nth(place)?;
+        let decree = self.orders(regent).into_iter().nth(place)?;
         let Decree::Send { to, message } = &decree else { return None };
         let node = &world.nodes[index_of(*to)].disk;
         let needed = match message {
@@ -96,7 +100,11 @@ impl Model {
         if self.leaves_out(Rule::EnoughSeals) {
             regent.reign.lists.iter_mut().for_each(|list| list.need = Need::All);
         }
+        let planned = regent.stop.is_some();
         let decrees = regent.succeed(&[chosen], members, self.need).ok()?;
+        if !planned && !self.quorum() {
+            world.lose(index);
+        }
         world.regent = Some(regent);
         self.carry_out(world, decrees);
         Some(())
@@ -146,9 +154,12 @@ impl Model {
                 if self.leaves_out(Rule::NoRenewalOnceIntended) {
                     regent.reign.intended = None;
                 }
-                let lease = regent.lease;
+                let (lease, stop) = (regent.lease, regent.stop);
+                if self.leaves_out(Rule::NoRenewalWhileStopping) {
+                    regent.stop = None;
+                }
                 let decree = regent.renew(from, number, term, version, &timings);
-                regent.reign.intended = intended;
+                (regent.reign.intended, regent.stop) = (intended, stop);
                 if self.leaves_out(Rule::GrantsAreRemembered) {
                     regent.lease = lease;
                 }
@@ -172,13 +183,17 @@ impl Model {
                 regent.sealed(from, term, tail);
                 None
             }
-            ToCoordinator::Stopped { .. } | ToCoordinator::Confirmed { .. } => None,
+            ToCoordinator::Stopped { term, attempt, tail } => {
+                regent.stopped(from, term, attempt, tail);
+                None
+            }
+            ToCoordinator::Confirmed { .. } => unreachable!("it is a packet of its own"),
         };
         world.regent = Some(regent);
         self.carry_out(world, decree);
     }
 
-    fn carry_out(&self, world: &mut World, decrees: impl IntoIterator<Item = Decree>) {
+    pub(crate) fn carry_out(&self, world: &mut World, decrees: impl IntoIterator<Item = Decree>) {
         decrees.into_iter().for_each(|decree| self.decree(world, decree));
     }
 }

@@ -50,6 +50,7 @@ impl Model {
         let (primary, replica) = (&world.nodes[from].engine, &world.nodes[to].engine);
         from != to
             && primary.leads.is_some()
+            && !primary.down
             && replica.follows == primary.leads
             && replica.log != primary.log
     }

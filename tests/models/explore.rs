@@ -134,6 +134,7 @@ fn is_healthy(model: &Model, world: &World) -> bool {
         index == primary || (disk.term == term && disk.standing == Standing::Replica)
     };
     regent.reign.intended.is_none()
+        && regent.stop.is_none()
         && world.open().eq([primary])
         && world.nodes[primary].disk.term == term
         && (!model.all_follow || (0..world.nodes.len()).all(follows))

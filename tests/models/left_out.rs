@@ -81,6 +81,20 @@ left_out! {
     serve_only_when_followed: [ServeOnlyWhenFollowed] in safe::small_quorum();
     confirm_when_all_have_caught_up: [ConfirmWhenAllHaveCaughtUp] in Model { versions: 2, ..safe::small_quorum() };
     no_way_back_once_stored: [NoWayBackOnceStored] in Model { abandon: true, terms: 3, ..safe::pair() };
+
+    confirm_the_place: [ConfirmThePlace] in Model { packets: 1, ..safe::switchover() };
+    confirm_the_place_though_it_rests: [ConfirmThePlace] in
+        Model { silence: 1, lease: 2, packets: 1, ..safe::switchover() };
+    confirm_after_the_seals: [ConfirmAfterTheSeals] in safe::switchover();
+    confirm_before_choosing: [ConfirmBeforeChoosing] in Model { packets: 1, ..safe::switchover() };
+    the_target_has_it_all: [TheTargetHasItAll] in safe::small_switchover();
+    no_renewal_while_stopping: [NoRenewalWhileStopping, ConfirmThePlace] in safe::small_switchover();
+    attempts_are_never_reused: [AttemptsAreNeverReused, ConfirmThePlace] in
+        Model { packets: 2, ..safe::small_switchover() };
+    only_this_run_has_asked: [OnlyThisRunHasAsked, ConfirmThePlace] in
+        Model { attempts: 1, ..crashing(safe::small_switchover()) };
+    confirm_forgets: [ConfirmForgets, NoRenewalWhileStopping, ShuttingDisarms] in
+        Model { packets: 2, ..safe::small_switchover() };
 }
 
 #[test]

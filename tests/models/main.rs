@@ -3,7 +3,7 @@
 //! actions.
 //!
 //! `safe`: with every rule no reachable state has two open gates or lacks an acknowledged entry, and each has a way back to
-//! a healthy cluster. `left_out`: with any rule left out a counter-example is found. The rules are left out here, by
+//! a healthy cluster; `switched`: so for switchovers. `left_out`: with any rule left out a counter-example is found. The rules are left out here, by
 //! tampering with what the code is told, remembers and does ([`rules`]): the code itself has no switch for it.
 //!
 //! | module | what |
@@ -11,6 +11,7 @@
 //! | [`world`] | a state: nodes with kernel and engine, the coordinator, packets under way |
 //! | [`model`] | the bounds, the actions, what must always hold |
 //! | [`agents`], [`engines`], [`network`], [`coordinator`] | what each of them can do |
+//! | [`switchover`] | what they do to change the primary by plan |
 //! | [`rules`] | the rules that can be left out, and how |
 //! | [`explore`] | the checker's verdicts; the way back from every state |
 
@@ -32,5 +33,9 @@ mod network;
 mod rules;
 #[cfg(test)]
 mod safe;
+#[cfg(test)]
+mod switched;
+#[cfg(test)]
+mod switchover;
 #[cfg(test)]
 mod world;

@@ -18,11 +18,15 @@ pub(crate) struct Model {
     /// L and M, in ticks.
     pub(crate) lease: u64,
     pub(crate) margin: u64,
+    /// In ticks: of the coordinator before promises are asked for, and of a primary that was stopped.
+    pub(crate) silence: u64,
     pub(crate) drift: Drift,
     /// Agents may stall between any two of their actions.
     pub(crate) stalls: bool,
     pub(crate) promises: bool,
     pub(crate) failover: bool,
+    /// How often the coordinator asks the primary to stop for a switchover.
+    pub(crate) attempts: u64,
     pub(crate) fences: bool,
     pub(crate) abandon: bool,
     /// Every packet may arrive again.
@@ -98,6 +102,14 @@ pub(crate) enum Action {
     Abandon,
     /// Puts a member on the list, or takes it off.
     Declare(usize),
+    /// The primary is to stop for a switchover.
+    Halt,
+    /// The way back before a term is intended.
+    Resume,
+    /// The engine is down after its clean stop, and its agent says so.
+    TellStopped(usize),
+    /// A later run of the coordinator goes by the stop of an earlier one.
+    Recall,
 }
 
 // === impl Model ===
@@ -107,9 +119,8 @@ impl Model {
         let ticks = |ticks: u64| Duration::from_secs(ticks * TICK);
         let zero = Duration::ZERO;
         let margin = if self.leaves_out(Rule::MarginForDrift) { 0 } else { self.margin };
-        let (lease, margin) = (ticks(self.lease), ticks(margin));
-        // Promises are asked for at any time.
-        Timings { lease, margin, renewal: zero, silence: zero, suspicion: zero }
+        let (lease, margin, silence) = (ticks(self.lease), ticks(margin), ticks(self.silence));
+        Timings { lease, margin, renewal: zero, silence, suspicion: zero }
     }
 
     pub(crate) fn leaves_out(&self, rule: Rule) -> bool {
@@ -190,6 +201,10 @@ impl Model {
             Action::Succeed(index) => self.succeed(&mut world, index)?,
             Action::Abandon => self.abandon(&mut world)?,
             Action::Declare(index) => self.declare(&mut world, index)?,
+            Action::Halt => self.halt(&mut world)?,
+            Action::Resume => self.resume(&mut world)?,
+            Action::TellStopped(index) => self.tell_stopped(&mut world, index),
+            Action::Recall => self.recall(&mut world)?,
         }
         self.drop_what_is_inert(&mut world);
         (world != *last).then_some(world)
@@ -235,10 +250,12 @@ impl stateright::Model for Model {
         let mut properties = vec![Property::always("never two open gates", |_: &Self, world: &World| {
             world.open().count() < 2
         })];
-        if self.quorum() {
-            properties.push(Property::always("no acknowledged entry is missing", |_, world: &World| {
-                world.has_all_that_was_acknowledged()
-            }));
+        if self.quorum() || self.log > 0 {
+            let name = match self.quorum() {
+                true => "no acknowledged entry is missing",
+                false => "a switchover loses nothing",
+            };
+            properties.push(Property::always(name, |_, world: &World| world.has_all_that_was_acknowledged()));
         }
         if !self.promises {
             properties.push(Property::always(

@@ -1,6 +1,6 @@
 //! What the network does: packets arrive late, twice, in any order, or not at all.
 
-use holdfast_common::protocol::{Effect, Event, RequestNumber, ToCoordinator, ToMember, ToPeer};
+use holdfast_common::protocol::{Attempt, Effect, Event, RequestNumber, ToCoordinator, ToMember, ToPeer};
 use holdfast_common::term::Term;
 
 use super::model::{Action, Model};
@@ -33,7 +33,7 @@ impl Model {
     pub(crate) fn send(&self, world: &mut World, packet: Packet) {
         let nowhere = match packet {
             Packet::Down { to, .. } | Packet::Peer { to, .. } => to >= self.nodes,
-            Packet::Up { .. } => false,
+            Packet::Up { .. } | Packet::Confirmed { .. } => false,
         };
         if !nowhere
             && world.packets.len() < self.packets
@@ -46,6 +46,9 @@ impl Model {
     pub(crate) fn deliver(&self, world: &mut World, packet: Packet) {
         match packet {
             Packet::Up { from, message } => self.hears(world, from, message),
+            Packet::Confirmed { from, term, attempt, tail } => {
+                self.hears_confirmed(world, from, term, attempt, tail);
+            }
             Packet::Down { to, message } => {
                 let message = self.readdressed(&world.nodes[to], message);
                 self.happens(world, to, Event::Told(message));
@@ -58,11 +61,13 @@ impl Model {
 
     /// Packets that can never have an effect again are as good as lost.
     pub(crate) fn drop_what_is_inert(&self, world: &mut World) {
-        let World { nodes, packets, stored, .. } = world;
+        let World { nodes, packets, stored, regent, .. } = world;
         let known = |index: usize| nodes[index].disk.term;
         let numbers_count = !self.leaves_out(Rule::AnswersBearTheNumber)
             && !self.leaves_out(Rule::NumbersAreNeverReused)
             && !self.leaves_out(Rule::FenceForgets);
+        let stops_are_forgotten =
+            !self.leaves_out(Rule::AttemptsAreNeverReused) && !self.leaves_out(Rule::OnlyThisRunHasAsked);
         packets.retain(|packet| {
             if numbers_count
                 && let Some((index, number)) = packet.request()
@@ -70,7 +75,18 @@ impl Model {
             {
                 return false;
             }
+            let forgotten = |attempt: &Attempt| {
+                let stop = regent.as_ref().and_then(|regent| regent.stop);
+                stops_are_forgotten && stop.is_none_or(|stop| stop.attempt != *attempt)
+            };
             match packet {
+                Packet::Up { message: ToCoordinator::Stopped { attempt, .. }, .. }
+                | Packet::Confirmed { attempt, .. }
+                    if forgotten(attempt) =>
+                {
+                    false
+                }
+                Packet::Confirmed { term, .. } => *term >= stored.term,
                 Packet::Up { message: ToCoordinator::Sealed { term, .. }, .. } => *term > stored.term,
                 Packet::Up { message, .. } => term_up(message) >= stored.term,
                 Packet::Down { to, message } => term_down(message) >= known(*to),
@@ -89,7 +105,7 @@ impl Packet {
             Self::Down { to, message: ToMember::Granted { number, .. } } => Some((*to, *number)),
             Self::Peer { from, message: ToPeer::AskPromise { number, .. }, .. } => Some((*from, *number)),
             Self::Peer { to, message: ToPeer::Promise { number, .. }, .. } => Some((*to, *number)),
-            Self::Up { .. } | Self::Down { .. } => None,
+            Self::Up { .. } | Self::Confirmed { .. } | Self::Down { .. } => None,
         }
     }
 }

@@ -52,6 +52,16 @@ pub(crate) enum Rule {
     ConfirmWhenAllHaveCaughtUp,
     NoWayBackOnceStored,
     HigherTermsAreTaken,
+    // Switchover.
+    NoRenewalWhileStopping,
+    StoppedOnlyIfStill,
+    AttemptsAreNeverReused,
+    OnlyThisRunHasAsked,
+    ConfirmForgets,
+    ConfirmAfterTheSeals,
+    ConfirmBeforeChoosing,
+    ConfirmThePlace,
+    TheTargetHasItAll,
 }
 
 // === impl Model ===
@@ -62,11 +72,14 @@ impl Model {
         let before = node.member.clone();
         let round = matches!(event, Event::Round { .. });
         let fence = matches!(event, Event::Told(ToMember::Fence { .. }));
+        let confirm = matches!(event, Event::Told(ToMember::Confirm { .. }));
         let mut effects = self.handle(&mut node.member, event, timings);
         if round && self.leaves_out(Rule::ArmBeforeSending) && effects.len() > 1 {
             effects.swap(0, 1);
         }
-        if fence && self.leaves_out(Rule::FenceForgets) {
+        let keeps =
+            fence && self.leaves_out(Rule::FenceForgets) || confirm && self.leaves_out(Rule::ConfirmForgets);
+        if keeps {
             node.member.gate = before.gate;
         }
         if fence && self.leaves_out(Rule::FenceShutsFirst) {
@@ -153,6 +166,12 @@ impl Model {
     pub(crate) fn tampered_election(&self, regent: &mut Regent) {
         if self.leaves_out(Rule::WaitForTheLease) {
             regent.lease = Countdown::OVER;
+        }
+        if let Some(stop) = &mut regent.stop {
+            regent.fenced |= self.leaves_out(Rule::ConfirmBeforeChoosing);
+            if self.leaves_out(Rule::TheTargetHasItAll) {
+                stop.tail = None;
+            }
         }
         if self.leaves_out(Rule::HighestTailWins) {
             let lowest = regent.seals.values().min().copied();

@@ -12,10 +12,12 @@ const PLAIN: Model = Model {
     need: Need::All,
     lease: 2,
     margin: 0,
+    silence: 0,
     drift: Drift::None,
     stalls: false,
     promises: true,
     failover: true,
+    attempts: 0,
     fences: false,
     abandon: false,
     repeats: false,
@@ -65,8 +67,18 @@ pub(crate) fn drifting() -> Model {
     Model { lease: 5, margin: 1, drift: Drift::OneSlow, ..PLAIN }
 }
 
+/// Switchovers of a pair, `async`, with a log, without failovers.
+pub(crate) fn switchover() -> Model {
+    Model { attempts: 1, failover: false, log: 1, lease: 1, ..PLAIN }
+}
+
+/// One packet at a time, no promises: nothing but a grant starts a primary that was stopped.
+pub(crate) fn small_switchover() -> Model {
+    Model { attempts: 2, promises: false, packets: 1, ..switchover() }
+}
+
 /// No property fails in any reachable state.
-fn is_safe(model: &Model) {
+pub(crate) fn is_safe(model: &Model) {
     match verdict(model) {
         Verdict::Safe { states } => println!("safe: all {states} states"),
         Verdict::Broken { property, way, .. } => panic!("{property}, not:\n  {}", way.join("\n  ")),
@@ -74,7 +86,7 @@ fn is_safe(model: &Model) {
 }
 
 /// Nor is there a state from which no healthy cluster can be reached.
-fn is_safe_and_never_stuck(model: &Model) {
+pub(crate) fn is_safe_and_never_stuck(model: &Model) {
     is_safe(model);
     match ways_back(model) {
         Ok(states) => println!("from all {states} there is a way back"),
@@ -82,7 +94,7 @@ fn is_safe_and_never_stuck(model: &Model) {
     }
 }
 
-fn faults(restarts: u8, crashes: u8, model: Model) -> Model {
+pub(crate) fn faults(restarts: u8, crashes: u8, model: Model) -> Model {
     Model { faults: Faults { restarts, crashes }, ..model }
 }
 

@@ -6,8 +6,8 @@ use std::time::Duration;
 use holdfast_common::id::NodeId;
 use holdfast_common::position::Position;
 use holdfast_common::protocol::{
-    Countdown, Effect, Gate, List, Member, Need, Record, Regent, Reign, Slot, Standing, Tail, Timings,
-    ToCoordinator, ToMember, ToPeer, Version,
+    Attempt, Countdown, Effect, Gate, List, Member, Need, Record, Regent, Reign, Slot, Standing, Stop, Tail,
+    Timings, ToCoordinator, ToMember, ToPeer, Version,
 };
 use holdfast_common::term::Term;
 use uuid::Uuid;
@@ -30,6 +30,10 @@ pub(crate) struct World {
     pub(crate) contradicted: bool,
     /// How much of a tick each node's clock sees, then the coordinator's.
     pub(crate) clocks: Vec<u64>,
+    /// How often the primary was asked to stop: each time under the next number.
+    pub(crate) attempts: u64,
+    /// What an earlier run of the coordinator knew of a stop; only where that rule is left out.
+    pub(crate) outlived: Option<Stop>,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
@@ -42,6 +46,8 @@ pub(crate) struct Node {
     pub(crate) engine: Engine,
     /// What a helper process of a dead agent is about to write to the kernel; only where that rule is left out.
     pub(crate) orphan: Option<Slot>,
+    /// To be told once the engine is stopped.
+    pub(crate) telling: Option<(Term, Attempt)>,
 }
 
 /// One action of an agent.
@@ -74,13 +80,32 @@ pub(crate) struct Engine {
     pub(crate) proven: bool,
     /// What it recovered was seen by clients.
     pub(crate) seen: bool,
+    /// Its clean stop has ended: nothing of it is under way any more.
+    pub(crate) down: bool,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub(crate) enum Packet {
-    Up { from: usize, message: ToCoordinator },
-    Down { to: usize, message: ToMember },
-    Peer { from: usize, to: usize, message: ToPeer },
+    Up {
+        from: usize,
+        message: ToCoordinator,
+    },
+    /// [`ToCoordinator::Confirmed`], with where the log ends.
+    Confirmed {
+        from: usize,
+        term: Term,
+        attempt: Attempt,
+        tail: Tail,
+    },
+    Down {
+        to: usize,
+        message: ToMember,
+    },
+    Peer {
+        from: usize,
+        to: usize,
+        message: ToPeer,
+    },
 }
 
 /// How many may still happen.
@@ -113,6 +138,8 @@ impl World {
             acknowledged: Vec::new(),
             contradicted: false,
             clocks: vec![TICK; size + 1],
+            attempts: 0,
+            outlived: None,
         }
     }
 
@@ -135,6 +162,13 @@ impl World {
         if upto > self.acknowledged.len() {
             self.acknowledged = log.to_vec();
         }
+    }
+
+    /// What an async failover to this node loses was lost, and is not missed any more.
+    pub(crate) fn lose(&mut self, index: usize) {
+        let log = &self.nodes[index].engine.log;
+        let kept = log.iter().zip(&self.acknowledged).take_while(|(has, told)| has == told).count();
+        self.acknowledged.truncate(kept);
     }
 
     /// How many of the primary's list have its log up to there and receive from it.
@@ -165,6 +199,7 @@ impl Node {
             proven: primary,
             seen: primary,
             log: Vec::new(),
+            down: false,
         };
         Self {
             disk: record,
@@ -173,6 +208,7 @@ impl Node {
             kernel: Kernel::default(),
             engine,
             orphan: None,
+            telling: None,
         }
     }
 
@@ -207,6 +243,12 @@ impl Kernel {
 // === impl Engine ===
 
 impl Engine {
+    /// As it was.
+    pub(crate) fn start(&mut self) {
+        self.running = true;
+        self.down = false;
+    }
+
     pub(crate) fn stop(&mut self) {
         self.running = false;
         self.proven = false;
@@ -214,7 +256,7 @@ impl Engine {
     }
 
     pub(crate) fn lead(&mut self, term: Term, list: List) {
-        self.running = true;
+        self.start();
         self.leads = Some(term);
         self.follows = None;
         self.list = Some(list);
@@ -223,7 +265,7 @@ impl Engine {
     }
 
     pub(crate) fn follow(&mut self, term: Term) {
-        self.running = true;
+        self.start();
         self.leads = None;
         self.follows = Some(term);
         self.list = None;
