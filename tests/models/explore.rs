@@ -1,6 +1,6 @@
 //! The checker's verdicts, and the way back from every state.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::{HashMap, HashSet, VecDeque};
 use std::hash::{DefaultHasher, Hash, Hasher};
 
 use holdfast_common::protocol::Standing;
@@ -42,6 +42,22 @@ pub(crate) fn ways_back(model: &Model) -> Result<usize, Vec<String>> {
     let mut graph = Graph::default();
     graph.build(model);
     graph.stuck().map_or(Ok(graph.healthy.len()), |state| Err(graph.way_to(model, state)))
+}
+
+/// Whether such a state can be reached: without it what is safe may be so because nothing happens.
+pub(crate) fn reaches(model: &Model, wanted: impl Fn(&World) -> bool) -> bool {
+    let mut seen = HashSet::new();
+    let mut pending = VecDeque::from(model.init_states());
+    while let Some(world) = pending.pop_front() {
+        if wanted(&world) {
+            return true;
+        }
+        let mut actions = Vec::new();
+        model.actions(&world, &mut actions);
+        let next = actions.into_iter().filter_map(|action| model.next_state(&world, action));
+        pending.extend(next.filter(|next| seen.insert(fingerprint(next))));
+    }
+    false
 }
 
 /// The reachable states by number; of each only what is needed.

@@ -83,9 +83,7 @@ left_out! {
     no_way_back_once_stored: [NoWayBackOnceStored] in Model { abandon: true, terms: 3, ..safe::pair() };
 
     confirm_the_place: [ConfirmThePlace] in Model { packets: 1, ..safe::switchover() };
-    confirm_the_place_though_it_rests: [ConfirmThePlace] in
-        Model { silence: 1, lease: 2, packets: 1, ..safe::switchover() };
-    confirm_after_the_seals: [ConfirmAfterTheSeals] in safe::switchover();
+    confirm_after_the_seals: [ConfirmAfterTheSeals] in Model { packets: 1, ..safe::switchover() };
     confirm_before_choosing: [ConfirmBeforeChoosing] in Model { packets: 1, ..safe::switchover() };
     the_target_has_it_all: [TheTargetHasItAll] in safe::small_switchover();
     no_renewal_while_stopping: [NoRenewalWhileStopping, ConfirmThePlace] in safe::small_switchover();
@@ -95,6 +93,13 @@ left_out! {
         Model { attempts: 1, ..crashing(safe::small_switchover()) };
     confirm_forgets: [ConfirmForgets, NoRenewalWhileStopping, ShuttingDisarms] in
         Model { packets: 2, ..safe::small_switchover() };
+}
+
+/// That it rests for a while after each stop does not help: the silence may be longer.
+#[test]
+#[ignore = "slow: a minute"]
+fn slow_confirm_the_place_though_it_rests() {
+    is_found(&[Rule::ConfirmThePlace], Model { silence: 1, lease: 2, packets: 1, ..safe::switchover() });
 }
 
 #[test]

@@ -3,8 +3,9 @@
 //! actions.
 //!
 //! `safe`: with every rule no reachable state has two open gates or lacks an acknowledged entry, and each has a way back to
-//! a healthy cluster; `switched`: so for switchovers. `left_out`: with any rule left out a counter-example is found. The rules are left out here, by
-//! tampering with what the code is told, remembers and does ([`rules`]): the code itself has no switch for it.
+//! a healthy cluster; `switched`: so where the primary is changed by plan. `left_out`: with any rule left out a counter-example is
+//! found. The rules are left out here, by tampering with what the code is told, remembers and does ([`rules`]): the code itself
+//! has no switch for it. One is put in here, as the code does not have it yet: that a confirmation bears where the log ends.
 //!
 //! | module | what |
 //! | --- | --- |

@@ -60,6 +60,7 @@ pub(crate) enum Rule {
     ConfirmForgets,
     ConfirmAfterTheSeals,
     ConfirmBeforeChoosing,
+    /// Not in the code yet: [`Packet::Confirmed`](super::world::Packet) bears the place, and the models compare it.
     ConfirmThePlace,
     TheTargetHasItAll,
 }

@@ -1,9 +1,12 @@
 //! With every rule a switchover loses nothing, in `async` mode either, and there is a way back from wherever it stops.
 
-use super::explore::{Verdict, verdict};
+use holdfast_common::term::Term;
+
+use super::explore::{Verdict, reaches, verdict};
 use super::model::Model;
 use super::rules::Rule;
 use super::safe::{faults, is_safe, is_safe_and_never_stuck, small_quorum, small_switchover, switchover};
+use super::world::{World, id};
 
 fn one_at_a_time() -> Model {
     Model { packets: 1, ..switchover() }
@@ -34,6 +37,22 @@ fn a_switchover_loses_nothing() {
     is_safe(&with_failovers(Model { attempts: 1, ..small_switchover() }));
 }
 
+/// A healthy cluster of the next term, in which the old primary follows the new one and nothing is lost.
+#[test]
+fn a_switchover_comes_to_its_end() {
+    let model = Model { attempts: 1, ..small_switchover() };
+    let changed = |world: &World| {
+        let term = Term::FIRST.next();
+        world.stored.term == term
+            && world.stored.primary == id(1)
+            && world.open().eq([1])
+            && world.nodes.iter().all(|node| node.disk.term == term)
+            && world.acknowledged == [Term::FIRST]
+            && world.has_all_that_was_acknowledged()
+    };
+    assert!(reaches(&model, changed));
+}
+
 #[test]
 fn a_quorum_s_switchover_loses_nothing() {
     is_safe(&small_quorum_s());
@@ -41,7 +60,7 @@ fn a_quorum_s_switchover_loses_nothing() {
 
 #[test]
 fn from_every_step_of_a_switchover_there_is_a_way_back() {
-    is_safe_and_never_stuck(&Model { abandon: true, terms: 3, ..small_switchover() });
+    is_safe_and_never_stuck(&Model { abandon: true, terms: 3, attempts: 1, ..small_switchover() });
     is_safe_and_never_stuck(&faults(0, 1, Model { attempts: 1, ..small_switchover() }));
     is_safe_and_never_stuck(&faults(1, 0, Model { attempts: 1, ..small_switchover() }));
 }
@@ -50,6 +69,7 @@ fn from_every_step_of_a_switchover_there_is_a_way_back() {
 #[ignore = "slow: minutes"]
 fn slow_a_switchover_loses_nothing_whatever_is_promised() {
     is_safe_and_never_stuck(&Model { abandon: true, all_follow: true, terms: 3, ..one_at_a_time() });
+    is_safe_and_never_stuck(&Model { abandon: true, terms: 3, ..small_switchover() });
     is_safe(&Model { attempts: 2, ..switchover() });
     is_safe(&Model { silence: 1, lease: 2, ..one_at_a_time() });
     is_safe(&Model { log: 2, repeats: true, ..one_at_a_time() });

@@ -75,7 +75,8 @@ impl Model {
         }
     }
 
-    /// The primary is still stopped; it counts if its log ends where it said before.
+    /// The primary is still stopped; it counts if its log ends where it said before. That is compared here, as the code does not
+    /// yet: a primary that was started and stopped again for the same attempt says the same.
     pub(crate) fn hears_confirmed(
         &self,
         world: &mut World,
