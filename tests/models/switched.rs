@@ -100,7 +100,8 @@ fn slow_a_trio_switches_over() {
 #[ignore = "slow: minutes"]
 fn slow_a_quorum_switches_over_whatever_is_promised() {
     is_safe(&Model { promises: true, ..small_quorum_s() });
-    is_safe_and_never_stuck(&with_failovers(small_quorum_s()));
+    is_safe_and_never_stuck(&Model { abandon: true, terms: 3, ..small_quorum_s() });
+    is_safe(&with_failovers(Model { log: 0, ..small_quorum_s() }));
 }
 
 /// In quorum mode the seals alone keep what was acknowledged.
