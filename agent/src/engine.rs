@@ -36,8 +36,8 @@ use holdfast_common::error::{Classify, Metadata, Reason, Resource, Retry, Violat
 use holdfast_common::id::{ClusterId, CommandId};
 use holdfast_common::name::ClusterName;
 use holdfast_common::position::Position;
-use holdfast_common::report::{EngineState, Follower};
 use holdfast_common::protocol::Tail;
+use holdfast_common::report::{EngineState, Follower};
 use holdfast_common::role::Role;
 use holdfast_common::telemetry::EngineOffer;
 use holdfast_common::term::Term;

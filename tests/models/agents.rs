@@ -149,16 +149,16 @@ impl Model {
             Effect::CutReceiver if self.leaves_out(Rule::SealsCutTheReceiver) => {}
             Effect::CutReceiver => node.engine.follows = None,
             Effect::Follow { term, .. } => node.engine.follow(term),
-            Effect::Tell(ToCoordinator::Confirmed { term, attempt }) => {
-                let tail = node.tail();
-                self.send(world, Packet::Confirmed { from: index, term, attempt, tail });
-            }
             Effect::Tell(message) => self.send(world, Packet::Up { from: index, message }),
             Effect::TellSealed { term } => {
                 let message = ToCoordinator::Sealed { term, tail: node.tail() };
                 self.send(world, Packet::Up { from: index, message });
             }
             Effect::TellStopped { term, attempt } => node.telling = Some((term, attempt)),
+            Effect::TellConfirmed { term, attempt } => {
+                let message = ToCoordinator::Confirmed { term, attempt, tail: node.tail() };
+                self.send(world, Packet::Up { from: index, message });
+            }
             Effect::Send { to, message } => {
                 self.send(world, Packet::Peer { from: index, to: index_of(to), message });
             }

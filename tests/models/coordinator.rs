@@ -187,7 +187,10 @@ impl Model {
                 regent.stopped(from, term, attempt, tail);
                 None
             }
-            ToCoordinator::Confirmed { .. } => unreachable!("it is a packet of its own"),
+            ToCoordinator::Confirmed { term, attempt, tail } => {
+                self.confirmed(&mut regent, from, term, attempt, tail);
+                None
+            }
         };
         world.regent = Some(regent);
         self.carry_out(world, decree);

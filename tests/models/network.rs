@@ -33,7 +33,7 @@ impl Model {
     pub(crate) fn send(&self, world: &mut World, packet: Packet) {
         let nowhere = match packet {
             Packet::Down { to, .. } | Packet::Peer { to, .. } => to >= self.nodes,
-            Packet::Up { .. } | Packet::Confirmed { .. } => false,
+            Packet::Up { .. } => false,
         };
         if !nowhere
             && world.packets.len() < self.packets
@@ -46,9 +46,6 @@ impl Model {
     pub(crate) fn deliver(&self, world: &mut World, packet: Packet) {
         match packet {
             Packet::Up { from, message } => self.hears(world, from, message),
-            Packet::Confirmed { from, term, attempt, tail } => {
-                self.hears_confirmed(world, from, term, attempt, tail);
-            }
             Packet::Down { to, message } => {
                 let message = self.readdressed(&world.nodes[to], message);
                 self.happens(world, to, Event::Told(message));
@@ -80,13 +77,10 @@ impl Model {
                 stops_are_forgotten && stop.is_none_or(|stop| stop.attempt != *attempt)
             };
             match packet {
-                Packet::Up { message: ToCoordinator::Stopped { attempt, .. }, .. }
-                | Packet::Confirmed { attempt, .. }
-                    if forgotten(attempt) =>
-                {
-                    false
-                }
-                Packet::Confirmed { term, .. } => *term >= stored.term,
+                Packet::Up {
+                    message: ToCoordinator::Stopped { attempt, .. } | ToCoordinator::Confirmed { attempt, .. },
+                    ..
+                } if forgotten(attempt) => false,
                 Packet::Up { message: ToCoordinator::Sealed { term, .. }, .. } => *term > stored.term,
                 Packet::Up { message, .. } => term_up(message) >= stored.term,
                 Packet::Down { to, message } => term_down(message) >= known(*to),
@@ -105,7 +99,7 @@ impl Packet {
             Self::Down { to, message: ToMember::Granted { number, .. } } => Some((*to, *number)),
             Self::Peer { from, message: ToPeer::AskPromise { number, .. }, .. } => Some((*from, *number)),
             Self::Peer { to, message: ToPeer::Promise { number, .. }, .. } => Some((*to, *number)),
-            Self::Up { .. } | Self::Confirmed { .. } | Self::Down { .. } => None,
+            Self::Up { .. } | Self::Down { .. } => None,
         }
     }
 }

@@ -60,7 +60,7 @@ pub(crate) enum Rule {
     ConfirmForgets,
     ConfirmAfterTheSeals,
     ConfirmBeforeChoosing,
-    /// Not in the code yet: [`Packet::Confirmed`](super::world::Packet) bears the place, and the models compare it.
+    /// Whoever is promoted must have the log up to where the confirmation says that it ends, not up to where it was stopped first.
     ConfirmThePlace,
     TheTargetHasItAll,
 }

@@ -1,5 +1,6 @@
 //! A switchover: the primary is stopped, and confirms it after the last seal.
 
+use holdfast_common::id::NodeId;
 use holdfast_common::protocol::{Attempt, Decree, Regent, Tail, ToCoordinator, ToMember};
 use holdfast_common::term::Term;
 
@@ -75,26 +76,22 @@ impl Model {
         }
     }
 
-    /// The primary is still stopped; it counts if its log ends where it said before. That is compared here, as the code does not
-    /// yet: a primary that was started and stopped again for the same attempt says the same.
-    pub(crate) fn hears_confirmed(
+    /// The primary is stopped, and its log ends there.
+    pub(crate) fn confirmed(
         &self,
-        world: &mut World,
-        from: usize,
+        regent: &mut Regent,
+        from: NodeId,
         term: Term,
         attempt: Attempt,
         tail: Tail,
     ) {
-        let Some(regent) = &mut world.regent else { return };
         let place = regent.stop.and_then(|stop| stop.tail);
-        if place != Some(tail) && !self.leaves_out(Rule::ConfirmThePlace) {
-            return;
-        }
+        let told = if self.leaves_out(Rule::ConfirmThePlace) { place.unwrap_or(tail) } else { tail };
         let seals = regent.seals.clone();
         if self.leaves_out(Rule::ConfirmAfterTheSeals) {
             regent.seals.extend((0..self.nodes).map(|node| (id(node), tail)));
         }
-        regent.confirmed(id(from), term, attempt);
+        regent.confirmed(from, term, attempt, told);
         regent.seals = seals;
     }
 }

@@ -86,26 +86,9 @@ pub(crate) struct Engine {
 
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub(crate) enum Packet {
-    Up {
-        from: usize,
-        message: ToCoordinator,
-    },
-    /// [`ToCoordinator::Confirmed`], with where the log ends.
-    Confirmed {
-        from: usize,
-        term: Term,
-        attempt: Attempt,
-        tail: Tail,
-    },
-    Down {
-        to: usize,
-        message: ToMember,
-    },
-    Peer {
-        from: usize,
-        to: usize,
-        message: ToPeer,
-    },
+    Up { from: usize, message: ToCoordinator },
+    Down { to: usize, message: ToMember },
+    Peer { from: usize, to: usize, message: ToPeer },
 }
 
 /// How many may still happen.

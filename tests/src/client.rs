@@ -122,28 +122,28 @@ impl Client {
         let all = self.acknowledged();
         all.windows(2).map(|pair| pair[1].acked - pair[0].acked).fold(0.0, f64::max)
     }
-
-    /// Checks that all acknowledged rows are among those that the server has.
-    ///
-    /// # Errors
-    ///
-    /// When one is missing.
-    pub fn nothing_is_missing(&self, found: &str) -> anyhow::Result<()> {
-        let found: BTreeSet<u64> =
-            found.split_whitespace().map(str::parse).collect::<Result<_, _>>().context("read the rows")?;
-        let mut missing: BTreeMap<String, Vec<Ack>> = BTreeMap::new();
-        for ack in self.acknowledged().into_iter().filter(|ack| !found.contains(&ack.id)) {
-            missing.entry(ack.node.clone()).or_default().push(ack);
-        }
-        ensure!(missing.is_empty(), "acknowledged and missing: {missing:?}");
-        Ok(())
-    }
 }
 
 impl Drop for Client {
     fn drop(&mut self) {
         self.stop.cancel();
     }
+}
+
+/// Checks that all acknowledged rows are among those that the server has.
+///
+/// # Errors
+///
+/// When one is missing.
+pub fn nothing_is_missing(acknowledged: &[Ack], found: &str) -> anyhow::Result<()> {
+    let found: BTreeSet<u64> =
+        found.split_whitespace().map(str::parse).collect::<Result<_, _>>().context("read the rows")?;
+    let mut missing: BTreeMap<&str, Vec<&Ack>> = BTreeMap::new();
+    for ack in acknowledged.iter().filter(|ack| !found.contains(&ack.id)) {
+        missing.entry(&ack.node).or_default().push(ack);
+    }
+    ensure!(missing.is_empty(), "acknowledged and missing: {missing:?}");
+    Ok(())
 }
 
 /// Writes to one member for ever, as soon as it takes anything.
@@ -161,9 +161,8 @@ async fn write(node: String, at: SocketAddr, uri: &Uri, shared: &Shared) {
         .connect_timeout(CONNECT);
     loop {
         if let Ok(Ok((client, connection))) = timeout(2 * CONNECT, config.connect(tls())).await {
-            let writing = async {
-                while let Ok(Wrote::Yes | Wrote::Refused) = row(&client, &node, shared).await {}
-            };
+            let writing =
+                async { while let Ok(Wrote::Yes | Wrote::Refused) = row(&client, &node, shared).await {} };
             // Both arms are cancel-safe: what is under way is unknown.
             tokio::select! {
                 _ended = connection => {}

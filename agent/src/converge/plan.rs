@@ -6,8 +6,8 @@
 use std::fmt;
 
 use holdfast_common::assignment::{Exposure, MemberAssignment, Power};
-use holdfast_common::report::EngineState;
 use holdfast_common::protocol::Standing;
+use holdfast_common::report::EngineState;
 use holdfast_common::role::Role;
 use holdfast_common::term::Term;
 
@@ -309,13 +309,24 @@ mod tests {
             (Role::Primary, Running, Role::Primary, false, leave(1, primary), vec![]),
             (Role::Replica, Running, Role::Primary, false, leave(1, replica), vec![Step::Halt]),
             (Role::Replica, Starting, Role::Primary, false, leave(1, replica), vec![Step::Halt]),
-            (Role::Replica, Stopped, Role::Primary, false, leave(1, replica), vec![Step::Follow, Step::Start]),
+            (
+                Role::Replica,
+                Stopped,
+                Role::Primary,
+                false,
+                leave(1, replica),
+                vec![Step::Follow, Step::Start],
+            ),
             (Role::Replica, Stopped, Role::Primary, false, leave(2, replica), vec![]),
             (Role::Replica, Running, Role::Replica, true, leave(1, replica), vec![Step::Follow]),
             (Role::Replica, Running, Role::Replica, true, leave(1, Standing::Sealed), vec![]),
             (Role::Replica, Running, Role::Replica, true, leave(2, replica), vec![]),
         ] {
-            assert_eq!(steps(role, state, found, sealed, leave), expected, "{role} {state:?} {found} {leave:?}");
+            assert_eq!(
+                steps(role, state, found, sealed, leave),
+                expected,
+                "{role} {state:?} {found} {leave:?}"
+            );
         }
         // A new term of the same primary is written into its data; not before its configuration was looked at.
         let later = MemberAssignment { term: Term::new(2), ..member(Role::Primary, Power::Running) };

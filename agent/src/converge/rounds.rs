@@ -271,7 +271,11 @@ impl Member {
                     self.tell(Severity::Info, "ENGINE_STARTED", "the engine was started".to_owned());
                 }
                 if steps.contains(&Step::Lead) {
-                    self.tell(Severity::Info, "MEMBER_PROMOTED", "it is the primary of a new term".to_owned());
+                    self.tell(
+                        Severity::Info,
+                        "MEMBER_PROMOTED",
+                        "it is the primary of a new term".to_owned(),
+                    );
                 }
                 if steps.contains(&Step::Stop) || steps.contains(&Step::Halt) {
                     self.tell(Severity::Info, "ENGINE_STOPPED", "the engine was stopped".to_owned());
@@ -443,6 +447,7 @@ impl Step {
 
 async fn execute(engine: Arc<dyn Engine>, wanted: MemberAssignment, steps: Vec<Step>, _held: Held) -> Done {
     for step in &steps {
+        let begun = Instant::now();
         let done = match step {
             Step::Configure => engine.configure(&wanted).await,
             Step::Start => engine.start(&wanted).await,
@@ -453,6 +458,7 @@ async fn execute(engine: Arc<dyn Engine>, wanted: MemberAssignment, steps: Vec<S
             Step::Halt => engine.halt(wanted.cluster_id).await,
         };
         done.map_err(|error| (*step, error))?;
+        tracing::info!(cluster = %wanted.cluster_id, step = step.name(), took = ?begun.elapsed(), "a step is done");
     }
     Ok(steps)
 }

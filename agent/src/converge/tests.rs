@@ -248,10 +248,8 @@ async fn a_member_that_is_not_assigned_any_more_is_left_as_it_is() {
     let world = World::default();
     let (a, _) = lone_primary(&world).await;
     a.assign(2, Vec::new());
-    let orphan = a
-        .wait("an orphan", |m| m.is_some_and(|m| m.converged_generation == Generation::NONE))
-        .await
-        .unwrap();
+    let orphan =
+        a.wait("an orphan", |m| m.is_some_and(|m| m.converged_generation == Generation::NONE)).await.unwrap();
     assert_eq!((orphan.state, a.told("MEMBER_NOT_ASSIGNED")), (EngineState::Running, 0));
     // It may be about to be removed; told is what stays so.
     tokio::time::sleep(Duration::from_secs(120)).await;

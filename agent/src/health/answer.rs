@@ -209,7 +209,9 @@ fn primary(member: &Member<'_>) -> Result<(), Why> {
     let held = member.held.ok_or("how its lease stands is not known yet")?;
     match (held.serve, &held.report) {
         (Serve::May, Some(LeaseReport { fenced: false, open: true, source: _, version: _ })) => Ok(()),
-        (Serve::May | Serve::MustNot | Serve::Rests, Some(_)) => Err("it holds no lease: its gate is shut".into()),
+        (Serve::May | Serve::MustNot | Serve::Rests, Some(_)) => {
+            Err("it holds no lease: its gate is shut".into())
+        }
         (Serve::May | Serve::MustNot | Serve::Rests, None) => Err("it runs as primary and is none".into()),
     }
 }

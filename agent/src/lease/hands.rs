@@ -125,10 +125,15 @@ impl Agents {
         };
         let (inputs, at_work) = (self.inputs.clone(), Arc::clone(&self.at_work));
         self.elsewhere.spawn(async move {
+            let begun = tokio::time::Instant::now();
             let ended = deed(cluster).await;
+            let took = begun.elapsed();
             at_work.lock().unwrap_or_else(PoisonError::into_inner).remove(&(cluster, work));
             match ended {
-                Ok(tail) => drop(inputs.send(done(tail)).await),
+                Ok(tail) => {
+                    tracing::info!(%cluster, ?work, ?took, position = %tail.position, "an order of the coordinator is carried out");
+                    drop(inputs.send(done(tail)).await);
+                }
                 Err(error) => tracing::warn!(%cluster, ?work, error = %Chain(&error), "an order of the coordinator"),
             }
         });
@@ -192,7 +197,13 @@ impl Hands for Agents {
     }
 
     fn rest(&mut self, cluster: ClusterId, term: Term, attempt: Attempt, asked: Asked) {
-        self.cut(cluster, Work::Rest(asked), move |tail| Input::Rested { cluster, term, attempt, asked, tail });
+        self.cut(cluster, Work::Rest(asked), move |tail| Input::Rested {
+            cluster,
+            term,
+            attempt,
+            asked,
+            tail,
+        });
     }
 
     fn seal(&mut self, cluster: ClusterId, term: Term) {

@@ -112,7 +112,9 @@ pub(crate) enum Cluster {
     ///
     /// Shows first what must hold, then stops the primary cleanly, has the replica take its place, and makes the old
     /// primary a replica. If the replica cannot take over in time the old primary serves again.
-    #[command(after_help = "Examples:\n  holdfast cluster promote demo n2 --plan\n  holdfast cluster promote demo n2")]
+    #[command(
+        after_help = "Examples:\n  holdfast cluster promote demo n2 --plan\n  holdfast cluster promote demo n2"
+    )]
     Promote {
         cluster: String,
         node: String,

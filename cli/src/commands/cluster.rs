@@ -5,7 +5,7 @@ use holdfast_proto::v1;
 use serde_json::json;
 
 use super::{Session, interrupted, lease, next_page};
-use crate::args::{Cluster, Durability, Engine, LeaseProfile};
+use crate::args::{Cluster, Durability, Engine, LeaseProfile, Run};
 use crate::client::request_id;
 use crate::error::Error;
 use crate::output::{self, json, or_dash, plain};
@@ -23,10 +23,12 @@ pub(super) async fn run(session: &mut Session, command: Cluster) -> Result<(), E
             show(session, &cluster)
         }
         Cluster::Watch { name } => watch(session, name).await,
-        Cluster::Delete { .. }
-        | Cluster::AddMember { .. }
-        | Cluster::RemoveMember { .. }
-        | Cluster::Promote { .. } => change(session, command).await,
+        Cluster::Delete { .. } | Cluster::AddMember { .. } | Cluster::RemoveMember { .. } => {
+            change(session, command).await
+        }
+        Cluster::Promote { cluster, node, allow_smaller, run } => {
+            promote(session, cluster, node, allow_smaller, run).await
+        }
         Cluster::Connection { cluster, reveal_password, uri } => {
             let request = v1::GetConnectionRequest { cluster: cluster.clone(), reveal_password };
             let answer = session.client().await?.get_connection(request).await?;
@@ -40,6 +42,26 @@ pub(super) async fn run(session: &mut Session, command: Cluster) -> Result<(), E
             let request = v1::ResetPasswordRequest { cluster: cluster.clone(), request_id: request_id() };
             let answer = session.client().await?.reset_password(request).await?;
             connection(session, &cluster, &answer.connection.ok_or(Error::Incomplete("connection"))?)
+        }
+    }
+}
+
+async fn promote(
+    session: &mut Session,
+    cluster: String,
+    node: String,
+    allow_smaller: bool,
+    run: Run,
+) -> Result<(), Error> {
+    let done =
+        format!("Node {node} is the primary of {cluster}. See it with: holdfast cluster show {cluster}");
+    let (request_id, validate_only) = (request_id(), run.plan.plan);
+    let request = v1::PromoteMemberRequest { cluster, node, allow_smaller, request_id, validate_only };
+    let answer = session.client().await?.promote_member(request).await?;
+    match answer.outcome.ok_or(Error::Incomplete("outcome"))? {
+        v1::promote_member_response::Outcome::Plan(plan) => session.plan(&plan),
+        v1::promote_member_response::Outcome::Operation(operation) => {
+            session.follow(operation, run, &done).await
         }
     }
 }
@@ -88,26 +110,6 @@ async fn change(session: &mut Session, command: Cluster) -> Result<(), Error> {
                 }
             }
         }
-        Cluster::Promote { cluster, node, allow_smaller, run } => {
-            let done = format!(
-                "Node {node} is the primary of {cluster}. See it with: holdfast cluster show {cluster}"
-            );
-            let validate_only = run.plan.plan;
-            let request = v1::PromoteMemberRequest { cluster, node, allow_smaller, request_id, validate_only };
-            match session
-                .client()
-                .await?
-                .promote_member(request)
-                .await?
-                .outcome
-                .ok_or(Error::Incomplete("outcome"))?
-            {
-                v1::promote_member_response::Outcome::Plan(plan) => session.plan(&plan),
-                v1::promote_member_response::Outcome::Operation(operation) => {
-                    session.follow(operation, run, &done).await
-                }
-            }
-        }
         Cluster::RemoveMember { cluster, node, confirm, force, run } => {
             let deed = "removes the replica and its data";
             let confirm =
@@ -140,6 +142,7 @@ async fn change(session: &mut Session, command: Cluster) -> Result<(), Error> {
         | Cluster::List
         | Cluster::Show { .. }
         | Cluster::Watch { .. }
+        | Cluster::Promote { .. }
         | Cluster::Connection { .. }
         | Cluster::ResetPassword { .. } => Ok(()),
     }

@@ -53,7 +53,8 @@ impl Member {
             self.running = true;
             self.patience = Countdown::from(timings.served());
         }
-        (self.heard, self.rest) = (Countdown::OVER, Countdown::OVER);
+        // The coordinator has just been heard: asking for promises would only keep others from being sealed.
+        (self.heard, self.rest) = (Countdown::from(timings.silence), Countdown::OVER);
         self.enforced = None;
         self.record = Record::primary(term, list.clone());
         let engine = if stays { Effect::Enforce { list } } else { Effect::Lead { list } };

@@ -7,9 +7,9 @@ use proto::outcome::Result as WireResult;
 use super::{Error, Field, WireEnum as _, cut, time_to_wire};
 use crate::assignment::MAX_SYSTEM_IDENTIFIER_BYTES;
 use crate::command::{
-    CheckpointMember, Check, CheckMember, CheckedMember, CloneMember, Command, DatabaseName, DestroyMember, InitialiseMember,
-    InstallEngine, MAX_CHECKS, MAX_LABEL_BYTES, MAX_MESSAGE_BYTES, Outcome, Payload, Progress, SetPassword,
-    Success, Verifier,
+    Check, CheckMember, CheckedMember, CheckpointMember, CloneMember, Command, DatabaseName, DestroyMember,
+    InitialiseMember, InstallEngine, MAX_CHECKS, MAX_LABEL_BYTES, MAX_MESSAGE_BYTES, Outcome, Payload,
+    Progress, SetPassword, Success, Verifier,
 };
 use crate::engine::{EngineVersion, ExtensionName, MAX_EXTENSIONS};
 use crate::generation::Generation;

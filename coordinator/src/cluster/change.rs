@@ -147,9 +147,10 @@ impl Cluster {
     /// The synchronous set of another primary: all other active members, of which as many are waited for as now.
     pub fn synchronous_under(&self, primary: NodeId) -> Synchronous {
         let count = self.synchronous.count;
-        let others = self.members.iter().filter(|member| {
-            member.node_id != primary && member.phase == MemberPhase::Active && count > 0
-        });
+        let others = self
+            .members
+            .iter()
+            .filter(|member| member.node_id != primary && member.phase == MemberPhase::Active && count > 0);
         Synchronous { count, nodes: others.map(|member| member.node_id).collect() }
     }
 

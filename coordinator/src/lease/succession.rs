@@ -16,8 +16,8 @@ impl Leases {
     /// # Errors
     /// [`Error::Obstacle`]; [`Error::NoPrimary`].
     pub async fn halt(&self, cluster: ClusterId) -> Result<(), Error> {
-        // No two are alike, not of different runs either; 0 is none.
-        let attempt = Attempt(random_number().max(1));
+        // No two are alike, not of different runs either; 0 is none, and on the wire there are 63 bits.
+        let attempt = Attempt((random_number() >> 1).max(1));
         self.change(cluster, |regent, _| regent.halt(attempt), Writes::default()).await
     }
 

@@ -112,8 +112,7 @@ pub(super) async fn abandon(ctx: &Context<Means>, cluster: &ClusterRef) -> Resul
         let regent = leases.regent(cluster.id).ok_or_else(|| no_lease(cluster))?;
         let Some(intended) = regent.reign.intended else { return Ok(records.get(cluster).await?) };
         let term: Term = intended.next();
-        let (record, writes) =
-            records.writes_of_change(cluster, |cluster| cluster.with_term(term)).await?;
+        let (record, writes) = records.writes_of_change(cluster, |cluster| cluster.with_term(term)).await?;
         match leases.abandon(cluster.id, writes).await {
             Ok(()) => return Ok(record),
             Err(lease::Error::Contended(_)) => {}

@@ -78,7 +78,9 @@ impl Promote {
     pub(super) fn steps(&self) -> Vec<StepLabel> {
         match self.step {
             Step::Resume => vec![StepLabel::new("resume", "Have the old primary serve again")],
-            Step::Abandon => vec![StepLabel::new("abandon", "Have the old primary serve again, in a new term")],
+            Step::Abandon => {
+                vec![StepLabel::new("abandon", "Have the old primary serve again, in a new term")]
+            }
             Step::Checkpoint | Step::Stop | Step::Elect | Step::Serve | Step::Follow => plan(),
         }
     }

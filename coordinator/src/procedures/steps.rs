@@ -347,11 +347,7 @@ pub(super) async fn relax(
 }
 
 /// Who may be promoted is stored with it, so that no failover counts on a replica that the primary need not wait for any more.
-async fn record_relaxed(
-    ctx: &Context<Means>,
-    cluster: &ClusterRef,
-    node: NodeId,
-) -> Result<Cluster, Error> {
+async fn record_relaxed(ctx: &Context<Means>, cluster: &ClusterRef, node: NodeId) -> Result<Cluster, Error> {
     let Means { records, leases, .. } = ctx.means();
     let now = records.get(cluster).await?;
     let set = now.synchronous_without(node);

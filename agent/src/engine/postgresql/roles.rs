@@ -160,7 +160,9 @@ impl Inner {
     ) -> Result<(), Error> {
         let unmet = |message: String| Err(Error::Unmet { check: "log_is_a_prefix", message });
         let Some(end) = self.clean_end(layout).await? else {
-            return unmet("its server did not stop cleanly, so its log may have more than the primary's".to_owned());
+            return unmet(
+                "its server did not stop cleanly, so its log may have more than the primary's".to_owned(),
+            );
         };
         let said = self.ask(marker, layout, upstream, "IDENTIFY_SYSTEM").await?;
         let mut words = said.trim().split('|');
@@ -230,7 +232,7 @@ fn past(until: Instant, deed: &str) -> Result<(), Error> {
     Err(Error::TimedOut { deed: deed.to_owned(), seconds: ROLE_DEADLINE.as_secs() })
 }
 
-/// The lines of a timeline's history: `1	0/3000120	no recovery target specified`. Servers before version 16 may give them as
+/// The lines of a timeline's history: timeline, place and reason, with tabs between them. Servers before version 16 may give them as
 /// `\x` and hexadecimal digits.
 fn branches(answer: &str) -> Vec<Branch> {
     let text = match answer.split_once("\\x") {
@@ -260,7 +262,8 @@ mod tests {
     #[test]
     fn a_history_is_read_as_text_and_as_bytes() {
         let plain = "00000003.history|1\t0/3000120\tno recovery target specified\n\n2\t1/A0\tno recovery target specified\n";
-        let read = [Branch { timeline: 1, ended_at: 0x0300_0120 }, Branch { timeline: 2, ended_at: 0x1_0000_00a0 }];
+        let read =
+            [Branch { timeline: 1, ended_at: 0x0300_0120 }, Branch { timeline: 2, ended_at: 0x1_0000_00a0 }];
         assert_eq!(branches(plain), read);
         let digits: String = "1\t0/3000120\tx\n".bytes().map(|byte| format!("{byte:02x}")).collect();
         assert_eq!(branches(&format!("00000002.history|\\x{digits}\n")), read[..1]);

@@ -256,7 +256,8 @@ impl Session {
     }
 
     pub(super) async fn is_replica(&self) -> Result<bool, NoAnswer> {
-        bounded(async { Ok(self.client.query_one("select pg_is_in_recovery()", &[]).await?.try_get(0)?) }).await
+        bounded(async { Ok(self.client.query_one("select pg_is_in_recovery()", &[]).await?.try_get(0)?) })
+            .await
     }
 
     /// Asks a replica to leave recovery; it takes a moment.

@@ -64,7 +64,9 @@ fn is_replica(cluster: &Cluster, target: &Member) -> Precondition {
     let (met, message) = match (cluster.role(target.node_id), target.phase) {
         (Role::Primary, _) => (false, "it is the primary already; name another member"),
         (Role::Replica, MemberPhase::Active) => (true, "it is a replica"),
-        (Role::Replica, MemberPhase::Joining) => (false, "its data are still being made; wait for that operation"),
+        (Role::Replica, MemberPhase::Joining) => {
+            (false, "its data are still being made; wait for that operation")
+        }
         (Role::Replica, MemberPhase::Leaving) => (false, "it is being removed; name another member"),
     };
     Precondition::new("is_replica", about_node(&target.node_name), met, message)
@@ -98,7 +100,8 @@ fn receives(desk: &Desk, cluster: &Cluster, target: &Member, primary: &Member) -
         return vec![Precondition::new("streaming", subject, false, message)];
     };
     let streams = of_target.streaming == Some(true) && of_target.role == Some(Role::Replica);
-    let message = if streams { "it receives from the primary" } else { "it does not receive from the primary" };
+    let message =
+        if streams { "it receives from the primary" } else { "it does not receive from the primary" };
     let streaming = Precondition::new("streaming", subject.clone(), streams, message);
     let of_primary = report(desk, cluster, primary).and_then(|report| report.position);
     let bytes = of_target.replayed.or(of_target.position).zip(of_primary).map(|(own, its)| own.behind(its));
@@ -106,7 +109,9 @@ fn receives(desk: &Desk, cluster: &Cluster, target: &Member, primary: &Member) -
     let (met, message) = match bytes {
         Some(bytes) => (
             bytes <= MAX_LAG_BYTES && seconds <= MAX_LAG_SECONDS,
-            format!("it is {bytes} bytes and {seconds:.1} s behind; at most {MAX_LAG_BYTES} bytes and {MAX_LAG_SECONDS} s are allowed"),
+            format!(
+                "it is {bytes} bytes and {seconds:.1} s behind; at most {MAX_LAG_BYTES} bytes and {MAX_LAG_SECONDS} s are allowed"
+            ),
         ),
         None => (false, "how far it is behind is not known".to_owned()),
     };
@@ -138,9 +143,10 @@ fn may_be_promoted(desk: &Desk, cluster: &Cluster, target: &Member) -> Precondit
     let (met, message) = match regent.map(|regent| regent.reign) {
         None => (false, "the cluster's lease is not known yet; try again in a moment"),
         Some(reign) if reign.intended.is_some() => (false, "another change of primary is under way"),
-        Some(reign) if !reign.is_settled() => {
-            (false, "the primary has not confirmed the newest list of promotable members; try again in a moment")
-        }
+        Some(reign) if !reign.is_settled() => (
+            false,
+            "the primary has not confirmed the newest list of promotable members; try again in a moment",
+        ),
         Some(reign) if !reign.is_promotable(target.node_id) => {
             (false, "the primary does not count on it; it is put on the list once it receives")
         }
