@@ -57,6 +57,7 @@ impl Inner {
         place: Place,
     ) -> Result<bool, Error> {
         parameters::check(&member.parameters)?;
+        self.ensure_seal_file(&self.layout(member.cluster_id)).await?;
         let mut changed = false;
         for wanted in self.wanted(member, marker, place)? {
             if !self.is_current(&wanted).await? {

@@ -113,7 +113,7 @@ impl Layout {
         self.conf().join("postgresql.conf")
     }
 
-    /// There while the replica is to receive from nobody: the configuration includes it.
+    /// What the configuration includes at its end: whether the replica is to receive from nobody.
     pub(super) fn sealed(&self) -> PathBuf {
         self.conf().join("sealed.conf")
     }

@@ -36,7 +36,7 @@ impl Inner {
             Some(role) => Some(role),
             None => self.data_role(&layout).await,
         };
-        observed.sealed = matches!(self.host.files().stat(layout.sealed()).await, Ok(Some(_)));
+        observed.sealed = self.is_sealed(&layout).await;
         if observed.system_identifier.is_none() {
             observed.system_identifier = match build::identity(self, &layout, Place::Data).await {
                 Ok(found) => Some(found),

@@ -29,6 +29,11 @@ const PAUSE: Duration = Duration::from_millis(20);
 /// A checkpoint may have to write all of the server's memory.
 const CHECKPOINT_DEADLINE: Duration = Duration::from_secs(10 * 60);
 
+const MAX_SEAL_BYTES: u64 = 4096;
+const SEALED: &str = "# Written by Holdfast: this replica receives from nobody until it is told whom to follow.\n\
+                      primary_conninfo = ''\n";
+const OPEN: &str = "# Written by Holdfast: this member is not sealed.\n";
+
 /// Where a primary's log branched off from an earlier timeline.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 struct Branch {
@@ -62,8 +67,8 @@ impl Inner {
     pub(super) async fn seal(&self, cluster: ClusterId) -> Result<Tail, Error> {
         let deed = "seal";
         let (layout, _) = self.complete(cluster).await?;
-        let cut = b"# Written by Holdfast: this replica receives from nobody until it is told whom to follow.\nprimary_conninfo = ''\n";
-        let written = self.host.files().write(layout.sealed(), cut.to_vec(), Access::PUBLIC).await;
+        let written =
+            self.host.files().write(layout.sealed(), SEALED.as_bytes().to_vec(), Access::PUBLIC).await;
         written.map_err(|error| Error::failed(deed, error))?;
         let session = self.session(cluster).await.map_err(|why| why.during(deed))?;
         session.reload().await.map_err(|why| why.during(deed))?;
@@ -146,8 +151,24 @@ impl Inner {
     }
 
     async fn unseal(&self, layout: &Layout) -> Result<(), Error> {
-        let removed = self.host.files().remove_file(layout.sealed()).await;
-        removed.map(drop).map_err(|error| Error::failed("lift the seal", error))
+        let written =
+            self.host.files().write(layout.sealed(), OPEN.as_bytes().to_vec(), Access::PUBLIC).await;
+        written.map_err(|error| Error::failed("lift the seal", error))
+    }
+
+    /// Makes the file that says so where there is none: without it the server complains at each start.
+    pub(super) async fn ensure_seal_file(&self, layout: &Layout) -> Result<(), Error> {
+        let failed = |error| Error::failed("look at the seal", error);
+        match self.host.files().stat(layout.sealed()).await.map_err(failed)? {
+            Some(_) => Ok(()),
+            None => self.unseal(layout).await,
+        }
+    }
+
+    /// Whether it is to receive from nobody.
+    pub(super) async fn is_sealed(&self, layout: &Layout) -> bool {
+        let found = self.host.files().read(layout.sealed(), MAX_SEAL_BYTES).await;
+        found.is_ok_and(|found| found == SEALED.as_bytes())
     }
 
     /// Whether all of this log is in the upstream's too.

@@ -56,6 +56,7 @@ select application_name, (flush_lsn - '0/0')::int8, sync_state, state
 const IDENTITY: &str = "
 select (select system_identifier from pg_control_system())::text, current_setting('server_version'),
        extract(epoch from pg_postmaster_start_time())::float8";
+const HAS_TERMS: &str = "select to_regclass('holdfast.terms') is not null";
 const NEWEST_TERM: &str = "select term, timeline from holdfast.terms order by term desc limit 1";
 /// Of a new database.
 const FIRST_TIMELINE: u64 = 1;
@@ -293,10 +294,8 @@ impl Session {
         if let Some(known) = self.term.get() {
             return Ok(*known);
         }
-        let found = match self.client.query_opt(NEWEST_TERM, &[]).await {
-            Err(error) if error.code() == Some(&SqlState::UNDEFINED_TABLE) => None,
-            other => other?,
-        };
+        let has_terms: bool = self.client.query_one(HAS_TERMS, &[]).await?.try_get(0)?;
+        let found = if has_terms { self.client.query_opt(NEWEST_TERM, &[]).await? } else { None };
         let Some(row) = found else { return Ok((Term::NONE, FIRST_TIMELINE)) };
         let (term, timeline): (i64, i64) = (row.try_get(0)?, row.try_get(1)?);
         Ok((Term::new(unsigned(term).unwrap_or_default()), unsigned(timeline).unwrap_or(FIRST_TIMELINE)))
@@ -305,7 +304,7 @@ impl Session {
     /// Where a replica's log ends that receives from nobody any more and has replayed all of it; none as long as it does not.
     pub(super) async fn cut_off_at(&self) -> Result<Option<u64>, NoAnswer> {
         bounded(async {
-            let row = self.client.query_one(CUT_OFF, &[]).await?;
+            let Some(row) = self.client.query_opt(CUT_OFF, &[]).await? else { return Ok(None) };
             Ok(row.try_get::<_, Option<i64>>(0)?.and_then(unsigned))
         })
         .await

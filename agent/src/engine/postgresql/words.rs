@@ -69,12 +69,18 @@ fn level(line: &str) -> Option<(&str, &str)> {
     Some(line.split_at(at))
 }
 
-/// A session's line has user and database before the level, one of the server's own processes does not; and any panic ends
-/// all.
+/// A session's line has user, database and where it comes from before the level, one of the server's own processes has nothing
+/// after its number; and any panic ends all.
 fn ends_the_server(line: &str) -> bool {
     level(line).is_some_and(|(before, said)| {
-        (before.trim_end().ends_with(']') && !is_receiver(said)) || said.starts_with("PANIC")
+        (ends_with_a_number(before) && !is_receiver(said)) || said.starts_with("PANIC")
     })
+}
+
+/// A session over the socket comes from `[local]`.
+fn ends_with_a_number(before: &str) -> bool {
+    let number = before.trim_end().strip_suffix(']').and_then(|rest| rest.rsplit_once('['));
+    number.is_some_and(|(_, number)| number.parse::<u32>().is_ok())
 }
 
 fn is_receiver(line: &str) -> bool {
@@ -91,6 +97,16 @@ mod tests {
         let stamped: Vec<String> =
             lines.iter().map(|line| format!("2026-01-01 00:00:00.000 UTC [9] {line}")).collect();
         reason(&format!("{START}\n{}\n", stamped.join("\n")))
+    }
+
+    #[test]
+    fn what_a_session_is_told_is_no_reason() {
+        let log = format!(
+            "{START}\n2026-01-01 00:00:00.000 UTC [8] PANIC:  could not locate a valid checkpoint record\n\
+             2026-01-01 00:00:00.000 UTC [9] postgres@postgres [local] FATAL:  the database system is starting up\n\
+             2026-01-01 00:00:00.000 UTC [9] app@app 203.0.113.9(4711) FATAL:  the database system is starting up\n"
+        );
+        assert_eq!(reason(&log).as_deref(), Some("PANIC:  could not locate a valid checkpoint record"));
     }
 
     #[test]
