@@ -106,6 +106,7 @@ calls! {
         delete_cluster(DeleteClusterRequest) -> DeleteClusterResponse;
         add_member(AddMemberRequest) -> AddMemberResponse;
         promote_member(PromoteMemberRequest) -> PromoteMemberResponse;
+        failover_cluster(FailoverClusterRequest) -> FailoverClusterResponse;
         remove_member(RemoveMemberRequest) -> RemoveMemberResponse;
         get_connection(GetConnectionRequest) -> GetConnectionResponse;
         reset_password(ResetPasswordRequest) -> ResetPasswordResponse;

@@ -124,6 +124,27 @@ pub(crate) enum Cluster {
         #[command(flatten)]
         run: Run,
     },
+    /// Make another member the primary although the present one is gone
+    ///
+    /// The old primary is fenced if its agent answers; else it is waited until its lease has surely ended. In quorum mode nothing
+    /// that was acknowledged is lost; in async mode it is refused if the old primary has more than its replicas, unless that is
+    /// accepted.
+    #[command(
+        after_help = "Examples:\n  holdfast cluster failover demo --plan\n  holdfast cluster failover demo --confirm demo\n  holdfast cluster failover demo --to n2 --accept-data-loss --confirm demo"
+    )]
+    Failover {
+        cluster: String,
+        /// Who is to be primary [default: whoever has most of the log]
+        #[arg(long, value_name = "NODE")]
+        to: Option<String>,
+        /// Also where the old primary has, or may have, acknowledged what nobody else has
+        #[arg(long)]
+        accept_data_loss: bool,
+        #[command(flatten)]
+        confirm: Confirm,
+        #[command(flatten)]
+        run: Run,
+    },
     /// Remove a replica and its data
     #[command(after_help = "Example:\n  holdfast cluster remove-member demo n4 --confirm n4")]
     RemoveMember {

@@ -29,6 +29,7 @@ pub(super) async fn run(session: &mut Session, command: Cluster) -> Result<(), E
         Cluster::Promote { cluster, node, allow_smaller, run } => {
             promote(session, cluster, node, allow_smaller, run).await
         }
+        Cluster::Failover { .. } => failover(session, command).await,
         Cluster::Connection { cluster, reveal_password, uri } => {
             let request = v1::GetConnectionRequest { cluster: cluster.clone(), reveal_password };
             let answer = session.client().await?.get_connection(request).await?;
@@ -61,6 +62,29 @@ async fn promote(
     match answer.outcome.ok_or(Error::Incomplete("outcome"))? {
         v1::promote_member_response::Outcome::Plan(plan) => session.plan(&plan),
         v1::promote_member_response::Outcome::Operation(operation) => {
+            session.follow(operation, run, &done).await
+        }
+    }
+}
+
+async fn failover(session: &mut Session, command: Cluster) -> Result<(), Error> {
+    let Cluster::Failover { cluster, to, accept_data_loss, confirm, run } = command else { return Ok(()) };
+    let deed = "makes another member the primary, without the present one";
+    let validate_only = run.plan.plan;
+    let confirm = if validate_only { cluster.clone() } else { session.confirmed(&cluster, confirm, deed)? };
+    let done = format!("{cluster} has another primary. See it with: holdfast cluster show {cluster}");
+    let request = v1::FailoverClusterRequest {
+        cluster,
+        node: to.unwrap_or_default(),
+        confirm,
+        accept_data_loss,
+        request_id: request_id(),
+        validate_only,
+    };
+    let answer = session.client().await?.failover_cluster(request).await?;
+    match answer.outcome.ok_or(Error::Incomplete("outcome"))? {
+        v1::failover_cluster_response::Outcome::Plan(plan) => session.plan(&plan),
+        v1::failover_cluster_response::Outcome::Operation(operation) => {
             session.follow(operation, run, &done).await
         }
     }
@@ -143,6 +167,7 @@ async fn change(session: &mut Session, command: Cluster) -> Result<(), Error> {
         | Cluster::Show { .. }
         | Cluster::Watch { .. }
         | Cluster::Promote { .. }
+        | Cluster::Failover { .. }
         | Cluster::Connection { .. }
         | Cluster::ResetPassword { .. } => Ok(()),
     }

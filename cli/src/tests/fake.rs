@@ -320,6 +320,13 @@ impl clusters::ClusterService for Fake {
         Err(Status::unimplemented("not here"))
     }
 
+    async fn failover_cluster(
+        &self,
+        _: Request<v1::FailoverClusterRequest>,
+    ) -> Result<Response<v1::FailoverClusterResponse>, Status> {
+        panic!("not without a confirmation")
+    }
+
     async fn remove_member(
         &self,
         _: Request<v1::RemoveMemberRequest>,

@@ -72,6 +72,11 @@ pub trait Subject: Send + Sync {
         store: &'a Shared,
         operation: &'a Operation,
     ) -> BoxFuture<'a, Result<(), String>>;
+
+    /// Whether the same procedure must succeed after it failed or was cancelled.
+    fn can_be_repeated(&self) -> bool {
+        true
+    }
 }
 
 /// What was walked through.
@@ -226,7 +231,7 @@ async fn run<S: Subject>(subject: &S, scenario: Scenario) -> Result<Ran, Violati
             .await
             .map_err(|what| violation(format!("blocked, resumed, ended as {:?}: {what}", resumed.state)))?;
     }
-    if matches!(ended.state, State::Failed | State::Cancelled) {
+    if matches!(ended.state, State::Failed | State::Cancelled) && subject.can_be_repeated() {
         let again = life(Arc::clone(&store), &calm, Ask::Submit("again")).await.map_err(violation)?;
         if again.state != State::Succeeded {
             let why = again.failure.map_or(String::new(), |failure| failure.message);

@@ -68,6 +68,12 @@ fn obstacle(regent: &Regent) -> Option<String> {
     regent.choose(&[]).err().map(|obstacle| obstacle.to_string())
 }
 
+/// Somebody else has changed the primary.
+pub(super) fn overtaken(term: Term) -> Error {
+    let message = format!("the primary of term {term} has been replaced meanwhile");
+    Error::new(Failure::new(Reason::PreconditionFailed, message))
+}
+
 fn no_lease(cluster: &ClusterRef) -> Error {
     Error::from(lease::Error::NoPrimary(cluster.id))
 }

@@ -5,6 +5,8 @@
 //!                 │           │                                   (no way back from here)
 //!               resume     abandon: the old primary serves again, in a term above the seals
 //! ```
+//! A coordinator that is restarted before the new primary is stored has the old one serve, and begins again with its stop.
+//!
 //! Whether the target has all of the old primary's log is told by its seal's own answer: waiting for its next report would keep
 //! clients waiting too.
 
@@ -20,7 +22,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::json;
 
 use super::create::tell;
-use super::elect::{self, answered};
+use super::elect::{self, answered, overtaken};
 use super::steps::{self, Order, call_all, unexpected};
 use super::{ClusterRef, Means};
 use crate::cluster::{Cluster, Member, MemberPhase};
@@ -112,6 +114,8 @@ impl Promote {
                 self.stop(ctx).await?;
                 Ok(self.at(Step::Elect))
             }
+            Step::Elect if self.is_done(ctx) => Ok(self.at(Step::Serve)),
+            Step::Elect if self.was_forgotten(ctx)? => self.begin_anew(ctx).await,
             Step::Elect => {
                 self.elect(ctx).await?;
                 Ok(self.at(Step::Serve))
@@ -130,7 +134,7 @@ impl Promote {
     async fn checkpoint(&self, ctx: &Context<Means>) -> Result<(), Error> {
         let cluster = ctx.means().records.get(&self.cluster).await?;
         let Some(member) = cluster.primary_member().filter(|primary| primary.node_id == self.from) else {
-            return Err(self.overtaken());
+            return Err(overtaken(self.term));
         };
         let payload = Payload::CheckpointMember(CheckpointMember { cluster_id: cluster.id });
         let orders = vec![Order { member, term: cluster.term, payload }];
@@ -152,15 +156,7 @@ impl Promote {
 
     async fn elect(&self, ctx: &Context<Means>) -> Result<(), Error> {
         let leases = &ctx.means().leases;
-        if self.is_done(ctx) {
-            return Ok(());
-        }
         self.check_reign(ctx)?;
-        let regent = leases.regent(self.cluster.id);
-        if regent.is_none_or(|regent| regent.stop.is_none()) {
-            let message = "the coordinator was restarted while the primary was stopped";
-            return Err(Error::new(Failure::new(Reason::PreconditionFailed, message)));
-        }
         if leases.regent(self.cluster.id).is_some_and(|regent| regent.reign.intended.is_none()) {
             leases.intend(self.cluster.id).await?;
         }
@@ -180,6 +176,20 @@ impl Promote {
         }
         elect::succeed(ctx, &self.cluster, chosen, &preference).await?;
         Ok(())
+    }
+
+    /// Whether the coordinator was restarted since it had the primary stopped: what it was told then counts no more.
+    fn was_forgotten(&self, ctx: &Context<Means>) -> Result<bool, Error> {
+        let Some(regent) = ctx.means().leases.regent(self.cluster.id) else { return Err(not_known_yet()) };
+        Ok(regent.stop.is_none() && regent.reign.primary == self.from)
+    }
+
+    /// The old primary serves first: else it would not be known what it has written by the word of its members' promises.
+    async fn begin_anew(self, ctx: &Context<Means>) -> Result<Next<Self>, Error> {
+        let cluster = elect::abandon(ctx, &self.cluster).await?;
+        let primary: Vec<&Member> = cluster.primary_member().into_iter().collect();
+        steps::serving_within(ctx, &cluster, &primary, SERVE_TIME).await?;
+        Ok(Next::Step(Self { term: cluster.term, step: Step::Stop, ..self }))
     }
 
     async fn follow(&self, ctx: &Context<Means>) -> Result<Next<Self>, Error> {
@@ -221,22 +231,16 @@ impl Promote {
         let reign = ctx.means().leases.regent(self.cluster.id).map(|regent| regent.reign);
         match reign {
             Some(reign) if (reign.primary, reign.term) == (self.from, self.term) => Ok(()),
-            Some(_) => Err(self.overtaken()),
-            // A coordinator that has just started reads it in a moment.
-            None => Err(Error::again(Failure::new(Reason::PreconditionFailed, "the lease is not known yet"))),
+            Some(_) => Err(overtaken(self.term)),
+            None => Err(not_known_yet()),
         }
-    }
-
-    fn overtaken(&self) -> Error {
-        let message = format!("the primary of term {} has been replaced meanwhile", self.term);
-        Error::new(Failure::new(Reason::PreconditionFailed, message))
     }
 
     pub(super) fn way_back(&self, _why: &Error) -> Option<Self> {
         match self.step {
-            Step::Stop => Some(Self { step: Step::Resume, ..self.clone() }),
+            Step::Checkpoint | Step::Stop => Some(Self { step: Step::Resume, ..self.clone() }),
             Step::Elect => Some(Self { step: Step::Abandon, ..self.clone() }),
-            Step::Checkpoint | Step::Serve | Step::Follow | Step::Resume | Step::Abandon => None,
+            Step::Serve | Step::Follow | Step::Resume | Step::Abandon => None,
         }
     }
 
@@ -248,12 +252,18 @@ impl Promote {
         let day = Duration::from_secs(24 * 60 * 60);
         match self.step {
             Step::Checkpoint => Limits { attempts: 3, deadline: 2 * CHECKPOINT_TIME },
-            Step::Stop | Step::Elect => Limits { attempts: 3, deadline: 3 * ELECT_TIME },
+            Step::Stop => Limits { attempts: 3, deadline: 3 * STOP_TIME },
+            Step::Elect => Limits { attempts: 3, deadline: SERVE_TIME + ELECT_TIME },
             Step::Serve | Step::Follow | Step::Resume | Step::Abandon => {
                 Limits { attempts: 1_000, deadline: day }
             }
         }
     }
+}
+
+/// A coordinator that has just started reads it in a moment.
+fn not_known_yet() -> Error {
+    Error::again(Failure::new(Reason::PreconditionFailed, "the lease is not known yet"))
 }
 
 /// The steps as they stand in a plan.

@@ -6,6 +6,7 @@
 mod access;
 pub mod connection;
 mod create;
+mod failover;
 mod members;
 mod preconditions;
 mod promote;
@@ -25,6 +26,7 @@ use crate::operation::{self, Operation, Request, Submit};
 use crate::store::record::Record;
 
 pub use create::CreateCluster;
+pub use failover::FailoverCluster;
 pub use members::AddMember;
 pub use preconditions::Precondition;
 pub use promote::PromoteMember;

@@ -1,6 +1,7 @@
 //! Every procedure through the harness: each step twice, a failure at each step, the coordinator stopped around every write.
 
 mod access;
+mod agents;
 mod password;
 mod world;
 
@@ -17,12 +18,15 @@ use tokio_util::sync::CancellationToken;
 use super::add_member::AddMember;
 use super::create::Create;
 use super::delete::Delete;
+use super::failover::Failover;
+use super::promote::Promote;
 use super::records::cluster_key;
 use super::remove_member::RemoveMember;
 use super::steps::Absent;
 use super::{Means, Procedures};
 use crate::cluster::{Cluster, MemberPhase, Phase};
 use crate::directory::put;
+use crate::lease::reign_key;
 use crate::operation::harness::{self, Subject};
 use crate::operation::{Operation, Service, State, Submit};
 use crate::store::memory::Memory;
@@ -36,6 +40,8 @@ struct Case {
     succeeded: fn(&World, Option<&Cluster>) -> Result<(), String>,
     /// After a failure or a cancel: nothing is left behind.
     undone: fn(&World, Option<&Cluster>) -> Result<(), String>,
+    /// It names the primary whose place is taken, and its term: another request names others.
+    names_the_term: bool,
 }
 
 impl Subject for Case {
@@ -57,15 +63,19 @@ impl Subject for Case {
     }
 
     fn writes(&self, world: &World) -> Vec<Op> {
-        let cluster = (self.before)(world);
-        cluster
-            .map(|cluster| put(&cluster_key(&cluster.name), &cluster).expect("it can be JSON"))
-            .into_iter()
-            .collect()
+        let Some(cluster) = (self.before)(world) else { return Vec::new() };
+        let record = put(&cluster_key(&cluster.name), &cluster).expect("it can be JSON");
+        let reign = agents::settled(&cluster);
+        let reign = reign.map(|reign| put(&reign_key(cluster.id), &reign).expect("it can be JSON"));
+        [record].into_iter().chain(reign).collect()
     }
 
     fn procedure(&self, world: &World) -> Procedures {
         (self.procedure)(world)
+    }
+
+    fn can_be_repeated(&self) -> bool {
+        !self.names_the_term
     }
 
     fn invariants<'a>(
@@ -80,6 +90,11 @@ impl Subject for Case {
                 crate::cluster::invariants::check(cluster).map_err(|broken| broken.to_string())?;
             }
             world.at_most_once()?;
+            if let Some((cluster, reign)) = cluster.as_ref().zip(world.reign(store)) {
+                let same = (cluster.primary, cluster.term) == (Some(reign.primary), reign.term);
+                is(same, "the record names another primary, or term, than the reign")?;
+                is(!operation.state.is_finished() || reign.intended.is_none(), "a term is still intended")?;
+            }
             match operation.state {
                 State::Succeeded => (self.succeeded)(world, cluster.as_ref()),
                 State::Failed | State::Cancelled => (self.undone)(world, cluster.as_ref()),
@@ -121,6 +136,7 @@ async fn creating_a_cluster_ends_whole_or_leaves_nothing() {
             procedure: |world| Create::new(&world.draft(3, Durability::Async), world.node(0)).into(),
             succeeded: |world, cluster| complete(world, cluster, 3),
             undone: empty,
+            names_the_term: false,
         };
         let report = harness::walk(&case).await.unwrap_or_else(|violation| panic!("{violation}"));
         assert_eq!(report.steps, 7);
@@ -175,6 +191,7 @@ async fn adding_a_member_ends_whole_or_leaves_the_others_alone() {
             is(cluster.members.len() == 2, "the new member is still recorded")?;
             is(world.nodes_with_data().len() == 2, "its data are still there")
         },
+        names_the_term: false,
     };
     harness::walk(&case).await.unwrap_or_else(|violation| panic!("{violation}"));
 }
@@ -190,8 +207,45 @@ async fn removing_a_member_leaves_the_others_alone() {
         },
         succeeded: |world, cluster| complete(world, cluster, 2),
         undone: |world, cluster| complete(world, cluster, 3),
+        names_the_term: false,
     };
     harness::walk(&case).await.unwrap_or_else(|violation| panic!("{violation}"));
+}
+
+/// Where the new primary was stored and that was not heard, the operation has failed and the cluster is whole under the new one.
+fn led_by(world: &World, cluster: Option<&Cluster>, index: usize) -> Result<(), String> {
+    complete(world, cluster, 3)?;
+    let primary = cluster.and_then(|cluster| cluster.primary);
+    is(primary == Some(world.node(index)), "it has another primary")
+}
+
+#[tokio::test(start_paused = true)]
+async fn promoting_a_member_ends_with_it_or_with_the_old_primary() {
+    let case = Case {
+        before: |world| Some(world.active(3)),
+        procedure: |world| {
+            let cluster = world.active(3);
+            Promote::new(&cluster, &cluster.members[1]).unwrap().into()
+        },
+        succeeded: |world, cluster| led_by(world, cluster, 1),
+        undone: |world, cluster| led_by(world, cluster, 0).or_else(|_| led_by(world, cluster, 1)),
+        names_the_term: true,
+    };
+    let report = harness::walk(&case).await.unwrap_or_else(|violation| panic!("{violation}"));
+    assert_eq!(report.steps, 5);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_failover_ends_with_another_primary_or_with_the_old_one() {
+    let case = Case {
+        before: |world| Some(world.active(3)),
+        procedure: |world| Failover::new(&world.active(3), Some(world.node(2))).unwrap().into(),
+        succeeded: |world, cluster| led_by(world, cluster, 2),
+        undone: |world, cluster| led_by(world, cluster, 0).or_else(|_| led_by(world, cluster, 2)),
+        names_the_term: true,
+    };
+    let report = harness::walk(&case).await.unwrap_or_else(|violation| panic!("{violation}"));
+    assert_eq!(report.steps, 3);
 }
 
 #[tokio::test(start_paused = true)]
@@ -201,6 +255,7 @@ async fn deleting_a_cluster_leaves_nothing() {
         procedure: |world| Delete::new(&world.active(3), Absent::Wait).into(),
         succeeded: empty,
         undone: |_, _| Err("a deletion has no way back".into()),
+        names_the_term: false,
     };
     harness::walk(&case).await.unwrap_or_else(|violation| panic!("{violation}"));
 }

@@ -25,7 +25,7 @@ use crate::lease::Leases;
 use crate::operation;
 use crate::procedures::requests::connection::{Connection, Reveal};
 use crate::procedures::requests::{
-    AddMember, Asker, DeleteCluster, Desk, Prepare, PromoteMember, RemoveMember,
+    AddMember, Asker, DeleteCluster, Desk, FailoverCluster, Prepare, PromoteMember, RemoveMember,
 };
 use crate::store::Txn;
 
@@ -181,6 +181,23 @@ impl ClusterService for Clusters {
             Done::Planned(plan) => proto::promote_member_response::Outcome::Plan(plan),
         };
         Ok(Response::new(proto::PromoteMemberResponse { outcome: Some(outcome) }))
+    }
+
+    async fn failover_cluster(
+        &self,
+        request: Request<proto::FailoverClusterRequest>,
+    ) -> Result<Response<proto::FailoverClusterResponse>, Status> {
+        let asker = asker(&request, &request.get_ref().request_id)?;
+        let proto::FailoverClusterRequest { cluster, node, confirm, accept_data_loss, validate_only, .. } =
+            request.into_inner();
+        let cluster = parse::cluster_name("cluster", &cluster).map_err(refuse)?;
+        let node = (!node.is_empty()).then(|| parse::node_name("node", &node)).transpose().map_err(refuse)?;
+        let parsed = FailoverCluster { cluster, node, confirm, accept_data_loss };
+        let outcome = match self.change(&parsed, &asker, validate_only).await? {
+            Done::Begun(operation) => proto::failover_cluster_response::Outcome::Operation(*operation),
+            Done::Planned(plan) => proto::failover_cluster_response::Outcome::Plan(plan),
+        };
+        Ok(Response::new(proto::FailoverClusterResponse { outcome: Some(outcome) }))
     }
 
     async fn get_connection(

@@ -12,6 +12,7 @@ use holdfast_common::command::{Command, Outcome, Payload, Progress, Success, Ver
 use holdfast_common::error::{Failure, Reason};
 use holdfast_common::generation::Generation;
 use holdfast_common::id::{ClusterId, CommandId, NodeId};
+use holdfast_common::protocol::Reign;
 use holdfast_common::report::{EngineState, MemberReport};
 use holdfast_common::role::{Availability, Durability};
 use holdfast_common::telemetry::Filtering;
@@ -19,13 +20,14 @@ use holdfast_common::term::Term;
 use jiff::Timestamp;
 use tokio::sync::watch;
 
+use super::agents::Agents;
 use crate::cluster::observed::NodeState;
 use crate::cluster::tests::{SYSTEM, Sample, node, report};
 use crate::cluster::{Cluster, MemberPhase, assignment};
 use crate::directory::Directory;
 use crate::event;
 use crate::fleet::CallError;
-use crate::lease::Leases;
+use crate::lease::{Leases, reign_key};
 use crate::procedures::nodes::Machine;
 use crate::procedures::records::{Records, cluster_key};
 use crate::procedures::{Means, Nodes};
@@ -38,6 +40,7 @@ pub(super) struct World {
     sample: Sample,
     nodes: Vec<NodeId>,
     state: Mutex<State>,
+    agents: Agents,
     changes: watch::Sender<u64>,
 }
 
@@ -78,11 +81,20 @@ struct Seen {
 impl World {
     pub(super) fn new(nodes: usize) -> Self {
         let nodes = (0..nodes).map(node).collect();
-        Self { sample: Sample::new(), nodes, state: Mutex::default(), changes: watch::Sender::new(0) }
+        let (state, agents) = (Mutex::default(), Agents::default());
+        Self { sample: Sample::new(), nodes, state, agents, changes: watch::Sender::new(0) }
     }
 
     pub(super) fn node(&self, index: usize) -> NodeId {
         self.nodes[index]
+    }
+
+    pub(super) fn nodes(&self) -> &[NodeId] {
+        &self.nodes
+    }
+
+    pub(super) fn agents(&self) -> &Agents {
+        &self.agents
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
@@ -108,14 +120,17 @@ impl World {
     pub(super) fn populate(&self, cluster: &Cluster) {
         let active = cluster.members.iter().filter(|member| member.phase == MemberPhase::Active);
         self.lock().data = active.map(|member| (member.node_id, SYSTEM.to_owned())).collect();
+        self.agents.populate(cluster);
     }
 
     pub(super) fn means(self: &Arc<Self>, store: &Shared) -> Arc<Means> {
+        let leases = Leases::new(Directory::new(Arc::clone(store)), Clock::system());
+        Agents::attach(self, &leases, store);
         Arc::new(Means {
             records: Records::new(Directory::new(Arc::clone(store))),
             nodes: Arc::new(Seen { world: Arc::clone(self), store: Arc::clone(store) }),
             events: events(store),
-            leases: Leases::new(Directory::new(Arc::clone(store)), Clock::system()),
+            leases,
             clock: Clock::system(),
             coordinator_generation: Generation::new(1),
         })
@@ -124,6 +139,12 @@ impl World {
     pub(super) fn cluster(&self, store: &Shared) -> Option<Cluster> {
         let key = cluster_key(&self.sample.template().name);
         let found = record::get::<Cluster>(&**store, &key).now_or_never()?;
+        found.ok().flatten().map(|found| found.value)
+    }
+
+    pub(super) fn reign(&self, store: &Shared) -> Option<Reign> {
+        let key = reign_key(self.sample.template().id);
+        let found = record::get::<Reign>(&**store, &key).now_or_never()?;
         found.ok().flatten().map(|found| found.value)
     }
 

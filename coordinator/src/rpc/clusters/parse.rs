@@ -25,6 +25,10 @@ pub(super) fn cluster_name(field: &str, text: &str) -> Result<ClusterName, Failu
     text.parse().map_err(|error| Failure::invalid_field(field, error))
 }
 
+pub(super) fn node_name(field: &str, text: &str) -> Result<NodeName, Failure> {
+    text.parse().map_err(|error| Failure::invalid_field(field, error))
+}
+
 pub(super) fn absent(force: bool) -> Absent {
     if force { Absent::LeaveBehind } else { Absent::Wait }
 }

@@ -1,0 +1,246 @@
+//! Makes another member primary although the present one cannot hand over: it is gone, or does not answer.
+//!
+//! ```text
+//!  elect: intend ─► fence the old primary, or wait until its lease has surely ended ─► seal the replicas ─► store the new primary
+//!    │                                                                                    (no way back from here)
+//!  abandon: the old primary may serve again, in a term above the seals
+//! ```
+
+use std::time::Duration;
+
+use holdfast_common::error::{Failure, Reason};
+use holdfast_common::id::NodeId;
+use holdfast_common::protocol::{Need, Regent};
+use holdfast_common::role::Availability;
+use holdfast_common::term::Term;
+use serde::{Deserialize, Serialize};
+use serde_json::json;
+use tokio::time::Instant;
+
+use super::create::tell;
+use super::elect::{self, answered, overtaken};
+use super::steps;
+use super::{ClusterRef, Means};
+use crate::cluster::{Cluster, Member, MemberPhase};
+use crate::operation::procedure::{Context, Error, Limits, Next, StepLabel};
+
+/// Beside the times of the cluster's leases: for messages and disks.
+const ALLOWANCE: Duration = Duration::from_secs(30);
+/// How long a replica that can be reached is waited for once others suffice: it may have more.
+const PATIENCE: Duration = Duration::from_secs(3);
+const UNKNOWN_LOSS: &str = "what the old one had beyond its log is not known";
+/// From a stored primary to one that serves. It is not given up after it, but begun anew.
+const SERVE_TIME: Duration = Duration::from_secs(5 * 60);
+
+/// The operation's record.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Failover {
+    pub cluster: ClusterRef,
+    /// Who is to be primary; none: whoever has most.
+    pub target: Option<NodeId>,
+    /// Whose place it takes, and in which term.
+    pub from: NodeId,
+    pub term: Term,
+    /// What of the old one's log the new one does not have, in words; none where a restart has forgotten it.
+    pub loss: Option<String>,
+    pub step: Step,
+}
+
+/// The step that runs next.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Step {
+    Elect,
+    Serve,
+    Follow,
+    /// The way back.
+    Abandon,
+}
+
+impl Failover {
+    /// From the beginning; none where the cluster has no primary.
+    pub fn new(cluster: &Cluster, target: Option<NodeId>) -> Option<Self> {
+        let (from, term) = (cluster.primary?, cluster.term);
+        let cluster = ClusterRef { id: cluster.id, name: cluster.name.clone() };
+        Some(Self { cluster, target, from, term, loss: None, step: Step::Elect })
+    }
+
+    pub(super) fn kind(&self) -> &'static str {
+        "failover"
+    }
+
+    pub(super) fn steps(&self) -> Vec<StepLabel> {
+        match self.step {
+            Step::Abandon => {
+                vec![StepLabel::new("abandon", "Let the old primary serve again, in a new term")]
+            }
+            Step::Elect | Step::Serve | Step::Follow => plan(),
+        }
+    }
+
+    pub(super) fn step(&self) -> String {
+        match self.step {
+            Step::Elect => "elect",
+            Step::Serve => "serve",
+            Step::Follow => "follow",
+            Step::Abandon => "abandon",
+        }
+        .into()
+    }
+
+    fn at(self, step: Step) -> Next<Self> {
+        Next::Step(Self { step, ..self })
+    }
+
+    pub(super) async fn next(self, ctx: &Context<Means>) -> Result<Next<Self>, Error> {
+        match self.step {
+            Step::Elect if self.is_done(ctx) => Ok(self.at(Step::Serve)),
+            Step::Elect => {
+                let loss = Some(self.elect(ctx).await?);
+                Ok(Next::Step(Self { loss, step: Step::Serve, ..self }))
+            }
+            Step::Serve => {
+                let cluster = ctx.means().records.get(&self.cluster).await?;
+                let primary: Vec<&Member> = cluster.primary_member().into_iter().collect();
+                steps::serving_within(ctx, &cluster, &primary, SERVE_TIME).await?;
+                let name =
+                    cluster.primary_member().map(|member| member.node_name.as_str()).unwrap_or_default();
+                let loss = self.loss.as_deref().unwrap_or(UNKNOWN_LOSS);
+                let message =
+                    format!("{name} is the primary of term {}, by a failover; {loss}", cluster.term);
+                tell(ctx, &cluster, "PRIMARY_CHANGED", message).await?;
+                Ok(self.at(Step::Follow))
+            }
+            Step::Follow => self.follow(ctx).await,
+            Step::Abandon => {
+                if self.is_done(ctx) {
+                    return Ok(self.at(Step::Serve));
+                }
+                elect::abandon(ctx, &self.cluster).await?;
+                Ok(Next::done(json!({ "cluster": self.cluster.name })))
+            }
+        }
+    }
+
+    /// Gives what is lost by it, in words.
+    async fn elect(&self, ctx: &Context<Means>) -> Result<String, Error> {
+        let Means { leases, records, .. } = ctx.means();
+        let record = records.get(&self.cluster).await?;
+        match leases.regent(self.cluster.id).map(|regent| regent.reign) {
+            Some(reign) if (reign.primary, reign.term) != (self.from, self.term) => {
+                return Err(overtaken(self.term));
+            }
+            Some(reign) if reign.intended.is_some() => {}
+            Some(_) => leases.intend(self.cluster.id).await?,
+            // A coordinator that has just started reads it in a moment.
+            None => {
+                let message = "the lease is not known yet";
+                return Err(Error::again(Failure::new(Reason::PreconditionFailed, message)));
+            }
+        }
+        let timings = record.lease_profile.timings();
+        let time = timings.remembered() + timings.promised() + ALLOWANCE;
+        let preference: Vec<NodeId> = self.target.into_iter().collect();
+        let enough_since = std::sync::Mutex::new(None);
+        let chosen = answered(ctx, &self.cluster, time, |regent| {
+            let Ok(chosen) = regent.choose(&preference) else { return Ok(None) };
+            let Ok(mut since) = enough_since.lock() else { return Ok(Some(chosen)) };
+            let waited = since.get_or_insert_with(Instant::now).elapsed();
+            Ok((waited >= PATIENCE || all_reachable_are_sealed(ctx, &record, regent)).then_some(chosen))
+        });
+        let chosen = chosen.await?;
+        if self.target.is_some_and(|target| target != chosen) {
+            let name =
+                record.member(chosen).map_or_else(|| chosen.to_string(), |it| it.node_name.to_string());
+            let message = format!("{name} has more of the log than the member that was asked for");
+            return Err(Error::new(Failure::new(Reason::PreconditionFailed, message)));
+        }
+        let loss = self.loss(ctx, chosen);
+        elect::succeed(ctx, &self.cluster, chosen, &preference).await?;
+        Ok(loss)
+    }
+
+    /// What of the old primary's log the chosen one does not have, in words.
+    fn loss(&self, ctx: &Context<Means>, chosen: NodeId) -> String {
+        let Means { nodes, leases, .. } = ctx.means();
+        let regent = leases.regent(self.cluster.id);
+        if regent.as_ref().is_some_and(|regent| regent.reign.newest().need != Need::All) {
+            return "nothing that was acknowledged is lost".to_owned();
+        }
+        let tail = regent.and_then(|regent| regent.seals.get(&chosen).copied());
+        let last = nodes.state(self.from, self.cluster.id).and_then(|state| state.report?.0.position);
+        match tail.zip(last) {
+            Some((tail, last)) => {
+                let bytes = tail.position.offset.abs_diff(last.offset.max(tail.position.offset));
+                format!("{bytes} bytes of what the old one last reported are not in its log")
+            }
+            None => UNKNOWN_LOSS.to_owned(),
+        }
+    }
+
+    async fn follow(&self, ctx: &Context<Means>) -> Result<Next<Self>, Error> {
+        let cluster = ctx.means().records.get(&self.cluster).await?;
+        let there = |member: &&Member| {
+            let state = ctx.means().nodes.state(member.node_id, cluster.id);
+            member.node_id != self.from
+                && member.phase == MemberPhase::Active
+                && state.is_some_and(|state| state.availability == Availability::Online)
+        };
+        let members: Vec<&Member> = cluster.members.iter().filter(there).collect();
+        let waits = steps::serving(ctx, &cluster, &members).await.err();
+        Ok(Next::done(json!({
+            "cluster": self.cluster.name,
+            "primary": cluster.primary_member().map(|member| &member.node_name),
+            "term": cluster.term,
+            "waits_for": waits.map(|error| error.failure().message.clone()),
+        })))
+    }
+
+    /// Whether another primary is stored: there is no way back any more.
+    fn is_done(&self, ctx: &Context<Means>) -> bool {
+        let reign = ctx.means().leases.regent(self.cluster.id).map(|regent| regent.reign);
+        reign.is_some_and(|reign| reign.primary != self.from && reign.term > self.term)
+    }
+
+    pub(super) fn way_back(&self, _why: &Error) -> Option<Self> {
+        match self.step {
+            Step::Elect => Some(Self { step: Step::Abandon, ..self.clone() }),
+            Step::Serve | Step::Follow | Step::Abandon => None,
+        }
+    }
+
+    pub(super) fn may_cancel(&self) -> bool {
+        self.step == Step::Elect
+    }
+
+    pub(super) fn limits(&self) -> Limits {
+        match self.step {
+            Step::Elect => Limits { attempts: 3, deadline: Duration::from_secs(10 * 60) },
+            Step::Serve | Step::Follow | Step::Abandon => {
+                Limits { attempts: 1_000, deadline: Duration::from_secs(24 * 60 * 60) }
+            }
+        }
+    }
+}
+
+/// Whether nobody is left who could have more.
+fn all_reachable_are_sealed(ctx: &Context<Means>, cluster: &Cluster, regent: &Regent) -> bool {
+    let reachable = |member: &&Member| {
+        let state = ctx.means().nodes.state(member.node_id, cluster.id);
+        state.is_some_and(|state| state.availability == Availability::Online)
+    };
+    let active = cluster.replicas().filter(|member| member.phase == MemberPhase::Active);
+    active.filter(reachable).all(|member| regent.seals.contains_key(&member.node_id))
+}
+
+/// The steps as they stand in a plan.
+pub fn plan() -> Vec<StepLabel> {
+    vec![
+        StepLabel::new(
+            "elect",
+            "Fence the old primary or outwait its lease, seal the replicas, store the new primary",
+        ),
+        StepLabel::new("serve", "Promote it: writes go on"),
+        StepLabel::new("follow", "Have the others follow it"),
+    ]
+}
