@@ -10,6 +10,7 @@
 //! | `add_member` | [`add_member`] | the same for one member |
 //! | `remove_member` | [`remove_member`] | none: goes on |
 //! | `promote_member` | [`promote`]: another member becomes primary, by plan | before the new one is stored: the old one serves again |
+//! | `failover` | [`failover`]: another member becomes primary though the present one cannot hand over | the same |
 //! | `delete_cluster` | [`delete`] | none: goes on |
 //! | `clean_node` | [`clean`]: removes what a forced removal left on a node that was away | none: goes on |
 
@@ -19,6 +20,7 @@ pub mod clean;
 pub mod create;
 pub mod delete;
 mod elect;
+pub mod failover;
 pub mod nodes;
 pub mod promote;
 pub mod records;
@@ -115,6 +117,7 @@ procedures! {
     AddMember(add_member::AddMember),
     RemoveMember(remove_member::RemoveMember),
     PromoteMember(promote::Promote),
+    Failover(failover::Failover),
     DeleteCluster(delete::Delete),
     CleanNode(clean::Clean),
 }

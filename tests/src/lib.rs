@@ -11,6 +11,7 @@
 //! | [`cluster`] | the cluster that tests make on such a fleet, and what to look at |
 //! | [`client`] | a client of all members at once that knows what was acknowledged to it, when and by whom |
 //! | [`scene`], [`writer`] | a cluster with clients that write all the time, for the tests of leases |
+//! | [`stage`] | a cluster with such a client, for the tests of changing roles |
 //! | [`demo`] | the fleet and cluster of `cargo xtask demo` |
 //! | [`process`] | the one door to programs, with deadlines |
 //! | [`proc`] | what `/proc` knows: identities of processes, namespaces, inner and outer pids |
@@ -42,6 +43,7 @@ pub mod proc;
 pub mod process;
 pub mod run;
 pub mod scene;
+pub mod stage;
 pub mod wait;
 pub mod writer;
 

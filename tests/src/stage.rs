@@ -1,0 +1,97 @@
+//! What the tests of changing roles begin with: a cluster of three, and a client of all its members that writes without pause.
+
+use std::net::SocketAddr;
+
+use anyhow::ensure;
+
+use crate::client::{self, Client, TABLE};
+use crate::cluster::{self, DEADLINE};
+use crate::fleet::{Fleet, Uri};
+use crate::network::Network;
+use crate::scene::now;
+use crate::wait::wait_until;
+
+const PORT: u16 = 5432;
+
+/// A cluster of n1 and two more, and a client on n4.
+#[derive(Debug)]
+pub struct Stage {
+    pub fleet: Fleet,
+    pub client: Client,
+    uri: Uri,
+}
+
+// === impl Stage ===
+
+impl Stage {
+    /// Makes it, with these arguments to its creation, and waits until n1 serves the client.
+    ///
+    /// # Errors
+    ///
+    /// When it does not come about.
+    pub async fn set(more: &[&str]) -> anyhow::Result<Self> {
+        let network = Network::new().await?;
+        let mut fleet = Fleet::start(network, SocketAddr::from(([127, 0, 0, 1], 0))).await?;
+        fleet.join_all(&["n1", "n2", "n3", "n4"]).await?;
+        let create = ["cluster", "create", "orders", "--engine", "postgresql", "--nodes", "n1,n2,n3"];
+        fleet.cli(create.into_iter().chain(more.iter().copied()))?.deadline(DEADLINE).run().await?;
+        fleet.cli(["access", "set", "orders", "--mode", "open"])?.run().await?;
+        let uri = cluster::uri(&fleet).await?;
+        let n1 = fleet.node("n1")?.address();
+        let ask = || async { fleet.psql(&uri.only(n1)?, TABLE).await };
+        wait_until("n1 to let clients in", DEADLINE, ask).await?;
+        let mut members = Vec::new();
+        for name in cluster::NODES {
+            members.push((name, SocketAddr::new(fleet.node(name)?.address(), PORT)));
+        }
+        let client = Client::start(fleet.node("n4")?, &uri, &members).await?;
+        client.is_served_by("n1", 0.0, DEADLINE).await?;
+        Ok(Self { fleet, uri, client })
+    }
+
+    /// Waits until all members follow this primary, and it counts on them.
+    ///
+    /// # Errors
+    ///
+    /// When they do not, in time.
+    pub async fn is_whole_under(&self, primary: &str) -> anyhow::Result<()> {
+        wait_until(format!("a whole cluster under {primary}"), DEADLINE, || async {
+            let shown = self.fleet.json(["cluster", "show", "orders"]).await?;
+            ensure!(shown["primary"] == primary && shown["lease"]["settled"] == true, "it is {shown}");
+            let counted = shown["lease"]["promotable_nodes"].as_array().map(Vec::len);
+            ensure!(counted == Some(2), "it counts on {counted:?}");
+            for (node, role, state) in cluster::members(&self.fleet).await? {
+                let expected =
+                    if node == primary { ("primary", "running") } else { ("replica", "streaming") };
+                ensure!((role.as_str(), state.as_str()) == expected, "{node} is a {role}, {state}");
+            }
+            Ok(())
+        })
+        .await
+    }
+
+    /// Promotes it by plan, and waits until it serves and all is whole.
+    ///
+    /// # Errors
+    ///
+    /// When that fails, or is not so in time.
+    pub async fn promote(&self, target: &str) -> anyhow::Result<()> {
+        let begun = now();
+        let promote = ["cluster", "promote", "orders", target];
+        self.fleet.cli(promote)?.deadline(DEADLINE).run().await?;
+        self.client.is_served_by(target, begun, DEADLINE).await?;
+        self.is_whole_under(target).await
+    }
+
+    /// Checks that this server has every acknowledged row.
+    ///
+    /// # Errors
+    ///
+    /// When one is missing.
+    pub async fn nothing_is_lost(&self, primary: &str) -> anyhow::Result<()> {
+        let at = self.fleet.node(primary)?.address();
+        let acknowledged = self.client.acknowledged();
+        let found = self.fleet.psql(&self.uri.only(at)?, "select id from numbered").await?;
+        client::nothing_is_missing(&acknowledged, &found)
+    }
+}
