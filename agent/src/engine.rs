@@ -99,7 +99,7 @@ pub trait Engine: fmt::Debug + Send + Sync {
     /// once as far as it can without a restart. Never changes a member's role.
     fn configure<'a>(&'a self, member: &'a MemberAssignment) -> Deed<'a, ()>;
 
-    /// Makes a running primary ready to be followed by exactly the members of the assignment.
+    /// Makes a running primary ready to be followed by exactly the members of the assignment, and a replica by nobody.
     fn admit<'a>(&'a self, member: &'a MemberAssignment) -> Deed<'a, ()>;
 
     /// Starts the process, in the role that its data have. `Ok` once it runs, which may be before it accepts clients.

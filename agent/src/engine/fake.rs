@@ -471,8 +471,7 @@ impl Engine for FakeEngine {
         let drift = state.complete(member.cluster_id, self.node).map(|found| Drift {
             configuration: found.configured.as_ref() != Some(&Configured::of(member)),
             admission: observed.state == EngineState::Running
-                && observed.role == Some(Role::Primary)
-                && found.admitted != others(member, self.node),
+                && found.admitted != admitted(member, self.node),
         });
         ready(drift).boxed()
     }
@@ -486,7 +485,7 @@ impl Engine for FakeEngine {
 
     fn admit<'a>(&'a self, member: &'a MemberAssignment) -> Deed<'a, ()> {
         self.deed(Step::Admit, |state| {
-            state.complete_mut(member.cluster_id, self.node)?.admitted = others(member, self.node);
+            state.complete_mut(member.cluster_id, self.node)?.admitted = admitted(member, self.node);
             Ok(())
         })
     }
@@ -601,7 +600,15 @@ impl Configured {
     }
 }
 
-/// The members that may follow this one.
+/// Who may follow it, as it is assigned.
+fn admitted(member: &MemberAssignment, own: NodeId) -> BTreeSet<NodeId> {
+    match member.role {
+        RoleAssignment::Primary { .. } => others(member, own),
+        RoleAssignment::Replica { .. } => BTreeSet::new(),
+    }
+}
+
+/// The other members.
 fn others(member: &MemberAssignment, own: NodeId) -> BTreeSet<NodeId> {
     member.members.iter().map(|peer| peer.node_id).filter(|id| *id != own).collect()
 }

@@ -3,9 +3,8 @@
 use std::collections::BTreeSet;
 use std::path::PathBuf;
 
-use holdfast_common::assignment::MemberAssignment;
+use holdfast_common::assignment::{MemberAssignment, RoleAssignment};
 use holdfast_common::report::EngineState;
-use holdfast_common::role::Role;
 use zeroize::Zeroizing;
 
 use super::layout::{Layout, Marker};
@@ -89,7 +88,7 @@ impl Inner {
         for wanted in self.wanted(member, &marker, Place::Data)? {
             drift.configuration |= !self.is_current(&wanted).await?;
         }
-        if observed.state == EngineState::Running && observed.role == Some(Role::Primary) {
+        if observed.state == EngineState::Running && observed.role.is_some() {
             let session =
                 self.session(member.cluster_id).await.map_err(|why| why.during("look at the slots"))?;
             let (missing, surplus) = self.slots(member, &session).await?;
@@ -132,8 +131,10 @@ impl Inner {
         session: &Session,
     ) -> Result<(Vec<String>, Vec<session::Slot>), Error> {
         let found = session.slots().await.map_err(|why| why.during("look at the slots"))?;
-        let wanted: BTreeSet<String> =
-            render::others(member, self.settings.node_id).map(|peer| render::slot(peer.node_id)).collect();
+        // A replica that was primary before would keep log for its followers of then.
+        let followers = render::others(member, self.settings.node_id)
+            .filter(|_| matches!(member.role, RoleAssignment::Primary { .. }));
+        let wanted: BTreeSet<String> = followers.map(|peer| render::slot(peer.node_id)).collect();
         let sound: BTreeSet<&str> =
             found.iter().filter(|slot| !slot.lost).map(|slot| slot.name.as_str()).collect();
         let missing = wanted.iter().filter(|name| !sound.contains(name.as_str())).cloned().collect();

@@ -15,6 +15,7 @@ use holdfast_common::id::FleetId;
 use holdfast_common::pki::scram::verifier as scram;
 use holdfast_common::pki::{Authority, NodeKey, SigningRequest, Validity};
 use holdfast_common::report::EngineState;
+use holdfast_common::term::Term;
 use tempfile::TempDir;
 use tokio_util::sync::CancellationToken;
 
@@ -364,6 +365,36 @@ async fn a_server_that_ends_after_its_log_has_begun_is_told_with_its_reason() {
     }
     let seen = |o: &Observation| o.state == EngineState::Stopped && o.message.contains(reason);
     a.bench.wait(cluster.id, "the reason", seen).await;
+}
+
+/// Its followers of before would have it keep their log for them.
+#[tokio::test]
+async fn a_primary_that_becomes_a_replica_keeps_no_slots() {
+    let machine = Machine::new();
+    let (a, b) = (machine.node("a", 45).await, machine.node("b", 46).await);
+    let mut cluster = Cluster::new(&[&a.bench, &b.bench]);
+    let id = cluster.id;
+    let system = a.bench.engine.initialise(&cluster.initialise(&a.bench), &work()).await.unwrap();
+    cluster.system = Some(system);
+    let led = cluster.primary(&a.bench);
+    a.bench.run(&led).await;
+    a.bench.settle(&led).await;
+    let clone = CloneMember { member: cluster.replica(&b.bench, &a.bench), source: a.bench.peer.clone() };
+    b.bench.engine.copy_from(&clone, &work()).await.unwrap();
+    b.bench.run(&cluster.replica(&b.bench, &a.bench)).await;
+    let slots = |folder: PathBuf| std::fs::read_dir(folder.join("pg_replslot")).unwrap().count();
+    assert_eq!(slots(a.data(id)), 1);
+
+    a.bench.engine.rest(id).await.unwrap();
+    b.bench.engine.seal(id).await.unwrap();
+    let led = MemberAssignment { term: Term::new(2), ..cluster.primary(&b.bench) };
+    b.bench.engine.configure(&led).await.unwrap();
+    b.bench.engine.lead(&led).await.unwrap();
+    let followed = MemberAssignment { term: Term::new(2), ..cluster.replica(&a.bench, &b.bench) };
+    a.bench.engine.follow(&followed).await.unwrap();
+    a.bench.run(&followed).await;
+    a.bench.settle(&followed).await;
+    assert_eq!((slots(a.data(id)), slots(b.data(id))), (0, 1));
 }
 
 #[test]
