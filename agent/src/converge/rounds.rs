@@ -1,5 +1,7 @@
 //! The rounds of one member: observe, compare, plan, begin to execute, report.
 
+mod report;
+
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -16,6 +18,7 @@ use tokio::task::JoinSet;
 use tokio::time::{Instant, MissedTickBehavior, interval, sleep};
 use tokio_util::sync::CancellationToken;
 
+use self::report::report;
 use super::plan::{self, Cover, Leave, Plan, Step};
 use super::{Means, Shared, publish};
 use crate::engine::{Drift, Engine, Error, Held, Observation};
@@ -461,54 +464,4 @@ async fn execute(engine: Arc<dyn Engine>, wanted: MemberAssignment, steps: Vec<S
         tracing::info!(cluster = %wanted.cluster_id, step = step.name(), took = ?begun.elapsed(), "a step is done");
     }
     Ok(steps)
-}
-
-fn report(
-    cluster_id: ClusterId,
-    term: Term,
-    engine: holdfast_common::engine::Engine,
-    observed: Observation,
-) -> MemberReport {
-    let Observation {
-        state,
-        role,
-        data_role: _,
-        term: written,
-        sealed: _,
-        position,
-        replayed,
-        lag_seconds,
-        streaming,
-        followers,
-        synchronous,
-        system_identifier,
-        engine_version,
-        started_at,
-        pending_restart,
-        data_bytes,
-        message,
-    } = observed;
-    MemberReport {
-        cluster_id,
-        engine,
-        state,
-        role,
-        // What is written in a primary's data, not what should be.
-        term: written.unwrap_or(term),
-        position,
-        replayed,
-        lag_seconds,
-        streaming,
-        followers,
-        synchronous,
-        system_identifier,
-        engine_version,
-        started_at,
-        message,
-        converged_generation: Generation::NONE,
-        pending_restart,
-        data_bytes,
-        access: None,
-        lease: None,
-    }
 }

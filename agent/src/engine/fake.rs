@@ -3,7 +3,9 @@
 //!
 //! Not a model of PostgreSQL: no SQL, no timelines, positions are a counter.
 
-use std::collections::{BTreeMap, BTreeSet, VecDeque};
+mod state;
+
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
@@ -25,6 +27,7 @@ use holdfast_common::telemetry::{EngineAvailability, EngineOffer};
 use holdfast_common::term::Term;
 use jiff::Timestamp;
 
+use self::state::{Configured, Member, State, admitted, others};
 use super::{Copied, Deed, Drift, Engine, Error, LocalMember, Observation, Work};
 
 /// The version that the fake has.
@@ -65,41 +68,6 @@ pub enum Step {
     Seal,
     Lead,
     Follow,
-}
-
-#[derive(Debug, Default)]
-struct State {
-    members: BTreeMap<(ClusterId, NodeId), Member>,
-    failures: BTreeMap<(NodeId, Step), VecDeque<String>>,
-    cut: BTreeSet<NodeId>,
-    systems: u64,
-    deeds: BTreeMap<(NodeId, Step), u64>,
-}
-
-#[derive(Debug)]
-struct Member {
-    cluster_name: ClusterName,
-    made_by: CommandId,
-    complete: bool,
-    system_identifier: String,
-    role: Role,
-    /// The newest term that is written in its data.
-    term: Term,
-    sealed: bool,
-    running_since: Option<Timestamp>,
-    offset: u64,
-    listens: Option<(IpAddr, u16)>,
-    configured: Option<Configured>,
-    admitted: BTreeSet<NodeId>,
-    passwords: BTreeMap<String, Verifier>,
-}
-
-/// What [`Engine::configure`] took over.
-#[derive(Debug, Clone, PartialEq)]
-struct Configured {
-    role: RoleAssignment,
-    members: Vec<Peer>,
-    parameters: holdfast_common::engine::Parameters,
 }
 
 // === impl World ===
@@ -157,127 +125,6 @@ impl World {
 
     fn lock(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-}
-
-// === impl State ===
-
-impl State {
-    fn begin(&mut self, node: NodeId, step: Step) -> Result<(), Error> {
-        *self.deeds.entry((node, step)).or_default() += 1;
-        match self.failures.get_mut(&(node, step)).and_then(VecDeque::pop_front) {
-            Some(problem) => Err(Error::Wrong { deed: format!("{step:?}"), problem }),
-            None => Ok(()),
-        }
-    }
-
-    fn complete(&self, cluster: ClusterId, node: NodeId) -> Result<&Member, Error> {
-        self.members.get(&(cluster, node)).filter(|member| member.complete).ok_or(Error::Absent { cluster })
-    }
-
-    fn complete_mut(&mut self, cluster: ClusterId, node: NodeId) -> Result<&mut Member, Error> {
-        let found = self.members.get_mut(&(cluster, node)).filter(|member| member.complete);
-        found.ok_or(Error::Absent { cluster })
-    }
-
-    /// Whether this command may (still) make the member here; the result if it has done so already.
-    fn vacancy(
-        &self,
-        cluster: ClusterId,
-        node: NodeId,
-        command: CommandId,
-    ) -> Result<Option<&Member>, Error> {
-        match self.members.get(&(cluster, node)) {
-            None => Ok(None),
-            Some(member) if member.made_by != command => Err(Error::Exists { cluster }),
-            Some(member) => Ok(member.complete.then_some(member)),
-        }
-    }
-
-    /// The running primary that a member would reach at `peer`.
-    fn upstream(&self, cluster: ClusterId, node: NodeId, peer: &Peer) -> Option<&Member> {
-        if self.cut.contains(&node) || self.cut.contains(&peer.node_id) {
-            return None;
-        }
-        let found = self.members.get(&(cluster, peer.node_id))?;
-        let reachable = found.running_since.is_some() && found.listens == Some((peer.address, peer.port));
-        (reachable && found.role == Role::Primary).then_some(found)
-    }
-
-    /// Brings a running replica to where its upstream is, and says whether it streams.
-    fn stream(&mut self, cluster: ClusterId, node: NodeId) -> bool {
-        let Some(member) = self.members.get(&(cluster, node)) else { return false };
-        let Some(Configured { role: RoleAssignment::Replica { upstream }, .. }) = &member.configured else {
-            return false;
-        };
-        let Some(source) = self.upstream(cluster, node, upstream) else { return false };
-        let streams = member.running_since.is_some()
-            && !member.sealed
-            && source.system_identifier == member.system_identifier
-            && source.admitted.contains(&node);
-        let (offset, term) = (source.offset, source.term);
-        if streams && let Some(member) = self.members.get_mut(&(cluster, node)) {
-            (member.offset, member.term) = (offset, term);
-        }
-        streams
-    }
-
-    fn followers(&mut self, cluster: ClusterId, node: NodeId) -> Vec<Follower> {
-        let Some(primary) = self.members.get(&(cluster, node)) else { return Vec::new() };
-        let named = match &primary.configured {
-            Some(Configured { role: RoleAssignment::Primary { synchronous }, .. }) => {
-                synchronous.nodes.clone()
-            }
-            _ => Vec::new(),
-        };
-        let others: Vec<NodeId> = primary.admitted.iter().copied().collect();
-        others
-            .into_iter()
-            .filter_map(|other| {
-                let streaming = self.stream(cluster, other);
-                let offset = self.members.get(&(cluster, other))?.offset;
-                streaming.then(|| Follower {
-                    node_id: other,
-                    flushed_offset: Some(offset),
-                    synchronous: named.contains(&other),
-                    streaming,
-                })
-            })
-            .collect()
-    }
-
-    fn observe(&mut self, cluster: ClusterId, node: NodeId) -> Observation {
-        let streaming = self.stream(cluster, node);
-        let followers = self.followers(cluster, node);
-        let Some(member) = self.members.get(&(cluster, node)).filter(|member| member.complete) else {
-            return Observation::only(EngineState::Absent);
-        };
-        let running = member.running_since.is_some();
-        let primary = member.role == Role::Primary;
-        let position = Position { era: 1, offset: member.offset };
-        let synchronous = match &member.configured {
-            Some(Configured { role: RoleAssignment::Primary { synchronous }, .. }) if running => {
-                synchronous.clone()
-            }
-            _ => Synchronous::default(),
-        };
-        Observation {
-            role: running.then_some(member.role),
-            data_role: Some(member.role),
-            term: (running && primary).then_some(member.term),
-            sealed: member.sealed,
-            position: running.then_some(position),
-            replayed: (running && !primary).then_some(position),
-            lag_seconds: (running && !primary && streaming).then_some(0.0),
-            streaming: (running && !primary).then_some(streaming),
-            followers: if running && primary { followers } else { Vec::new() },
-            synchronous: if primary { synchronous } else { Synchronous::default() },
-            system_identifier: Some(member.system_identifier.clone()),
-            engine_version: Some("15.0".to_owned()),
-            started_at: member.running_since,
-            data_bytes: Some(COPY_BYTES),
-            ..Observation::only(if running { EngineState::Running } else { EngineState::Stopped })
-        }
     }
 }
 
@@ -581,36 +428,6 @@ impl Engine for FakeEngine {
             Ok(())
         })
     }
-}
-
-// === impl Member ===
-
-impl Member {
-    fn tail(&self) -> Tail {
-        Tail { term: self.term.max(Term::FIRST), position: Position { era: 1, offset: self.offset } }
-    }
-}
-
-// === impl Configured ===
-
-impl Configured {
-    fn of(member: &MemberAssignment) -> Self {
-        let (role, members) = (member.role.clone(), member.members.clone());
-        Self { role, members, parameters: member.parameters.clone() }
-    }
-}
-
-/// Who may follow it, as it is assigned.
-fn admitted(member: &MemberAssignment, own: NodeId) -> BTreeSet<NodeId> {
-    match member.role {
-        RoleAssignment::Primary { .. } => others(member, own),
-        RoleAssignment::Replica { .. } => BTreeSet::new(),
-    }
-}
-
-/// The other members.
-fn others(member: &MemberAssignment, own: NodeId) -> BTreeSet<NodeId> {
-    member.members.iter().map(|peer| peer.node_id).filter(|id| *id != own).collect()
 }
 
 #[cfg(test)]
