@@ -10,7 +10,7 @@ use holdfast_common::backoff::Backoff;
 use holdfast_common::error::Chain;
 use holdfast_common::generation::Generation;
 use holdfast_common::id::ClusterId;
-use holdfast_common::report::{EngineState, MemberReport, NodeEvent, Severity};
+use holdfast_common::report::{EngineState, NodeEvent, Severity};
 use holdfast_common::role::Role;
 use holdfast_common::term::Term;
 use tokio::sync::watch;

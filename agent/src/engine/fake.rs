@@ -6,22 +6,19 @@
 mod state;
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::net::IpAddr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use futures::FutureExt as _;
 use futures::future::{BoxFuture, ready};
-use holdfast_common::assignment::{MemberAssignment, Peer, RoleAssignment, Synchronous};
+use holdfast_common::assignment::{MemberAssignment, RoleAssignment};
 use holdfast_common::command::{
     Check, CheckMember, CheckedMember, CloneMember, DatabaseName, DestroyMember, InitialiseMember,
     InstallEngine, Progress, SetPassword, Verifier,
 };
 use holdfast_common::engine::{Engine as Kind, EngineVersion};
 use holdfast_common::id::{ClusterId, CommandId, NodeId};
-use holdfast_common::name::ClusterName;
-use holdfast_common::position::Position;
 use holdfast_common::protocol::Tail;
-use holdfast_common::report::{EngineState, Follower};
+use holdfast_common::report::EngineState;
 use holdfast_common::role::Role;
 use holdfast_common::telemetry::{EngineAvailability, EngineOffer};
 use holdfast_common::term::Term;
@@ -432,7 +429,9 @@ impl Engine for FakeEngine {
 
 #[cfg(test)]
 mod tests {
-    use std::net::Ipv4Addr;
+    use std::net::{IpAddr, Ipv4Addr};
+
+    use holdfast_common::assignment::Peer;
 
     use super::*;
     use crate::engine::contract::{self, Bench};

@@ -162,6 +162,8 @@ impl Promote {
         }
         let preference = [self.target];
         let chosen = answered(ctx, &self.cluster, ELECT_TIME, |regent| match regent.choose(&preference) {
+            // Others may be sealed before it, and be enough.
+            _ if !regent.seals.contains_key(&self.target) => Ok(None),
             Ok(chosen) => Ok(Some(chosen)),
             // It is sealed, so it gets no more.
             Err(obstacle @ (Obstacle::Behind | Obstacle::NoCandidate)) => {

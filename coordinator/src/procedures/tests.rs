@@ -10,6 +10,7 @@ use std::time::Duration;
 
 use futures::FutureExt as _;
 use futures::future::BoxFuture;
+use holdfast_common::assignment::Synchronous;
 use holdfast_common::report::EngineState;
 use holdfast_common::role::Durability;
 use tokio::time::Instant;
@@ -221,18 +222,27 @@ fn led_by(world: &World, cluster: Option<&Cluster>, index: usize) -> Result<(), 
 
 #[tokio::test(start_paused = true)]
 async fn promoting_a_member_ends_with_it_or_with_the_old_primary() {
-    let case = Case {
-        before: |world| Some(world.active(3)),
-        procedure: |world| {
-            let cluster = world.active(3);
-            Promote::new(&cluster, &cluster.members[1]).unwrap().into()
-        },
-        succeeded: |world, cluster| led_by(world, cluster, 1),
-        undone: |world, cluster| led_by(world, cluster, 0).or_else(|_| led_by(world, cluster, 1)),
-        names_the_term: true,
-    };
-    let report = harness::walk(&case).await.unwrap_or_else(|violation| panic!("{violation}"));
-    assert_eq!(report.steps, 5);
+    fn waits_for_nobody(cluster: Cluster) -> Cluster {
+        Cluster { durability: Durability::Async, synchronous: Synchronous::default(), ..cluster }
+    }
+    for durability in [Durability::Async, Durability::Quorum] {
+        let case = Case {
+            before: match durability {
+                Durability::Async => |world| Some(waits_for_nobody(world.active(3))),
+                Durability::Quorum => |world| Some(world.active(3)),
+            },
+            procedure: |world| {
+                let cluster = world.active(3);
+                Promote::new(&cluster, &cluster.members[1]).unwrap().into()
+            },
+            succeeded: |world, cluster| led_by(world, cluster, 1),
+            undone: |world, cluster| led_by(world, cluster, 0).or_else(|_| led_by(world, cluster, 1)),
+            names_the_term: true,
+        };
+        let report =
+            harness::walk(&case).await.unwrap_or_else(|violation| panic!("{durability}: {violation}"));
+        assert_eq!(report.steps, 5);
+    }
 }
 
 #[tokio::test(start_paused = true)]
