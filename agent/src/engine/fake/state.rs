@@ -44,7 +44,7 @@ pub(super) struct Member {
     pub(super) passwords: BTreeMap<String, Verifier>,
 }
 
-/// What [`Engine::configure`] took over.
+/// What [`Engine::configure`](crate::engine::Engine::configure) took over.
 #[derive(Debug, Clone, PartialEq)]
 pub(super) struct Configured {
     pub(super) role: RoleAssignment,
