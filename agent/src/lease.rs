@@ -30,7 +30,6 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use futures::future::BoxFuture;
 use holdfast_common::assignment::Assignment;
 use holdfast_common::clock::Clock;
 use holdfast_common::id::{ClusterId, NodeId};
@@ -40,7 +39,7 @@ use holdfast_common::report::{LeaseReport, NodeReport};
 use holdfast_common::term::Term;
 use tokio::sync::{mpsc, oneshot, watch};
 
-use crate::engine;
+use crate::engine::Engines;
 use crate::firewall::{self, Kernel};
 use crate::host::files::Files;
 use crate::link;
@@ -51,22 +50,6 @@ use crate::terms::Finding;
 
 /// What arrives and was not looked at yet.
 const INPUTS: usize = 256;
-
-/// Ends an engine at once.
-pub type Halt = Arc<dyn Fn(ClusterId) -> BoxFuture<'static, Result<(), engine::Error>> + Send + Sync>;
-
-/// Does something to an engine, and says where its log ends then.
-pub type Cut = Arc<dyn Fn(ClusterId) -> BoxFuture<'static, Result<Tail, engine::Error>> + Send + Sync>;
-
-/// What the thread has others do to engines.
-#[derive(Clone)]
-pub struct Deeds {
-    pub halt: Halt,
-    /// Stops a primary for another to take over.
-    pub rest: Cut,
-    /// Has a replica receive from nobody any more.
-    pub seal: Cut,
-}
 
 /// What the driver uses.
 #[derive(Clone)]
@@ -79,7 +62,7 @@ pub struct Means {
     pub kernel: Kernel,
     pub files: Files,
     pub state: PathBuf,
-    pub deeds: Deeds,
+    pub engines: Engines,
     pub contact: Contact,
     /// Whether there is a session with the coordinator.
     pub session: watch::Receiver<link::Status>,
@@ -193,12 +176,6 @@ impl Status {
     /// Whether the engine of this cluster may run as primary; `None`: not known yet.
     pub fn serve(&self, cluster: ClusterId) -> Option<Serve> {
         self.members.get(&cluster).map(|held| held.serve)
-    }
-}
-
-impl std::fmt::Debug for Deeds {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Deeds").finish_non_exhaustive()
     }
 }
 

@@ -128,6 +128,21 @@ pub fn reign_key(cluster: ClusterId) -> Key {
     Key::from(format!("{REIGNS}{cluster}"))
 }
 
+// === impl Seat ===
+
+impl Seat {
+    /// Whether its primary is being changed.
+    fn changes(&self) -> bool {
+        self.regent.stop.is_some() || self.regent.reign.intended.is_some()
+    }
+
+    /// What is to be said now: else replicas know whom to follow by their assignments.
+    fn orders(&self) -> Vec<Decree> {
+        let replicas: &[NodeId] = if self.changes() { &self.replicas } else { &[] };
+        self.regent.orders(replicas)
+    }
+}
+
 // === impl Led ===
 
 impl Led {
@@ -169,8 +184,8 @@ impl Leases {
         let led: Vec<(ClusterId, Decree)> = self
             .seats()
             .iter()
-            .filter(|(_, seat)| seat.regent.reign.primary == node)
-            .filter_map(|(cluster, seat)| Some((*cluster, order_of(&seat.regent)?)))
+            .flat_map(|(cluster, seat)| seat.orders().into_iter().map(|order| (*cluster, order)))
+            .filter(|(_, order)| matches!(order, Decree::Send { to, .. } if *to == node))
             .collect();
         for (cluster, decree) in led {
             self.send(cluster, decree);
@@ -207,34 +222,36 @@ impl Leases {
                 Some(async move { leases.confirmed(cluster_id, from, term, version).await })
             }
             ToCoordinator::Fenced { term, attempt } => {
-                self.answered(cluster_id, |regent| regent.fenced(from, term, attempt))
+                self.answered(cluster_id, |regent| regent.fenced(from, term, attempt));
+                None
             }
             ToCoordinator::Stopped { term, attempt, tail } => {
-                self.answered(cluster_id, |regent| regent.stopped(from, term, attempt, tail))
+                self.answered(cluster_id, |regent| regent.stopped(from, term, attempt, tail));
+                None
             }
             ToCoordinator::Confirmed { term, attempt, tail } => {
-                self.answered(cluster_id, |regent| regent.confirmed(from, term, attempt, tail))
+                self.answered(cluster_id, |regent| regent.confirmed(from, term, attempt, tail));
+                None
             }
             ToCoordinator::Sealed { term, tail } => {
-                self.answered(cluster_id, |regent| regent.sealed(from, term, tail))
+                self.answered(cluster_id, |regent| regent.sealed(from, term, tail));
+                None
             }
         }
     }
 
     /// Takes note of an answer, says what follows from it, and wakes whoever waits for it.
-    fn answered<T>(&self, cluster: ClusterId, note: impl FnOnce(&mut Regent)) -> Option<T> {
+    fn answered(&self, cluster: ClusterId, note: impl FnOnce(&mut Regent)) {
         let news = self.with(cluster, |seat, _| {
             let before = seat.regent.clone();
             note(&mut seat.regent);
             seat.regent != before
         });
         // What was known already is no reason to say anything: each order is answered, so there would be no end.
-        if news != Some(true) {
-            return None;
+        if news == Some(true) {
+            self.press(cluster);
+            self.shared.answers.send_modify(|count| *count = count.wrapping_add(1));
         }
-        self.press(cluster);
-        self.shared.answers.send_modify(|count| *count = count.wrapping_add(1));
-        None
     }
 
     async fn confirmed(&self, cluster: ClusterId, from: NodeId, term: Term, version: Version) {
@@ -284,23 +301,19 @@ impl Leases {
 
     /// Says again what a primary has not confirmed. `knows` is the version that it reports as stored.
     pub fn remind(&self, knows: impl Fn(ClusterId, NodeId) -> Option<Version>) {
-        let open: Vec<(ClusterId, Decree)> = self
+        let open: Vec<(ClusterId, Vec<Decree>)> = self
             .seats()
             .iter()
-            .filter_map(|(cluster, seat)| {
+            .filter(|(cluster, seat)| {
                 let reign = &seat.regent.reign;
-                let known = knows(*cluster, reign.primary) == Some(reign.newest().version);
-                if known && reign.is_settled() {
-                    return None;
-                }
-                Some((*cluster, order_of(&seat.regent)?))
+                let known = knows(**cluster, reign.primary) == Some(reign.newest().version);
+                seat.changes() || !known || !reign.is_settled()
             })
+            .map(|(cluster, seat)| (*cluster, seat.orders()))
             .collect();
-        for (cluster, decree) in open {
-            self.send(cluster, decree);
+        for (cluster, orders) in open {
+            orders.into_iter().for_each(|order| self.send(cluster, order));
         }
-        let changing: Vec<ClusterId> = self.seats().keys().copied().collect();
-        changing.into_iter().for_each(|cluster| self.press(cluster));
     }
 
     pub fn view(&self, cluster: ClusterId) -> Option<View> {
@@ -342,13 +355,11 @@ impl Leases {
             }
         };
         let regent = Regent::started(reign, &timings);
-        let order = order_of(&regent);
         let at = self.shared.clock.boottime();
-        let replicas = replicas.clone();
-        self.seats().insert(*cluster, Seat { regent, timings, replicas, at, revision, granted: None });
-        if let Some(order) = order {
-            self.send(*cluster, order);
-        }
+        let seat = Seat { regent, timings, replicas: replicas.clone(), at, revision, granted: None };
+        let orders = seat.orders();
+        self.seats().insert(*cluster, seat);
+        orders.into_iter().for_each(|order| self.send(*cluster, order));
         Ok(())
     }
 
@@ -439,11 +450,6 @@ fn declared(regent: &mut Regent, members: &[NodeId], need: Need) -> Result<Vec<D
         return Ok(Vec::new());
     }
     regent.declare(members.iter().copied(), need)
-}
-
-/// What the primary is to know now.
-fn order_of(regent: &Regent) -> Option<Decree> {
-    regent.orders(&[]).into_iter().next()
 }
 
 impl Classify for Error {

@@ -8,7 +8,6 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use anyhow::{Context as _, ensure};
-use jiff::Timestamp;
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
 use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
 use rustls::{ClientConfig, DigitallySignedStruct, SignatureScheme};
@@ -20,6 +19,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::fleet::Uri;
 use crate::host::Host;
+use crate::scene::now;
 use crate::wait::wait_until;
 
 /// Between two rows.
@@ -196,10 +196,6 @@ async fn row(client: &tokio_postgres::Client, node: &str, shared: &Shared) -> an
         }
         Err(error) => Err(error.into()),
     }
-}
-
-fn now() -> f64 {
-    Timestamp::now().as_duration().as_secs_f64()
 }
 
 /// Who answers is not what is tested here.

@@ -239,12 +239,7 @@ impl Scene {
         Ok(())
     }
 
-    /// All that was acknowledged to the present writers.
-    ///
-    /// # Errors
-    ///
-    /// When their logs cannot be read.
-    pub fn all_acknowledged(&self) -> anyhow::Result<Vec<Write>> {
+    fn all_acknowledged(&self) -> anyhow::Result<Vec<Write>> {
         let all: anyhow::Result<Vec<_>> = self.writers.iter().map(Writer::acknowledged).collect();
         Ok(all?.concat())
     }

@@ -1,16 +1,14 @@
 //! Wiring of the lease thread, which shares nothing with the rest but what it is handed here.
 
 use std::path::Path;
-use std::sync::Arc;
 
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
 use super::{state_files, telling};
-use crate::engine::Engines;
 use crate::firewall::Kernel;
 use crate::identity::Identity;
-use crate::lease::{Deeds, Means, Service};
+use crate::lease::{Means, Service};
 use crate::link::{self, Coordinators};
 use crate::report::{Machine, Node};
 
@@ -51,7 +49,7 @@ impl Leases {
             kernel,
             files: state_files(state),
             state: state.to_owned(),
-            deeds: deeds(&machine.engines),
+            engines: machine.engines.clone(),
             contact,
             session,
             clock: node.clock.clone(),
@@ -63,24 +61,5 @@ impl Leases {
     /// Runs until `stop`.
     pub(super) async fn run(self, stop: CancellationToken) {
         self.service.run(self.means, self.contacts, stop).await;
-    }
-}
-
-/// What the lease thread may have done to engines.
-fn deeds(engines: &Engines) -> Deeds {
-    let (halting, resting, sealing) = (engines.clone(), engines.clone(), engines.clone());
-    Deeds {
-        halt: Arc::new(move |cluster| {
-            let engines = halting.clone();
-            Box::pin(async move { engines.halt(cluster).await })
-        }),
-        rest: Arc::new(move |cluster| {
-            let engines = resting.clone();
-            Box::pin(async move { engines.rest(cluster).await })
-        }),
-        seal: Arc::new(move |cluster| {
-            let engines = sealing.clone();
-            Box::pin(async move { engines.seal(cluster).await })
-        }),
     }
 }

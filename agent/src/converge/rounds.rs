@@ -27,7 +27,7 @@ use crate::outbox::node_event;
 
 /// How often members are observed.
 const OBSERVE_PERIOD: Duration = Duration::from_secs(1);
-/// The same of one that clients wait for, and for how long after its start.
+/// The same of one that clients wait for, and for how long.
 const HURRY_PERIOD: Duration = Duration::from_millis(50);
 const HURRY_FOR: Duration = Duration::from_secs(30);
 /// How often the configuration is compared when nothing has changed.
@@ -62,6 +62,8 @@ struct Memory {
     compared: Option<(Generation, EngineState)>,
     starts: u32,
     running_since: Option<Instant>,
+    /// Since when clients wait for it.
+    waited_for_since: Option<Instant>,
     /// Why the last step failed.
     failure: Option<String>,
     /// What could not be mended, since when, and whether that was told.
@@ -100,11 +102,12 @@ impl Member {
         let mut work: JoinSet<Done> = JoinSet::new();
         let mut engine_of_data = None;
         loop {
+            let hurries = self.hurries(assignment.borrow().member(self.cluster));
             // All arms are cancel-safe.
             tokio::select! {
                 () = shutdown.cancelled() => break,
                 _now = tick.tick() => {}
-                () = sleep(HURRY_PERIOD), if self.is_waited_for(assignment.borrow().member(self.cluster)) => {}
+                () = sleep(HURRY_PERIOD), if hurries => {}
                 changed = assignment.changed() => if changed.is_err() { break } else { self.memory.compared_at = None },
                 changed = wake.changed() => if changed.is_err() { break } else { self.memory.compared_at = None },
                 Ok(()) = firewall.changed() => {}
@@ -131,14 +134,17 @@ impl Member {
     }
 
     /// Whether clients wait for what the next look at it shows: a primary that has its lease, and whose gate is still shut.
-    fn is_waited_for(&self, wanted: Option<&MemberAssignment>) -> bool {
+    /// For a while only: what it waits for may never come.
+    fn hurries(&mut self, wanted: Option<&MemberAssignment>) -> bool {
         let leases = self.means.leases.borrow();
-        let held = leases.members.get(&self.cluster);
-        let shut = held.is_some_and(|held| {
+        let shut = leases.members.get(&self.cluster).is_some_and(|held| {
             held.serve == Serve::May && held.report.as_ref().is_some_and(|report| !report.open)
         });
-        let for_long = self.memory.running_since.is_some_and(|since| since.elapsed() >= HURRY_FOR);
-        shut && !for_long && wanted.is_some_and(|wanted| wanted.role.role() == Role::Primary)
+        if !shut || wanted.is_none_or(|wanted| wanted.role.role() != Role::Primary) {
+            self.memory.waited_for_since = None;
+            return false;
+        }
+        self.memory.waited_for_since.get_or_insert_with(Instant::now).elapsed() < HURRY_FOR
     }
 
     /// The engine that the assignment names, or that has the data.
@@ -424,6 +430,7 @@ impl Memory {
             compared: None,
             starts: 0,
             running_since: None,
+            waited_for_since: None,
             failure: None,
             problem: None,
             orphan: None,

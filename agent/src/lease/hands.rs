@@ -119,14 +119,14 @@ impl Agents {
         if !self.at_work.lock().unwrap_or_else(PoisonError::into_inner).insert((cluster, work)) {
             return;
         }
-        let deed = match work {
-            Work::Rest(_) => Arc::clone(&self.means.deeds.rest),
-            Work::Seal => Arc::clone(&self.means.deeds.seal),
-        };
-        let (inputs, at_work) = (self.inputs.clone(), Arc::clone(&self.at_work));
+        let (engines, inputs, at_work) =
+            (self.means.engines.clone(), self.inputs.clone(), Arc::clone(&self.at_work));
         self.elsewhere.spawn(async move {
             let begun = tokio::time::Instant::now();
-            let ended = deed(cluster).await;
+            let ended = match work {
+                Work::Rest(_) => engines.rest(cluster).await,
+                Work::Seal => engines.seal(cluster).await,
+            };
             let took = begun.elapsed();
             at_work.lock().unwrap_or_else(PoisonError::into_inner).remove(&(cluster, work));
             match ended {
@@ -188,9 +188,9 @@ impl Hands for Agents {
     }
 
     fn halt(&mut self, cluster: ClusterId) {
-        let halt = Arc::clone(&self.means.deeds.halt);
+        let engines = self.means.engines.clone();
         self.elsewhere.spawn(async move {
-            if let Err(error) = halt(cluster).await {
+            if let Err(error) = engines.halt(cluster).await {
                 tracing::error!(%cluster, error = %Chain(&error), "stop an engine that has no lease; the next round tries again");
             }
         });

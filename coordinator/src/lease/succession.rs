@@ -73,10 +73,7 @@ impl Leases {
 
     /// Says all that is to be said now for a change of primary.
     pub(super) fn press(&self, cluster: ClusterId) {
-        let orders = self.with(cluster, |seat, _| {
-            let changes = seat.regent.stop.is_some() || seat.regent.reign.intended.is_some();
-            changes.then(|| seat.regent.orders(&seat.replicas))
-        });
+        let orders = self.with(cluster, |seat, _| seat.changes().then(|| seat.orders()));
         for order in orders.flatten().into_iter().flatten() {
             self.send(cluster, order);
         }

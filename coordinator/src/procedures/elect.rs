@@ -4,24 +4,26 @@ use std::time::Duration;
 
 use holdfast_common::error::{Failure, Reason};
 use holdfast_common::id::NodeId;
-use holdfast_common::protocol::{Need, Obstacle, Regent};
+use holdfast_common::protocol::{Need, Obstacle, Regent, Reign};
 use holdfast_common::term::Term;
 use tokio::time::timeout;
 
-use super::{ClusterRef, Means};
-use crate::cluster::Cluster;
+use super::{ClusterRef, Means, steps};
+use crate::cluster::{Cluster, Member};
 use crate::lease;
 use crate::operation::procedure::{Context, Error};
 
 /// How often a record that somebody else changes in this moment is tried again.
 const TRIES: usize = 20;
+/// From a stored primary to one that serves; after it a person must look.
+pub(super) const SERVE_TIME: Duration = Duration::from_secs(5 * 60);
 
 /// Waits until `found` sees in what the nodes have answered what it looks for.
 pub(super) async fn answered<T>(
     ctx: &Context<Means>,
     cluster: &ClusterRef,
     time: Duration,
-    found: impl Fn(&Regent) -> Result<Option<T>, Failure>,
+    mut found: impl FnMut(&Regent) -> Result<Option<T>, Failure>,
 ) -> Result<T, Error> {
     let leases = &ctx.means().leases;
     let mut answers = leases.answers();
@@ -31,7 +33,7 @@ pub(super) async fn answered<T>(
     let wait = async {
         loop {
             answers.borrow_and_update();
-            let regent = leases.regent(cluster.id).ok_or_else(|| no_lease(cluster))?;
+            let regent = known(ctx, cluster)?;
             match found(&regent) {
                 Ok(Some(found)) => return Ok(found),
                 Ok(None) => {}
@@ -68,26 +70,51 @@ fn obstacle(regent: &Regent) -> Option<String> {
     regent.choose(&[]).err().map(|obstacle| obstacle.to_string())
 }
 
+/// What is known of the lease.
+pub(super) fn known(ctx: &Context<Means>, cluster: &ClusterRef) -> Result<Regent, Error> {
+    let regent = ctx.means().leases.regent(cluster.id);
+    // A coordinator that has just started reads it in a moment.
+    regent.ok_or_else(|| Error::from(lease::Error::NoPrimary(cluster.id)))
+}
+
+/// The reign, if it is still this primary's in this term.
+pub(super) fn reign_of(
+    ctx: &Context<Means>,
+    cluster: &ClusterRef,
+    (primary, term): (NodeId, Term),
+) -> Result<Reign, Error> {
+    let reign = known(ctx, cluster)?.reign;
+    if (reign.primary, reign.term) == (primary, term) { Ok(reign) } else { Err(overtaken(term)) }
+}
+
+/// Waits until the recorded primary serves. Gives the record.
+pub(super) async fn served(
+    ctx: &Context<Means>,
+    cluster: &ClusterRef,
+    time: Duration,
+) -> Result<Cluster, Error> {
+    let record = ctx.means().records.get(cluster).await?;
+    let primary: Vec<&Member> = record.primary_member().into_iter().collect();
+    steps::serving_within(ctx, &record, &primary, time).await?;
+    Ok(record)
+}
+
 /// Somebody else has changed the primary.
-pub(super) fn overtaken(term: Term) -> Error {
+fn overtaken(term: Term) -> Error {
     let message = format!("the primary of term {term} has been replaced meanwhile");
     Error::new(Failure::new(Reason::PreconditionFailed, message))
 }
 
-fn no_lease(cluster: &ClusterRef) -> Error {
-    Error::from(lease::Error::NoPrimary(cluster.id))
-}
-
-/// Stores the member as primary of the intended term, in the reign and in the record, or neither. Gives the record.
+/// Stores the member as primary of the intended term, in the reign and in the record, or neither.
 pub(super) async fn succeed(
     ctx: &Context<Means>,
     cluster: &ClusterRef,
     chosen: NodeId,
     preference: &[NodeId],
-) -> Result<Cluster, Error> {
+) -> Result<(), Error> {
     let Means { records, leases, .. } = ctx.means();
     for _ in 0..TRIES {
-        let regent = leases.regent(cluster.id).ok_or_else(|| no_lease(cluster))?;
+        let regent = known(ctx, cluster)?;
         let intended = regent.reign.intended.ok_or(Obstacle::NothingIntended).map_err(lease::Error::from)?;
         let (record, writes) = records
             .writes_of_change(cluster, |cluster| {
@@ -102,7 +129,7 @@ pub(super) async fn succeed(
             Need::All => regent.reign.promotable().into_iter().collect(),
         };
         match leases.succeed(cluster.id, preference, &members, need, writes).await {
-            Ok(()) => return Ok(record),
+            Ok(()) => return Ok(()),
             Err(lease::Error::Contended(_)) => {}
             Err(error) => return Err(error.into()),
         }
@@ -110,17 +137,17 @@ pub(super) async fn succeed(
     Err(Error::from(lease::Error::Contended(cluster.id)))
 }
 
-/// Gives the change up: the old primary gets a term above every seal. Nothing where none is intended. Gives the record.
-pub(super) async fn abandon(ctx: &Context<Means>, cluster: &ClusterRef) -> Result<Cluster, Error> {
+/// Gives the change up: the old primary gets a term above every seal. Nothing where none is intended.
+pub(super) async fn abandon(ctx: &Context<Means>, cluster: &ClusterRef) -> Result<(), Error> {
     let Means { records, leases, .. } = ctx.means();
     leases.resume(cluster.id);
     for _ in 0..TRIES {
-        let regent = leases.regent(cluster.id).ok_or_else(|| no_lease(cluster))?;
-        let Some(intended) = regent.reign.intended else { return Ok(records.get(cluster).await?) };
-        let term: Term = intended.next();
-        let (record, writes) = records.writes_of_change(cluster, |cluster| cluster.with_term(term)).await?;
+        let regent = known(ctx, cluster)?;
+        let Some(intended) = regent.reign.intended else { return Ok(()) };
+        let term = intended.next();
+        let (_, writes) = records.writes_of_change(cluster, |cluster| cluster.with_term(term)).await?;
         match leases.abandon(cluster.id, writes).await {
-            Ok(()) => return Ok(record),
+            Ok(()) => return Ok(()),
             Err(lease::Error::Contended(_)) => {}
             Err(error) => return Err(error.into()),
         }

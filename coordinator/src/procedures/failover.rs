@@ -18,7 +18,7 @@ use serde_json::json;
 use tokio::time::Instant;
 
 use super::create::tell;
-use super::elect::{self, answered, overtaken};
+use super::elect::{self, SERVE_TIME, answered, reign_of, served};
 use super::steps;
 use super::{ClusterRef, Means};
 use crate::cluster::{Cluster, Member, MemberPhase};
@@ -29,8 +29,6 @@ const ALLOWANCE: Duration = Duration::from_secs(30);
 /// How long a replica that can be reached is waited for once others suffice: it may have more.
 const PATIENCE: Duration = Duration::from_secs(3);
 const UNKNOWN_LOSS: &str = "what the old one had beyond its log is not known";
-/// From a stored primary to one that serves. It is not given up after it, but begun anew.
-const SERVE_TIME: Duration = Duration::from_secs(5 * 60);
 
 /// The operation's record.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -100,9 +98,7 @@ impl Failover {
                 Ok(Next::Step(Self { loss, step: Step::Serve, ..self }))
             }
             Step::Serve => {
-                let cluster = ctx.means().records.get(&self.cluster).await?;
-                let primary: Vec<&Member> = cluster.primary_member().into_iter().collect();
-                steps::serving_within(ctx, &cluster, &primary, SERVE_TIME).await?;
+                let cluster = served(ctx, &self.cluster, SERVE_TIME).await?;
                 let name =
                     cluster.primary_member().map(|member| member.node_name.as_str()).unwrap_or_default();
                 let loss = self.loss.as_deref().unwrap_or(UNKNOWN_LOSS);
@@ -126,26 +122,16 @@ impl Failover {
     async fn elect(&self, ctx: &Context<Means>) -> Result<String, Error> {
         let Means { leases, records, .. } = ctx.means();
         let record = records.get(&self.cluster).await?;
-        match leases.regent(self.cluster.id).map(|regent| regent.reign) {
-            Some(reign) if (reign.primary, reign.term) != (self.from, self.term) => {
-                return Err(overtaken(self.term));
-            }
-            Some(reign) if reign.intended.is_some() => {}
-            Some(_) => leases.intend(self.cluster.id).await?,
-            // A coordinator that has just started reads it in a moment.
-            None => {
-                let message = "the lease is not known yet";
-                return Err(Error::again(Failure::new(Reason::PreconditionFailed, message)));
-            }
+        if reign_of(ctx, &self.cluster, (self.from, self.term))?.intended.is_none() {
+            leases.intend(self.cluster.id).await?;
         }
         let timings = record.lease_profile.timings();
         let time = timings.remembered() + timings.promised() + ALLOWANCE;
         let preference: Vec<NodeId> = self.target.into_iter().collect();
-        let enough_since = std::sync::Mutex::new(None);
+        let mut enough_since = None;
         let chosen = answered(ctx, &self.cluster, time, |regent| {
             let Ok(chosen) = regent.choose(&preference) else { return Ok(None) };
-            let Ok(mut since) = enough_since.lock() else { return Ok(Some(chosen)) };
-            let waited = since.get_or_insert_with(Instant::now).elapsed();
+            let waited = enough_since.get_or_insert_with(Instant::now).elapsed();
             Ok((waited >= PATIENCE || all_reachable_are_sealed(ctx, &record, regent)).then_some(chosen))
         });
         let chosen = chosen.await?;
@@ -171,7 +157,7 @@ impl Failover {
         let last = nodes.state(self.from, self.cluster.id).and_then(|state| state.report?.0.position);
         match tail.zip(last) {
             Some((tail, last)) => {
-                let bytes = tail.position.offset.abs_diff(last.offset.max(tail.position.offset));
+                let bytes = tail.position.behind(last);
                 format!("{bytes} bytes of what the old one last reported are not in its log")
             }
             None => UNKNOWN_LOSS.to_owned(),
@@ -216,7 +202,9 @@ impl Failover {
     pub(super) fn limits(&self) -> Limits {
         match self.step {
             Step::Elect => Limits { attempts: 3, deadline: Duration::from_secs(10 * 60) },
-            Step::Serve | Step::Follow | Step::Abandon => {
+            // Longer, and it would keep a further failover away.
+            Step::Serve => Limits { attempts: 3, deadline: 2 * SERVE_TIME },
+            Step::Follow | Step::Abandon => {
                 Limits { attempts: 1_000, deadline: Duration::from_secs(24 * 60 * 60) }
             }
         }

@@ -22,8 +22,8 @@ use serde::{Deserialize, Serialize};
 use serde_json::json;
 
 use super::create::tell;
-use super::elect::{self, answered, overtaken};
-use super::steps::{self, Order, call_all, unexpected};
+use super::elect::{self, SERVE_TIME, answered, known, reign_of, served};
+use super::steps::{self, CONVERGE_TIME, Order, call_all, unexpected};
 use super::{ClusterRef, Means};
 use crate::cluster::{Cluster, Member, MemberPhase};
 use crate::operation::procedure::{Context, Error, Limits, Next, StepLabel};
@@ -34,8 +34,6 @@ const CHECKPOINT_TIME: Duration = Duration::from_secs(10 * 60);
 const STOP_TIME: Duration = Duration::from_secs(20);
 /// The same of what follows; a replica that has promised to the primary is sealed only when that is over.
 const ELECT_TIME: Duration = Duration::from_secs(30);
-/// From a stored primary to one that serves. It is not given up after it, but begun anew.
-const SERVE_TIME: Duration = Duration::from_secs(5 * 60);
 
 /// The operation's record.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -121,9 +119,7 @@ impl Promote {
                 Ok(self.at(Step::Serve))
             }
             Step::Serve => {
-                let cluster = ctx.means().records.get(&self.cluster).await?;
-                let primary: Vec<&Member> = cluster.primary_member().into_iter().collect();
-                steps::serving_within(ctx, &cluster, &primary, SERVE_TIME).await?;
+                served(ctx, &self.cluster, SERVE_TIME).await?;
                 Ok(self.at(Step::Follow))
             }
             Step::Follow => self.follow(ctx).await,
@@ -132,10 +128,9 @@ impl Promote {
     }
 
     async fn checkpoint(&self, ctx: &Context<Means>) -> Result<(), Error> {
+        reign_of(ctx, &self.cluster, (self.from, self.term))?;
         let cluster = ctx.means().records.get(&self.cluster).await?;
-        let Some(member) = cluster.primary_member().filter(|primary| primary.node_id == self.from) else {
-            return Err(overtaken(self.term));
-        };
+        let Some(member) = cluster.member(self.from) else { return Ok(()) };
         let payload = Payload::CheckpointMember(CheckpointMember { cluster_id: cluster.id });
         let orders = vec![Order { member, term: cluster.term, payload }];
         match call_all(ctx, CHECKPOINT_TIME, orders).await?.remove(&self.from) {
@@ -148,7 +143,7 @@ impl Promote {
         let leases = &ctx.means().leases;
         // What an earlier try of this step has asked for.
         leases.resume(self.cluster.id);
-        self.check_reign(ctx)?;
+        reign_of(ctx, &self.cluster, (self.from, self.term))?;
         leases.halt(self.cluster.id).await?;
         answered(ctx, &self.cluster, STOP_TIME, |regent| Ok(regent.stop.and_then(|stop| stop.tail))).await?;
         Ok(())
@@ -156,8 +151,7 @@ impl Promote {
 
     async fn elect(&self, ctx: &Context<Means>) -> Result<(), Error> {
         let leases = &ctx.means().leases;
-        self.check_reign(ctx)?;
-        if leases.regent(self.cluster.id).is_some_and(|regent| regent.reign.intended.is_none()) {
+        if reign_of(ctx, &self.cluster, (self.from, self.term))?.intended.is_none() {
             leases.intend(self.cluster.id).await?;
         }
         let preference = [self.target];
@@ -176,21 +170,19 @@ impl Promote {
             let message = format!("another replica has more of the log than {}", self.target_name);
             return Err(Error::new(Failure::new(Reason::PreconditionFailed, message)));
         }
-        elect::succeed(ctx, &self.cluster, chosen, &preference).await?;
-        Ok(())
+        elect::succeed(ctx, &self.cluster, chosen, &preference).await
     }
 
     /// Whether the coordinator was restarted since it had the primary stopped: what it was told then counts no more.
     fn was_forgotten(&self, ctx: &Context<Means>) -> Result<bool, Error> {
-        let Some(regent) = ctx.means().leases.regent(self.cluster.id) else { return Err(not_known_yet()) };
+        let regent = known(ctx, &self.cluster)?;
         Ok(regent.stop.is_none() && regent.reign.primary == self.from)
     }
 
     /// The old primary serves first: else it would not be known what it has written by the word of its members' promises.
     async fn begin_anew(self, ctx: &Context<Means>) -> Result<Next<Self>, Error> {
-        let cluster = elect::abandon(ctx, &self.cluster).await?;
-        let primary: Vec<&Member> = cluster.primary_member().into_iter().collect();
-        steps::serving_within(ctx, &cluster, &primary, SERVE_TIME).await?;
+        elect::abandon(ctx, &self.cluster).await?;
+        let cluster = served(ctx, &self.cluster, SERVE_TIME).await?;
         Ok(Next::Step(Self { term: cluster.term, step: Step::Stop, ..self }))
     }
 
@@ -216,26 +208,17 @@ impl Promote {
         if self.is_done(ctx) {
             return Ok(self.at(Step::Serve));
         }
-        let cluster = elect::abandon(ctx, &self.cluster).await?;
-        let primary: Vec<&Member> = cluster.primary_member().into_iter().collect();
-        steps::serving_within(ctx, &cluster, &primary, SERVE_TIME).await?;
-        Ok(Next::done(json!({ "cluster": self.cluster.name })))
+        elect::abandon(ctx, &self.cluster).await?;
+        // It may serve again. Whether it does is its own matter from here: one that is gone must not keep a failover away.
+        let waits = served(ctx, &self.cluster, CONVERGE_TIME).await.err();
+        let waits = waits.map(|error| error.failure().message.clone());
+        Ok(Next::done(json!({ "cluster": self.cluster.name, "waits_for": waits })))
     }
 
     /// Whether the target is stored as primary: there is no way back any more.
     fn is_done(&self, ctx: &Context<Means>) -> bool {
         let reign = ctx.means().leases.regent(self.cluster.id).map(|regent| regent.reign);
         reign.is_some_and(|reign| reign.primary == self.target && reign.term > self.term)
-    }
-
-    /// Whether it is still that primary whose place is to be taken.
-    fn check_reign(&self, ctx: &Context<Means>) -> Result<(), Error> {
-        let reign = ctx.means().leases.regent(self.cluster.id).map(|regent| regent.reign);
-        match reign {
-            Some(reign) if (reign.primary, reign.term) == (self.from, self.term) => Ok(()),
-            Some(_) => Err(overtaken(self.term)),
-            None => Err(not_known_yet()),
-        }
     }
 
     pub(super) fn way_back(&self, _why: &Error) -> Option<Self> {
@@ -256,16 +239,11 @@ impl Promote {
             Step::Checkpoint => Limits { attempts: 3, deadline: 2 * CHECKPOINT_TIME },
             Step::Stop => Limits { attempts: 3, deadline: 3 * STOP_TIME },
             Step::Elect => Limits { attempts: 3, deadline: SERVE_TIME + ELECT_TIME },
-            Step::Serve | Step::Follow | Step::Resume | Step::Abandon => {
-                Limits { attempts: 1_000, deadline: day }
-            }
+            // Longer, and it would keep a failover away.
+            Step::Serve => Limits { attempts: 3, deadline: 2 * SERVE_TIME },
+            Step::Follow | Step::Resume | Step::Abandon => Limits { attempts: 1_000, deadline: day },
         }
     }
-}
-
-/// A coordinator that has just started reads it in a moment.
-fn not_known_yet() -> Error {
-    Error::again(Failure::new(Reason::PreconditionFailed, "the lease is not known yet"))
 }
 
 /// The steps as they stand in a plan.

@@ -73,11 +73,15 @@ impl Inner {
         let session = self.session(cluster).await.map_err(|why| why.during(deed))?;
         session.reload().await.map_err(|why| why.during(deed))?;
         let until = Instant::now() + ROLE_DEADLINE;
+        let mut before = None;
         loop {
-            if let Some(offset) = session.cut_off_at().await.map_err(|why| why.during(deed))? {
+            let found = session.cut_off_at().await.map_err(|why| why.during(deed))?;
+            // Twice the same: who was just about to start a receiver when it was told not to has started it by then.
+            if let Some(offset) = found.filter(|_| found == before) {
                 let (term, era) = session.term().await.map_err(|why| why.during(deed))?;
                 return Ok(Tail { term: term.max(Term::FIRST), position: Position { era, offset } });
             }
+            before = found;
             past(until, deed)?;
             sleep(PAUSE).await;
         }
@@ -130,6 +134,8 @@ impl Inner {
             return Err(Error::Field { field: "role".to_owned(), message });
         };
         let (layout, marker) = self.complete(member.cluster_id).await?;
+        // Before a seal is lifted: else a server that starts in between would receive from whom it followed before.
+        self.write_configuration(member, &marker, Place::Data).await?;
         if self.data_role(&layout).await != Some(Role::Replica) {
             let name = process::service_name(member.cluster_id)?;
             if self.host.units().status(&name).await.is_running() {
@@ -137,7 +143,6 @@ impl Inner {
                 return Err(Error::WouldDestroyData { why });
             }
             process::refuse_users(&layout.data()).await?;
-            self.write_configuration(member, &marker, Place::Data).await?;
             self.is_prefix(member, &marker, &layout, upstream).await?;
             let access = Access { mode: 0o600, owner: self.owner()? };
             let signal = layout.data().join("standby.signal");

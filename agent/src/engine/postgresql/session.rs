@@ -66,7 +66,8 @@ const CUT_OFF: &str = "
 select (greatest(received, replayed) - '0/0')::int8
   from (select pg_last_wal_receive_lsn() as received, pg_last_wal_replay_lsn() as replayed) s
  where pg_is_in_recovery() and replayed >= coalesce(received, replayed)
-   and not exists (select from pg_stat_wal_receiver) and current_setting('primary_conninfo') = ''";
+   and not exists (select from pg_stat_activity where backend_type = 'walreceiver')
+   and current_setting('primary_conninfo') = ''";
 const PENDING: &str = "select name from pg_settings where pending_restart order by name limit 64";
 const SIZE: &str = "select sum(pg_database_size(oid))::int8 from pg_database";
 const SLOTS: &str = "
@@ -301,7 +302,8 @@ impl Session {
         Ok((Term::new(unsigned(term).unwrap_or_default()), unsigned(timeline).unwrap_or(FIRST_TIMELINE)))
     }
 
-    /// Where a replica's log ends that receives from nobody any more and has replayed all of it; none as long as it does not.
+    /// Where a replica's log ends that receives from nobody any more and has replayed all of it; none as long as it does not. A
+    /// receiver that is only connecting is a process already, though `pg_stat_wal_receiver` does not show it.
     pub(super) async fn cut_off_at(&self) -> Result<Option<u64>, NoAnswer> {
         bounded(async {
             let Some(row) = self.client.query_opt(CUT_OFF, &[]).await? else { return Ok(None) };
