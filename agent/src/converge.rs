@@ -11,6 +11,7 @@
 //! are observed, reported and otherwise left as they are. Nothing is stopped when the agent ends.
 
 pub mod plan;
+mod probe;
 mod rounds;
 #[cfg(test)]
 mod tests;

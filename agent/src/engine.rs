@@ -92,6 +92,10 @@ pub trait Engine: fmt::Debug + Send + Sync {
     /// read is unknown.
     fn observe(&self, cluster: ClusterId) -> BoxFuture<'_, Observation>;
 
+    /// Whether a client could use a primary now: a connection of its own, and a write that reaches the disk; of replicas it waits
+    /// for none. Unbounded: the caller drops it.
+    fn probe(&self, cluster: ClusterId) -> Deed<'_, ()>;
+
     /// How the member's configuration differs from its assignment. Reads only.
     fn compare<'a>(&'a self, member: &'a MemberAssignment, observed: &'a Observation) -> Deed<'a, Drift>;
 

@@ -117,6 +117,8 @@ pub struct Held {
     pub serve: Serve,
     /// Of a primary.
     pub report: Option<LeaseReport>,
+    /// It has promised a primary not to take its place yet.
+    pub has_promised: bool,
 }
 
 /// Whether an engine may run as primary.

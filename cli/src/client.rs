@@ -107,6 +107,9 @@ calls! {
         add_member(AddMemberRequest) -> AddMemberResponse;
         promote_member(PromoteMemberRequest) -> PromoteMemberResponse;
         failover_cluster(FailoverClusterRequest) -> FailoverClusterResponse;
+        pause_cluster(PauseClusterRequest) -> PauseClusterResponse;
+        resume_cluster(ResumeClusterRequest) -> ResumeClusterResponse;
+        update_cluster(UpdateClusterRequest) -> UpdateClusterResponse;
         remove_member(RemoveMemberRequest) -> RemoveMemberResponse;
         get_connection(GetConnectionRequest) -> GetConnectionResponse;
         reset_password(ResetPasswordRequest) -> ResetPasswordResponse;

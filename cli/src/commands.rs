@@ -10,6 +10,7 @@ mod identity;
 mod lease;
 mod node;
 mod operation;
+mod roles;
 
 use std::env;
 use std::io::{self, Write as _};

@@ -72,6 +72,10 @@ pub struct MemberReport {
     pub access: Option<AccessReport>,
     /// Primary: its lease, without its time: that would make every report another one.
     pub lease: Option<LeaseReport>,
+    /// Replica: it has promised a primary, in the coordinator's silence, not to take its place yet.
+    pub has_promised: bool,
+    /// Primary: how often in a row a new connection could not write in time.
+    pub failed_probes: u32,
 }
 
 // === impl MemberReport ===
@@ -100,6 +104,8 @@ impl MemberReport {
             data_bytes: None,
             access: None,
             lease: None,
+            has_promised: false,
+            failed_probes: 0,
         }
     }
 }

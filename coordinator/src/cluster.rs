@@ -15,6 +15,7 @@ pub mod assignment;
 mod change;
 pub mod invariants;
 pub mod observed;
+pub mod suspicion;
 #[cfg(test)]
 pub(crate) mod tests;
 
@@ -73,7 +74,44 @@ pub struct Cluster {
     /// How patient its leases are.
     #[serde(default)]
     pub lease_profile: Profile,
+    /// So many bytes of log a failover may lose without a person's word; of no meaning where commits wait for replicas.
+    #[serde(default = "max_lag_on_failover")]
+    pub max_lag_on_failover: u64,
+    /// What becomes of a quorum that has lost a replica.
+    #[serde(default)]
+    pub on_replica_loss: OnReplicaLoss,
+    /// No failover by itself while it is there.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub paused: Option<Pause>,
     pub created_at: Timestamp,
+}
+
+/// Who has paused a cluster's failovers.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Pause {
+    /// `operator/NAME`.
+    pub by: String,
+    pub reason: String,
+    pub since: Timestamp,
+}
+
+/// What becomes of a quorum when a replica that it counts on is lost.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum OnReplicaLoss {
+    /// It counts on the others alone after a while, on none if there are none.
+    #[default]
+    Shrink,
+    /// Writes wait until it is back, where the others are too few.
+    Block,
+}
+
+/// As Patroni's `maximum_lag_on_failover`.
+pub const MAX_LAG_ON_FAILOVER: u64 = 1024 * 1024;
+
+const fn max_lag_on_failover() -> u64 {
+    MAX_LAG_ON_FAILOVER
 }
 
 /// Where a cluster is in its life.
@@ -138,6 +176,22 @@ pub struct Password {
 }
 
 // === impl Cluster ===
+
+impl std::fmt::Display for Pause {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "by {} since {}", self.by, self.since.strftime("%Y-%m-%d %H:%M:%S UTC"))?;
+        if self.reason.is_empty() { Ok(()) } else { write!(f, " ({})", self.reason) }
+    }
+}
+
+impl std::fmt::Display for OnReplicaLoss {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.pad(match self {
+            Self::Shrink => "shrink",
+            Self::Block => "block",
+        })
+    }
+}
 
 impl Cluster {
     pub fn member(&self, node: NodeId) -> Option<&Member> {

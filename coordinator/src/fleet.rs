@@ -167,6 +167,11 @@ impl Handle {
         self.find(id).map(|node| node.view())
     }
 
+    /// Since the node's last message, or since it became known.
+    pub fn unheard_for(&self, id: NodeId) -> Option<Duration> {
+        Some(self.find(id)?.lock().heard.elapsed())
+    }
+
     pub fn node_by_name(&self, name: &NodeName) -> Option<NodeView> {
         self.all().iter().find(|node| node.lock().record.name == *name).map(|node| node.view())
     }

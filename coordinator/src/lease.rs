@@ -22,6 +22,7 @@ use holdfast_common::clock::{Boottime, Clock};
 use holdfast_common::error::{Chain, Classify, Reason, Retry};
 use holdfast_common::id::{ClusterId, NodeId};
 use holdfast_common::link::Leased;
+use holdfast_common::position::Position;
 use holdfast_common::protocol::{
     self, Decree, List, Need, Profile, Regent, Reign, Timings, ToCoordinator, ToMember, Version,
 };
@@ -70,6 +71,8 @@ struct Seat {
     revision: Revision,
     /// When it last granted the lease.
     granted: Option<Boottime>,
+    /// How far the primary of a term was when it last told.
+    last: Option<(Term, Position)>,
 }
 
 #[derive(Debug)]
@@ -97,6 +100,10 @@ pub struct View {
     pub remembered: Duration,
     /// For how long the last grant lets it serve, counted from the answer; `None`: there is none that still does.
     pub serves: Option<Duration>,
+    /// Since the last grant; `None`: this coordinator has given none.
+    pub granted_for: Option<Duration>,
+    /// How far the primary was when it last told; `None`: it has not told this coordinator.
+    pub last: Option<Position>,
 }
 
 /// A node's end of the talk, as long as it is held.
@@ -324,7 +331,17 @@ impl Leases {
                 .granted
                 .map(|granted| seat.timings.served().saturating_sub(now.since(granted)))
                 .filter(|left| !left.is_zero()),
+            granted_for: seat.granted.map(|granted| now.since(granted)),
+            last: seat.last.filter(|(term, _)| *term == seat.regent.reign.term).map(|(_, last)| last),
         })
+    }
+
+    /// The primary of this term has told how far it is. It is remembered beyond its end: it tells what a failover loses.
+    pub fn note_position(&self, cluster: ClusterId, term: Term, position: Position) {
+        self.with(cluster, |seat, _| {
+            let told = (term, position);
+            seat.last = seat.last.max(Some(told));
+        });
     }
 
     /// The same of one, and the others stay as they are.
@@ -356,7 +373,8 @@ impl Leases {
         };
         let regent = Regent::started(reign, &timings);
         let at = self.shared.clock.boottime();
-        let seat = Seat { regent, timings, replicas: replicas.clone(), at, revision, granted: None };
+        let seat =
+            Seat { regent, timings, replicas: replicas.clone(), at, revision, granted: None, last: None };
         let orders = seat.orders();
         self.seats().insert(*cluster, seat);
         orders.into_iter().for_each(|order| self.send(*cluster, order));

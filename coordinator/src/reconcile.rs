@@ -6,9 +6,11 @@
 //! | [`assignments`] | every node's assignment is what the clusters' records ask for, stored before it is sent |
 //! | [`leases`] | the list of promotable members of every cluster, and that its primary knows it |
 //! | [`trials`] | access rules that were not confirmed in time are told to nobody any more |
+//! | [`failover`] | a cluster whose primary is gone gets another, or a person is told why not |
 //! | [`leftovers`] | a node that returns is cleaned of what a forced removal left there |
 
 pub mod assignments;
+pub mod failover;
 pub mod leases;
 pub mod leftovers;
 pub mod trials;

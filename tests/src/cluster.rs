@@ -9,7 +9,7 @@ use serde_json::Value;
 use crate::fleet::{Fleet, Uri};
 use crate::host::Host;
 use crate::network::Network;
-use crate::proc::Entry;
+use crate::proc::{Entry, Process};
 use crate::wait::wait_until;
 
 /// Longer than anything here takes on two busy cores.
@@ -123,6 +123,20 @@ pub fn has_server(host: &Host) -> anyhow::Result<bool> {
     let postgres =
         |entry: &Entry| entry.arguments.first().is_some_and(|program| program.contains("postgres"));
     Ok(host.processes()?.iter().any(|entry| !entry.zombie && postgres(entry)))
+}
+
+/// The PostgreSQL server of the host: its first process.
+///
+/// # Errors
+///
+/// When there is none.
+pub fn server(host: &Host) -> anyhow::Result<Process> {
+    let first = |entry: &Entry| {
+        let program = entry.arguments.first().is_some_and(|program| program.ends_with("/postgres"));
+        program && entry.arguments.iter().any(|argument| argument == "-D")
+    };
+    let found = host.processes()?.into_iter().find(|entry| !entry.zombie && first(entry));
+    Ok(found.with_context(|| format!("no server on {}", host.name()))?.process)
 }
 
 /// All operations, the newest first.

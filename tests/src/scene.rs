@@ -81,6 +81,8 @@ impl Scene {
         let create = ["cluster", "create", "orders", "--engine", "postgresql"];
         let create = create.into_iter().chain(["--lease-profile", profile.name]);
         fleet.cli(create.chain(arguments.iter().copied()))?.deadline(DEADLINE).run().await?;
+        // What becomes of the primary itself is looked at; who could take its place does not.
+        fleet.cli(["cluster", "pause", "orders", "--reason", "a test of leases"])?.run().await?;
         fleet.cli(["access", "set", "orders", "--mode", "open"])?.run().await?;
         let uri = cluster::uri(&fleet).await?;
         let n1 = fleet.node("n1")?.addresses();

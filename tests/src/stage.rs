@@ -2,7 +2,7 @@
 
 use std::net::SocketAddr;
 
-use anyhow::ensure;
+use anyhow::{Context as _, ensure};
 
 use crate::client::{self, Client, TABLE};
 use crate::cluster::{self, DEADLINE};
@@ -81,6 +81,38 @@ impl Stage {
         self.fleet.cli(promote)?.deadline(DEADLINE).run().await?;
         self.client.is_served_by(target, begun, DEADLINE).await?;
         self.is_whole_under(target).await
+    }
+
+    /// Waits until the client is served by another member than n1, by what it sent after `since`. Gives its name.
+    ///
+    /// # Errors
+    ///
+    /// When it is not, in time.
+    pub async fn successor(&self, since: f64) -> anyhow::Result<String> {
+        let shown = wait_until("another primary", DEADLINE, || async {
+            let shown = self.fleet.json(["cluster", "show", "orders"]).await?;
+            ensure!(shown["primary"] == "n2" || shown["primary"] == "n3", "it is {shown}");
+            Ok(shown)
+        });
+        let primary = shown.await?["primary"].as_str().unwrap_or_default().to_owned();
+        self.client.is_served_by(&primary, since, DEADLINE).await?;
+        Ok(primary)
+    }
+
+    /// Waits until an event with this reason is told, and gives its message.
+    ///
+    /// # Errors
+    ///
+    /// When there is none, in time.
+    pub async fn told(&self, reason: &str) -> anyhow::Result<String> {
+        wait_until(format!("{reason} to be told"), DEADLINE, || async {
+            let listed = self.fleet.json(["event", "list"]).await?;
+            let told =
+                listed["events"].as_array().into_iter().flatten().find(|event| event["reason"] == reason);
+            let told = told.with_context(|| format!("it is not among {listed}"))?;
+            Ok(told["message"].as_str().unwrap_or_default().to_owned())
+        })
+        .await
     }
 
     /// Checks that this server has every acknowledged row.

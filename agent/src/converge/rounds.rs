@@ -20,6 +20,7 @@ use tokio_util::sync::CancellationToken;
 
 use self::report::report;
 use super::plan::{self, Cover, Leave, Plan, Step};
+use super::probe::Probe;
 use super::{Means, Shared, publish};
 use crate::engine::{Drift, Engine, Error, Held, Observation};
 use crate::lease::Serve;
@@ -50,6 +51,7 @@ pub(super) struct Member {
     means: Means,
     shared: Arc<Shared>,
     memory: Memory,
+    probe: Probe,
 }
 
 /// What a member's rounds remember.
@@ -85,7 +87,7 @@ type Done = Result<Vec<Step>, (Step, Error)>;
 
 impl Member {
     pub(super) fn new(cluster: ClusterId, means: Means, shared: Arc<Shared>) -> Self {
-        Self { cluster, means, shared, memory: Memory::new() }
+        Self { cluster, means, shared, memory: Memory::new(), probe: Probe::default() }
     }
 
     /// Round after round, until the agent ends or there is nothing left to look after.
@@ -190,6 +192,7 @@ impl Member {
         work: &mut JoinSet<Done>,
     ) {
         self.note_state(wanted, &observed);
+        self.probe.look(&engine, self.cluster, self.serves(wanted, &observed));
         let building = self.means.engines.building(self.cluster);
         let mut converged = Generation::NONE;
         let mut problem = None;
@@ -216,6 +219,15 @@ impl Member {
             }
         }
         self.publish(engine.as_ref(), wanted, observed, building, converged, problem);
+    }
+
+    /// Whether clients are to be let in: a server that is gone, or comes up, needs no probe to be known as such.
+    fn serves(&self, wanted: Option<&MemberAssignment>, observed: &Observation) -> bool {
+        let seen = matches!(observed.state, EngineState::Running | EngineState::Unknown);
+        let leases = self.means.leases.borrow();
+        let open = leases.members.get(&self.cluster).and_then(|held| held.report.as_ref());
+        let primary = wanted.is_some_and(|wanted| wanted.role.role() == Role::Primary);
+        seen && primary && open.is_some_and(|report| report.open)
     }
 
     fn leave(&self, wanted: &MemberAssignment) -> Leave {
@@ -404,8 +416,11 @@ impl Member {
             reasons.into_iter().flatten().filter(|reason| !reason.is_empty()).collect();
         report.message = reasons.join("; ").chars().take(MAX_MESSAGE_CHARS).collect();
         report.converged_generation = converged;
-        report.lease =
-            self.means.leases.borrow().members.get(&self.cluster).and_then(|held| held.report.clone());
+        report.failed_probes = self.probe.failed();
+        if let Some(held) = self.means.leases.borrow().members.get(&self.cluster) {
+            report.lease.clone_from(&held.report);
+            report.has_promised = held.has_promised;
+        }
         report.access = self.means.firewall.borrow().clusters.get(&self.cluster).cloned();
         self.shared.put(report);
         publish(&self.means, &self.shared);

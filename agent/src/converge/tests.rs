@@ -42,7 +42,12 @@ fn all_held(members: &[MemberAssignment]) -> lease::Status {
             RoleAssignment::Primary { .. } => Standing::Primary,
             RoleAssignment::Replica { .. } => Standing::Replica,
         };
-        lease::Held { standing: (member.term, standing), serve: Serve::May, report: None }
+        lease::Held {
+            standing: (member.term, standing),
+            serve: Serve::May,
+            report: None,
+            has_promised: false,
+        }
     };
     lease::Status { members: members.iter().map(|member| (member.cluster_id, held(member))).collect() }
 }

@@ -271,6 +271,10 @@ pub(super) async fn a_cluster_lives_and_ends(a: &Bench, b: &Bench) {
     assert_eq!(reason(a.engine.set_password(&set("nobody")).await), Reason::InvalidField);
     assert_eq!(reason(b.engine.set_password(&set("app")).await), Reason::PreconditionFailed);
 
+    // A primary takes the probe's write, though it may wait for replicas that never answer; a replica does not.
+    a.engine.probe(id).await.unwrap();
+    b.engine.probe(id).await.unwrap_err();
+
     // A start of a running engine changes nothing.
     a.engine.start(&quorum).await.unwrap();
     assert_eq!(a.engine.observe(id).await.started_at, started_at);

@@ -61,6 +61,7 @@ pub enum Step {
     Start,
     Stop,
     Checkpoint,
+    Probe,
     Rest,
     Seal,
     Lead,
@@ -358,6 +359,17 @@ impl Engine for FakeEngine {
 
     fn checkpoint(&self, cluster: ClusterId) -> Deed<'_, ()> {
         self.deed(Step::Checkpoint, |state| state.complete(cluster, self.node).map(drop))
+    }
+
+    fn probe(&self, cluster: ClusterId) -> Deed<'_, ()> {
+        self.deed(Step::Probe, move |state| {
+            let member = state.complete(cluster, self.node)?;
+            if member.running_since.is_some() && member.role == Role::Primary {
+                return Ok(());
+            }
+            let (deed, problem) = ("probe".to_owned(), "it takes no writes".to_owned());
+            Err(Error::Wrong { deed, problem })
+        })
     }
 
     fn rest(&self, cluster: ClusterId) -> Deed<'_, Tail> {

@@ -177,6 +177,10 @@ impl Engine for Postgresql {
         self.inner.observe(cluster).boxed()
     }
 
+    fn probe(&self, cluster: ClusterId) -> Deed<'_, ()> {
+        self.inner.probe(cluster).boxed()
+    }
+
     fn compare<'a>(&'a self, member: &'a MemberAssignment, observed: &'a Observation) -> Deed<'a, Drift> {
         self.inner.compare(member, observed).boxed()
     }

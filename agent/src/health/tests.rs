@@ -101,7 +101,7 @@ fn running(cluster: ClusterId, clock: &Clock) -> NodeReport {
 fn held(cluster: ClusterId, open: bool) -> lease::Status {
     let report = LeaseReport { source: LeaseSource::Coordinator, version: None, fenced: false, open };
     let standing = (Term::FIRST, Standing::Primary);
-    let held = Held { standing, serve: Serve::May, report: Some(report) };
+    let held = Held { standing, serve: Serve::May, report: Some(report), has_promised: false };
     lease::Status { members: [(cluster, held)].into() }
 }
 

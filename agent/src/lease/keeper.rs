@@ -257,7 +257,8 @@ impl Keeper {
                 open: self.broken.is_none() && self.member.gate.is_open(),
             }
         });
-        Held { standing: (*term, *standing), serve: self.serve, report }
+        let has_promised = *standing == Standing::Replica && !self.member.promise.is_over();
+        Held { standing: (*term, *standing), serve: self.serve, report, has_promised }
     }
 
     /// Effects of one event: behind those that wait for the disk, but for what must not wait.

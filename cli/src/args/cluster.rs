@@ -2,7 +2,7 @@
 
 use clap::{ArgAction, Subcommand, ValueEnum};
 
-use super::values::parameter;
+use super::values::{parameter, size};
 use super::{Confirm, Run};
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
@@ -26,6 +26,14 @@ pub(crate) enum LeaseProfile {
     Fast,
     /// Four times that, for machines far apart
     Wide,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum OnReplicaLoss {
+    /// After 10 s the quorum counts on the others alone; with the replica's return on it again
+    Shrink,
+    /// Writes wait until it is back, where the others are too few
+    Block,
 }
 
 #[derive(Debug, Subcommand)]
@@ -144,6 +152,33 @@ pub(crate) enum Cluster {
         confirm: Confirm,
         #[command(flatten)]
         run: Run,
+    },
+    /// Keep failovers from beginning by themselves, such as while machines are worked on
+    #[command(
+        after_help = "Examples:\n  holdfast cluster pause demo --reason \"new switches, until 14:00\"\n  holdfast cluster resume demo"
+    )]
+    Pause {
+        cluster: String,
+        /// Why, for colleagues
+        #[arg(long, value_name = "TEXT")]
+        reason: Option<String>,
+    },
+    /// Allow failovers to begin by themselves again
+    #[command(after_help = "Example:\n  holdfast cluster resume demo")]
+    Resume { cluster: String },
+    /// Change how a cluster behaves
+    #[command(
+        group = clap::ArgGroup::new("setting").required(true).multiple(true),
+        after_help = "Examples:\n  holdfast cluster set demo --max-lag-on-failover 16MiB\n  holdfast cluster set demo --on-replica-loss block"
+    )]
+    Set {
+        cluster: String,
+        /// How much of its log a failover by itself may lose, in durability async [default at first: 1MiB]
+        #[arg(long, value_parser = size, value_name = "SIZE", group = "setting")]
+        max_lag_on_failover: Option<u64>,
+        /// What becomes of a quorum when a replica is lost [default at first: shrink]
+        #[arg(long, value_enum, group = "setting")]
+        on_replica_loss: Option<OnReplicaLoss>,
     },
     /// Remove a replica and its data
     #[command(after_help = "Example:\n  holdfast cluster remove-member demo n4 --confirm n4")]

@@ -33,6 +33,21 @@ pub(super) fn duration(text: &str) -> Result<Duration, String> {
     }
 }
 
+/// `0`, `4096`, `64KiB`, `1MiB`, `2GiB`: bytes.
+pub(super) fn size(text: &str) -> Result<u64, String> {
+    const WANTED: &str = "give a size such as 0, 4096, 64KiB, 1MiB or 2GiB";
+    let end = text.find(|c: char| !c.is_ascii_digit()).unwrap_or(text.len());
+    let number: u64 = text[..end].parse().map_err(|_| WANTED)?;
+    let unit: u64 = match &text[end..] {
+        "" | "B" => 1,
+        "KiB" => 1 << 10,
+        "MiB" => 1 << 20,
+        "GiB" => 1 << 30,
+        _ => return Err(WANTED.to_owned()),
+    };
+    number.checked_mul(unit).ok_or_else(|| "is too much".to_owned())
+}
+
 pub(super) fn parameter(text: &str) -> Result<(String, String), String> {
     match text.split_once('=') {
         Some((key, value)) if !key.is_empty() => Ok((key.to_owned(), value.to_owned())),
@@ -43,6 +58,18 @@ pub(super) fn parameter(text: &str) -> Result<(String, String), String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn sizes_are_read_or_refused() {
+        for (text, bytes) in
+            [("0", 0), ("4096", 4096), ("64KiB", 65_536), ("1MiB", 1 << 20), ("2GiB", 2 << 30)]
+        {
+            assert_eq!(size(text), Ok(bytes), "{text}");
+        }
+        for bad in ["", "MiB", "1 MiB", "-1", "1MB", "1.5GiB", "99999999999GiB"] {
+            assert!(size(bad).is_err(), "{bad}");
+        }
+    }
 
     #[test]
     fn times_are_read_or_refused() {

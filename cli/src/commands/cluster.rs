@@ -4,8 +4,8 @@ use holdfast_proto::r#type::v1 as nouns;
 use holdfast_proto::v1;
 use serde_json::json;
 
-use super::{Session, interrupted, lease, next_page};
-use crate::args::{Cluster, Durability, Engine, LeaseProfile, Run};
+use super::{Session, interrupted, lease, next_page, roles};
+use crate::args::{Cluster, Durability, Engine, LeaseProfile};
 use crate::client::request_id;
 use crate::error::Error;
 use crate::output::{self, json, or_dash, plain};
@@ -26,10 +26,11 @@ pub(super) async fn run(session: &mut Session, command: Cluster) -> Result<(), E
         Cluster::Delete { .. } | Cluster::AddMember { .. } | Cluster::RemoveMember { .. } => {
             change(session, command).await
         }
-        Cluster::Promote { cluster, node, allow_smaller, run } => {
-            promote(session, cluster, node, allow_smaller, run).await
-        }
-        Cluster::Failover { .. } => failover(session, command).await,
+        Cluster::Promote { .. }
+        | Cluster::Failover { .. }
+        | Cluster::Pause { .. }
+        | Cluster::Resume { .. }
+        | Cluster::Set { .. } => roles::run(session, command).await,
         Cluster::Connection { cluster, reveal_password, uri } => {
             let request = v1::GetConnectionRequest { cluster: cluster.clone(), reveal_password };
             let answer = session.client().await?.get_connection(request).await?;
@@ -43,49 +44,6 @@ pub(super) async fn run(session: &mut Session, command: Cluster) -> Result<(), E
             let request = v1::ResetPasswordRequest { cluster: cluster.clone(), request_id: request_id() };
             let answer = session.client().await?.reset_password(request).await?;
             connection(session, &cluster, &answer.connection.ok_or(Error::Incomplete("connection"))?)
-        }
-    }
-}
-
-async fn promote(
-    session: &mut Session,
-    cluster: String,
-    node: String,
-    allow_smaller: bool,
-    run: Run,
-) -> Result<(), Error> {
-    let done =
-        format!("Node {node} is the primary of {cluster}. See it with: holdfast cluster show {cluster}");
-    let (request_id, validate_only) = (request_id(), run.plan.plan);
-    let request = v1::PromoteMemberRequest { cluster, node, allow_smaller, request_id, validate_only };
-    let answer = session.client().await?.promote_member(request).await?;
-    match answer.outcome.ok_or(Error::Incomplete("outcome"))? {
-        v1::promote_member_response::Outcome::Plan(plan) => session.plan(&plan),
-        v1::promote_member_response::Outcome::Operation(operation) => {
-            session.follow(operation, run, &done).await
-        }
-    }
-}
-
-async fn failover(session: &mut Session, command: Cluster) -> Result<(), Error> {
-    let Cluster::Failover { cluster, to, accept_data_loss, confirm, run } = command else { return Ok(()) };
-    let deed = "makes another member the primary, without the present one";
-    let validate_only = run.plan.plan;
-    let confirm = if validate_only { cluster.clone() } else { session.confirmed(&cluster, confirm, deed)? };
-    let done = format!("{cluster} has another primary. See it with: holdfast cluster show {cluster}");
-    let request = v1::FailoverClusterRequest {
-        cluster,
-        node: to.unwrap_or_default(),
-        confirm,
-        accept_data_loss,
-        request_id: request_id(),
-        validate_only,
-    };
-    let answer = session.client().await?.failover_cluster(request).await?;
-    match answer.outcome.ok_or(Error::Incomplete("outcome"))? {
-        v1::failover_cluster_response::Outcome::Plan(plan) => session.plan(&plan),
-        v1::failover_cluster_response::Outcome::Operation(operation) => {
-            session.follow(operation, run, &done).await
         }
     }
 }
@@ -162,14 +120,7 @@ async fn change(session: &mut Session, command: Cluster) -> Result<(), Error> {
             }
         }
         // `run` sends no others here.
-        Cluster::Create { .. }
-        | Cluster::List
-        | Cluster::Show { .. }
-        | Cluster::Watch { .. }
-        | Cluster::Promote { .. }
-        | Cluster::Failover { .. }
-        | Cluster::Connection { .. }
-        | Cluster::ResetPassword { .. } => Ok(()),
+        _other => Ok(()),
     }
 }
 
@@ -277,10 +228,10 @@ fn durability_note(durability: nouns::Durability, members: usize) -> String {
         nouns::Durability::Quorum => {
             let spare = replicas - needed;
             let dead = if spare == 0 {
-                "with one replica dead, writes WAIT until it is back or removed (`holdfast cluster remove-member`)".to_owned()
+                "with one replica dead, writes WAIT for some 10 s, then go on with the primary alone until it is back".to_owned()
             } else {
                 format!(
-                    "with up to {} dead, writes go on; with more, they WAIT until enough are back or removed",
+                    "with up to {} dead, writes go on; with more at once, they WAIT for some 10 s, then go on with those that are left",
                     plural(spare, "replica")
                 )
             };
@@ -351,6 +302,7 @@ fn show(session: &mut Session, cluster: &v1::Cluster) -> Result<(), Error> {
         ("durability", durability),
         ("lease", cluster.lease.as_ref().map(|it| lease::lease(it, session.out.now)).unwrap_or_default()),
         ("failover", cluster.lease.as_ref().map(lease::failover).unwrap_or_default()),
+        ("automatic", automatic(cluster)),
         ("port", ports(cluster)),
         ("extensions", cluster.extensions.join(", ")),
         ("parameters", parameters.join(", ")),
@@ -359,6 +311,28 @@ fn show(session: &mut Session, cluster: &v1::Cluster) -> Result<(), Error> {
     session.out.line("")?;
     let (header, rows) = members(cluster, session.out.is_wide(), session.out.now);
     Ok(session.out.table(&header, rows)?)
+}
+
+/// What happens without a person.
+fn automatic(cluster: &v1::Cluster) -> String {
+    if let Some(pause) = &cluster.pause {
+        let why = if pause.reason.is_empty() { String::new() } else { format!(": {}", pause.reason) };
+        return format!("no failover: paused by {}{why}", pause.by);
+    }
+    let lag = match cluster.durability() {
+        nouns::Durability::Quorum => String::new(),
+        nouns::Durability::Async | nouns::Durability::Unspecified => {
+            format!(" that loses at most {}", output::bytes(cluster.max_lag_on_failover_bytes))
+        }
+    };
+    let loss = match (cluster.durability(), cluster.on_replica_loss()) {
+        (nouns::Durability::Quorum, v1::OnReplicaLoss::Shrink) => {
+            "; a lost replica leaves the quorum after 10 s"
+        }
+        (nouns::Durability::Quorum, v1::OnReplicaLoss::Block) => "; with a lost replica writes may wait",
+        _ => "",
+    };
+    format!("failover{lag}{loss}")
 }
 
 /// Such as `5432, with 6432; members replicate at 15432`.

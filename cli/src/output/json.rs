@@ -242,6 +242,11 @@ pub(crate) fn cluster(cluster: &v1::Cluster) -> Value {
         "operation_id": text_or_null(&cluster.operation_id),
         "lease_profile": word(cluster.lease_profile().as_str_name(), "LEASE_PROFILE_"),
         "lease": cluster.lease.as_ref().map(lease),
+        "pause": cluster.pause.as_ref().map(|pause| {
+            json!({"by": pause.by, "reason": pause.reason, "since_time": time(pause.since_time.as_ref())})
+        }),
+        "max_lag_on_failover_bytes": cluster.max_lag_on_failover_bytes,
+        "on_replica_loss": word(cluster.on_replica_loss().as_str_name(), "ON_REPLICA_LOSS_"),
     })
 }
 

@@ -327,6 +327,27 @@ impl clusters::ClusterService for Fake {
         panic!("not without a confirmation")
     }
 
+    async fn pause_cluster(
+        &self,
+        _: Request<v1::PauseClusterRequest>,
+    ) -> Result<Response<v1::PauseClusterResponse>, Status> {
+        Err(Status::unimplemented("not here"))
+    }
+
+    async fn resume_cluster(
+        &self,
+        _: Request<v1::ResumeClusterRequest>,
+    ) -> Result<Response<v1::ResumeClusterResponse>, Status> {
+        Err(Status::unimplemented("not here"))
+    }
+
+    async fn update_cluster(
+        &self,
+        _: Request<v1::UpdateClusterRequest>,
+    ) -> Result<Response<v1::UpdateClusterResponse>, Status> {
+        Err(Status::unimplemented("not here"))
+    }
+
     async fn remove_member(
         &self,
         _: Request<v1::RemoveMemberRequest>,

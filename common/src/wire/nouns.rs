@@ -126,6 +126,8 @@ impl From<&MemberReport> for proto::MemberReport {
             data_bytes,
             access,
             lease,
+            has_promised,
+            failed_probes,
         } = report;
         Self {
             cluster_id: cluster_id.to_string(),
@@ -156,6 +158,8 @@ impl From<&MemberReport> for proto::MemberReport {
             data_bytes: *data_bytes,
             access: access.as_ref().map(Into::into),
             lease: lease.as_ref().map(Into::into),
+            has_promised: *has_promised,
+            failed_probes: *failed_probes,
         }
     }
 }
@@ -186,6 +190,8 @@ impl TryFrom<proto::MemberReport> for MemberReport {
             data_bytes,
             access,
             lease,
+            has_promised,
+            failed_probes,
         } = report;
         let followers: Vec<Follower> = Field("followers").list(followers, report::MAX_FOLLOWERS)?;
         Field("followers").distinct(&followers, |follower| follower.node_id)?;
@@ -217,6 +223,8 @@ impl TryFrom<proto::MemberReport> for MemberReport {
             data_bytes,
             access: Field("access").optional_message(access)?,
             lease: Field("lease").optional_message(lease)?,
+            has_promised,
+            failed_probes,
         })
     }
 }

@@ -64,6 +64,9 @@ impl Sample {
             },
             exposure: Exposure::OnlyFiltered,
             lease_profile: Profile::Default,
+            max_lag_on_failover: crate::cluster::MAX_LAG_ON_FAILOVER,
+            on_replica_loss: crate::cluster::OnReplicaLoss::default(),
+            paused: None,
             created_at: Timestamp::UNIX_EPOCH,
         };
         Self { template }

@@ -51,6 +51,8 @@ pub struct ReceivedReport {
     pub report: Arc<NodeReport>,
     /// By the coordinator's clock.
     pub received_at: Timestamp,
+    /// The same, unmoved by any clock that is set.
+    pub heard: Instant,
 }
 
 /// All that is known of a node, at one moment. Cheap to clone.
@@ -198,7 +200,7 @@ impl State {
             last.report.members != report.members
                 || last.report.assignment_generation != report.assignment_generation
         });
-        self.report = Some(ReceivedReport { report: Arc::new(report), received_at });
+        self.report = Some(ReceivedReport { report: Arc::new(report), received_at, heard: Instant::now() });
         changed
     }
 

@@ -5,13 +5,14 @@ use std::time::Duration;
 use holdfast_common::error::{Failure, Reason};
 use holdfast_common::id::NodeId;
 use holdfast_common::protocol::{Need, Obstacle, Regent, Reign};
+use holdfast_common::role::Availability;
 use holdfast_common::term::Term;
 use tokio::time::timeout;
 
 use super::{ClusterRef, Means, steps};
 use crate::cluster::{Cluster, Member};
 use crate::lease;
-use crate::operation::procedure::{Context, Error};
+use crate::operation::procedure::{Context, Error, StepLabel};
 
 /// How often a record that somebody else changes in this moment is tried again.
 const TRIES: usize = 20;
@@ -95,8 +96,37 @@ pub(super) async fn served(
 ) -> Result<Cluster, Error> {
     let record = ctx.means().records.get(cluster).await?;
     let primary: Vec<&Member> = record.primary_member().into_iter().collect();
-    steps::serving_within(ctx, &record, &primary, time).await?;
+    // Both arms are cancel-safe: they only look.
+    tokio::select! {
+        serves = steps::serving_within(ctx, &record, &primary, time) => serves?,
+        name = gone(ctx, &record) => {
+            let message = format!("{name}, which is to be the primary, is offline");
+            return Err(Error::new(Failure::new(Reason::AgentOffline, message)));
+        }
+    }
     Ok(record)
+}
+
+/// Waits until the recorded primary's node is offline. Gives its name.
+async fn gone(ctx: &Context<Means>, record: &Cluster) -> String {
+    let nodes = &ctx.means().nodes;
+    let mut changes = nodes.changes();
+    loop {
+        changes.borrow_and_update();
+        let Some(primary) = record.primary_member() else { return std::future::pending().await };
+        let state = nodes.state(primary.node_id, record.id);
+        if state.is_none_or(|state| state.availability == Availability::Offline) {
+            return primary.node_name.to_string();
+        }
+        if changes.changed().await.is_err() {
+            return std::future::pending().await;
+        }
+    }
+}
+
+/// The step after a new primary was stored that does not serve.
+pub(super) fn leave() -> StepLabel {
+    StepLabel::new("leave", "Leave it as it is: a further failover may begin")
 }
 
 /// Somebody else has changed the primary.

@@ -18,7 +18,7 @@ use serde_json::json;
 use tokio::time::Instant;
 
 use super::create::tell;
-use super::elect::{self, SERVE_TIME, answered, reign_of, served};
+use super::elect::{self, SERVE_TIME, answered, known, leave, reign_of, served};
 use super::steps;
 use super::{ClusterRef, Means};
 use crate::cluster::{Cluster, Member, MemberPhase};
@@ -39,6 +39,9 @@ pub struct Failover {
     /// Whose place it takes, and in which term.
     pub from: NodeId,
     pub term: Term,
+    /// How many bytes of log it may lose at most; none: as many as it takes, or nothing can be lost.
+    #[serde(default)]
+    pub budget: Option<u64>,
     /// What of the old one's log the new one does not have, in words; none where a restart has forgotten it.
     pub loss: Option<String>,
     pub step: Step,
@@ -53,6 +56,8 @@ pub enum Step {
     Follow,
     /// The way back.
     Abandon,
+    /// The new one is stored and does not serve: left as it is, so that a further failover may begin.
+    Leave,
 }
 
 impl Failover {
@@ -60,7 +65,7 @@ impl Failover {
     pub fn new(cluster: &Cluster, target: Option<NodeId>) -> Option<Self> {
         let (from, term) = (cluster.primary?, cluster.term);
         let cluster = ClusterRef { id: cluster.id, name: cluster.name.clone() };
-        Some(Self { cluster, target, from, term, loss: None, step: Step::Elect })
+        Some(Self { cluster, target, from, term, budget: None, loss: None, step: Step::Elect })
     }
 
     pub(super) fn kind(&self) -> &'static str {
@@ -72,6 +77,7 @@ impl Failover {
             Step::Abandon => {
                 vec![StepLabel::new("abandon", "Let the old primary serve again, in a new term")]
             }
+            Step::Leave => vec![leave()],
             Step::Elect | Step::Serve | Step::Follow => plan(),
         }
     }
@@ -82,6 +88,7 @@ impl Failover {
             Step::Serve => "serve",
             Step::Follow => "follow",
             Step::Abandon => "abandon",
+            Step::Leave => "leave",
         }
         .into()
     }
@@ -107,6 +114,7 @@ impl Failover {
                 tell(ctx, &cluster, "PRIMARY_CHANGED", message).await?;
                 Ok(self.at(Step::Follow))
             }
+            Step::Leave => Ok(Next::done(json!({ "cluster": self.cluster.name }))),
             Step::Follow => self.follow(ctx).await,
             Step::Abandon => {
                 if self.is_done(ctx) {
@@ -141,27 +149,40 @@ impl Failover {
             let message = format!("{name} has more of the log than the member that was asked for");
             return Err(Error::new(Failure::new(Reason::PreconditionFailed, message)));
         }
-        let loss = self.loss(ctx, chosen);
+        let loss = self.loss(ctx, chosen)?;
         elect::succeed(ctx, &self.cluster, chosen, &preference).await?;
         Ok(loss)
     }
 
+    /// How many bytes of what the old primary last reported the chosen one does not have; none where that is not known.
+    fn lost_bytes(&self, ctx: &Context<Means>, chosen: NodeId) -> Option<u64> {
+        let leases = &ctx.means().leases;
+        let tail = leases.regent(self.cluster.id)?.seals.get(&chosen).copied()?;
+        Some(tail.position.behind(leases.view(self.cluster.id)?.last?))
+    }
+
     /// What of the old primary's log the chosen one does not have, in words.
-    fn loss(&self, ctx: &Context<Means>, chosen: NodeId) -> String {
-        let Means { nodes, leases, .. } = ctx.means();
-        let regent = leases.regent(self.cluster.id);
-        if regent.as_ref().is_some_and(|regent| regent.reign.newest().need != Need::All) {
-            return "nothing that was acknowledged is lost".to_owned();
+    ///
+    /// # Errors
+    /// `PRECONDITION_FAILED` where it is more than may be lost.
+    fn loss(&self, ctx: &Context<Means>, chosen: NodeId) -> Result<String, Error> {
+        let reign = known(ctx, &self.cluster)?.reign;
+        if reign.newest().need != Need::All {
+            return Ok("nothing that was acknowledged is lost".to_owned());
         }
-        let tail = regent.and_then(|regent| regent.seals.get(&chosen).copied());
-        let last = nodes.state(self.from, self.cluster.id).and_then(|state| state.report?.0.position);
-        match tail.zip(last) {
-            Some((tail, last)) => {
-                let bytes = tail.position.behind(last);
-                format!("{bytes} bytes of what the old one last reported are not in its log")
-            }
+        let bytes = self.lost_bytes(ctx, chosen);
+        if let Some(budget) = self.budget.filter(|budget| bytes.is_none_or(|bytes| bytes > *budget)) {
+            let found =
+                bytes.map_or_else(|| UNKNOWN_LOSS.to_owned(), |bytes| format!("{bytes} bytes would be lost"));
+            let message = format!(
+                "{found}, and {budget} may be; `cluster failover --accept-data-loss` goes on nevertheless"
+            );
+            return Err(Error::new(Failure::new(Reason::PreconditionFailed, message)));
+        }
+        Ok(match bytes {
+            Some(bytes) => format!("{bytes} bytes of what the old one last reported are not in its log"),
             None => UNKNOWN_LOSS.to_owned(),
-        }
+        })
     }
 
     async fn follow(&self, ctx: &Context<Means>) -> Result<Next<Self>, Error> {
@@ -191,7 +212,8 @@ impl Failover {
     pub(super) fn way_back(&self, _why: &Error) -> Option<Self> {
         match self.step {
             Step::Elect => Some(Self { step: Step::Abandon, ..self.clone() }),
-            Step::Serve | Step::Follow | Step::Abandon => None,
+            Step::Serve => Some(Self { step: Step::Leave, ..self.clone() }),
+            Step::Follow | Step::Abandon | Step::Leave => None,
         }
     }
 
@@ -204,7 +226,7 @@ impl Failover {
             Step::Elect => Limits { attempts: 3, deadline: Duration::from_secs(10 * 60) },
             // Longer, and it would keep a further failover away.
             Step::Serve => Limits { attempts: 3, deadline: 2 * SERVE_TIME },
-            Step::Follow | Step::Abandon => {
+            Step::Follow | Step::Abandon | Step::Leave => {
                 Limits { attempts: 1_000, deadline: Duration::from_secs(24 * 60 * 60) }
             }
         }

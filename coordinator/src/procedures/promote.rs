@@ -22,7 +22,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::json;
 
 use super::create::tell;
-use super::elect::{self, SERVE_TIME, answered, known, reign_of, served};
+use super::elect::{self, SERVE_TIME, answered, known, leave, reign_of, served};
 use super::steps::{self, CONVERGE_TIME, Order, call_all, unexpected};
 use super::{ClusterRef, Means};
 use crate::cluster::{Cluster, Member, MemberPhase};
@@ -60,6 +60,8 @@ pub enum Step {
     /// The ways back.
     Resume,
     Abandon,
+    /// The new one is stored and does not serve: left as it is, so that a failover may begin.
+    Leave,
 }
 
 impl Promote {
@@ -81,6 +83,7 @@ impl Promote {
             Step::Abandon => {
                 vec![StepLabel::new("abandon", "Have the old primary serve again, in a new term")]
             }
+            Step::Leave => vec![leave()],
             Step::Checkpoint | Step::Stop | Step::Elect | Step::Serve | Step::Follow => plan(),
         }
     }
@@ -94,6 +97,7 @@ impl Promote {
             Step::Follow => "follow",
             Step::Resume => "resume",
             Step::Abandon => "abandon",
+            Step::Leave => "leave",
         }
         .into()
     }
@@ -124,6 +128,7 @@ impl Promote {
             }
             Step::Follow => self.follow(ctx).await,
             Step::Resume | Step::Abandon => self.back(ctx).await,
+            Step::Leave => Ok(Next::done(json!({ "cluster": self.cluster.name }))),
         }
     }
 
@@ -225,7 +230,8 @@ impl Promote {
         match self.step {
             Step::Checkpoint | Step::Stop => Some(Self { step: Step::Resume, ..self.clone() }),
             Step::Elect => Some(Self { step: Step::Abandon, ..self.clone() }),
-            Step::Serve | Step::Follow | Step::Resume | Step::Abandon => None,
+            Step::Serve => Some(Self { step: Step::Leave, ..self.clone() }),
+            Step::Follow | Step::Resume | Step::Abandon | Step::Leave => None,
         }
     }
 
@@ -241,7 +247,9 @@ impl Promote {
             Step::Elect => Limits { attempts: 3, deadline: SERVE_TIME + ELECT_TIME },
             // Longer, and it would keep a failover away.
             Step::Serve => Limits { attempts: 3, deadline: 2 * SERVE_TIME },
-            Step::Follow | Step::Resume | Step::Abandon => Limits { attempts: 1_000, deadline: day },
+            Step::Follow | Step::Resume | Step::Abandon | Step::Leave => {
+                Limits { attempts: 1_000, deadline: day }
+            }
         }
     }
 }

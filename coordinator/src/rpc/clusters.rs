@@ -200,6 +200,37 @@ impl ClusterService for Clusters {
         Ok(Response::new(proto::FailoverClusterResponse { outcome: Some(outcome) }))
     }
 
+    async fn pause_cluster(
+        &self,
+        request: Request<proto::PauseClusterRequest>,
+    ) -> Result<Response<proto::PauseClusterResponse>, Status> {
+        let by = Caller::of(&request).actor();
+        let proto::PauseClusterRequest { cluster, reason } = request.into_inner();
+        let (name, reason) = parse::pause(&cluster, &reason).map_err(refuse)?;
+        let cluster = self.desk.pause(&name, by, reason).await.map_err(refuse)?;
+        Ok(Response::new(proto::PauseClusterResponse { cluster: Some(self.show(&cluster).await?) }))
+    }
+
+    async fn resume_cluster(
+        &self,
+        request: Request<proto::ResumeClusterRequest>,
+    ) -> Result<Response<proto::ResumeClusterResponse>, Status> {
+        let by = Caller::of(&request).actor();
+        let name = parse::cluster_name("cluster", &request.get_ref().cluster).map_err(refuse)?;
+        let cluster = self.desk.resume(&name, by).await.map_err(refuse)?;
+        Ok(Response::new(proto::ResumeClusterResponse { cluster: Some(self.show(&cluster).await?) }))
+    }
+
+    async fn update_cluster(
+        &self,
+        request: Request<proto::UpdateClusterRequest>,
+    ) -> Result<Response<proto::UpdateClusterResponse>, Status> {
+        let by = Caller::of(&request).actor();
+        let (name, settings) = parse::settings(request.into_inner()).map_err(refuse)?;
+        let cluster = self.desk.set(&name, by, settings).await.map_err(refuse)?;
+        Ok(Response::new(proto::UpdateClusterResponse { cluster: Some(self.show(&cluster).await?) }))
+    }
+
     async fn get_connection(
         &self,
         request: Request<proto::GetConnectionRequest>,

@@ -55,5 +55,7 @@ pub(super) fn report(
         data_bytes,
         access: None,
         lease: None,
+        has_promised: false,
+        failed_probes: 0,
     }
 }

@@ -11,7 +11,7 @@ use super::layout::{Layout, State};
 use super::render::Place;
 use super::session::{NoAnswer, Session};
 use super::{Inner, build, process, words};
-use crate::engine::Observation;
+use crate::engine::{Error, Observation};
 use crate::host::units::{Ending, Status};
 
 /// How often what is dear to ask for is asked again.
@@ -109,6 +109,13 @@ impl Inner {
                 with_message(EngineState::Unknown, why.to_string())
             }
         }
+    }
+
+    pub(super) async fn probe(&self, cluster: ClusterId) -> Result<(), Error> {
+        let deed = "probe";
+        // Not the kept connection: that is no sign of a server that lets somebody in.
+        let session = self.connect(cluster).await.map_err(|why| why.during(deed))?;
+        session.write().await.map_err(|why| why.during(deed))
     }
 
     /// What is dear to ask for and seldom changes.

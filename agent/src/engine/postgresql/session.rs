@@ -333,6 +333,13 @@ impl Session {
         Ok(self.client.batch_execute("set statement_timeout = 0; checkpoint").await?)
     }
 
+    /// Writes a few bytes of log, of which nothing remains, and has them reach the disk. It waits for no replica.
+    pub(super) async fn write(&self) -> Result<(), NoAnswer> {
+        let statements = "begin; set local synchronous_commit = local;
+                          select pg_logical_emit_message(true, 'holdfast', ''); commit";
+        bounded(async { Ok(self.client.batch_execute(statements).await?) }).await
+    }
+
     pub(super) async fn reload(&self) -> Result<(), NoAnswer> {
         bounded(async { Ok(self.client.execute("select pg_reload_conf()", &[]).await.map(drop)?) }).await
     }

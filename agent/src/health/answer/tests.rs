@@ -34,11 +34,16 @@ fn replica_report() -> MemberReport {
 fn lease(open: bool) -> Held {
     let source = if open { LeaseSource::Coordinator } else { LeaseSource::None };
     let report = Some(LeaseReport { source, version: None, fenced: false, open });
-    Held { standing: (Term::FIRST, Standing::Primary), serve: Serve::May, report }
+    Held { standing: (Term::FIRST, Standing::Primary), serve: Serve::May, report, has_promised: false }
 }
 
 fn no_lease() -> Held {
-    Held { standing: (Term::FIRST, Standing::Replica), serve: Serve::MustNot, report: None }
+    Held {
+        standing: (Term::FIRST, Standing::Replica),
+        serve: Serve::MustNot,
+        report: None,
+        has_promised: false,
+    }
 }
 
 /// The status of each of these paths, and what was said to the last.

@@ -173,6 +173,8 @@ pub(super) fn report() -> NodeReport {
             fenced: true,
             open: true,
         }),
+        has_promised: true,
+        failed_probes: 3,
     };
     let unknown = MemberReport::only(
         ClusterId::generate(),

@@ -18,7 +18,9 @@ use super::preconditions::{
 };
 use super::{Asker, Desk, Prepare, Prepared, store_failure};
 use crate::cluster::observed::common_version;
-use crate::cluster::{Access, Cluster, Member, MemberPhase, Password, Phase};
+use crate::cluster::{
+    Access, Cluster, MAX_LAG_ON_FAILOVER, Member, MemberPhase, OnReplicaLoss, Password, Phase,
+};
 use crate::directory::{Node, put};
 use crate::operation::Submit;
 use crate::procedures::records::{Writes, cluster_key};
@@ -220,6 +222,9 @@ impl CreateCluster {
             access,
             exposure: self.exposure,
             lease_profile: self.lease_profile,
+            max_lag_on_failover: MAX_LAG_ON_FAILOVER,
+            on_replica_loss: OnReplicaLoss::default(),
+            paused: None,
             created_at: desk.means.clock.now(),
         })
     }

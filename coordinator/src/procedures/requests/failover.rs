@@ -67,16 +67,15 @@ impl FailoverCluster {
     /// Whether there could be one now, and what it would lose.
     fn outlook(&self, desk: &Desk, cluster: &Cluster) -> Vec<Precondition> {
         let subject = format!("clusters/{}", cluster.name);
-        let Some(regent) = desk.means.leases.regent(cluster.id) else {
+        let Some(lease::View { reign, last, .. }) = desk.means.leases.view(cluster.id) else {
             let message = "the cluster's lease is not known yet; try again in a moment";
             return vec![Precondition::new("failover_possible", subject, false, message)];
         };
-        let reign = regent.reign;
         let report = |node| {
             let state = desk.means.nodes.state(node, cluster.id)?;
             Some((state.availability, state.report?.0))
         };
-        let last = report(reign.primary).and_then(|(_, report)| report.position);
+        let last = report(reign.primary).and_then(|(_, report)| report.position).max(last);
         let outlook = lease::outlook(&reign, last, |node| {
             let (availability, report) = report(node)?;
             (availability == Availability::Online).then_some(report.position)

@@ -13,11 +13,14 @@ use holdfast_common::wire::WireEnum as _;
 use holdfast_proto::r#type::v1 as nouns;
 use holdfast_proto::v1 as proto;
 
-use crate::procedures::requests::CreateCluster;
+use crate::cluster::OnReplicaLoss;
+use crate::procedures::requests::{CreateCluster, Settings};
 use crate::procedures::steps::Absent;
 
 /// Below it are ports that only root may use, and well-known ones.
 const LEAST_PORT: u16 = 1024;
+/// The longest reason of a pause.
+const MAX_REASON_CHARS: usize = 200;
 /// How far from the clients' port the replication's is, if nobody chooses one.
 const REPLICATION_APART: u16 = 10_000;
 
@@ -42,6 +45,40 @@ pub(super) fn member(cluster: &str, node: &str) -> Result<(ClusterName, NodeName
     let cluster = violations.take("cluster", cluster.parse());
     let node = violations.take("node", node.parse());
     complete(violations, cluster.zip(node))
+}
+
+pub(super) fn pause(cluster: &str, reason: &str) -> Result<(ClusterName, String), Failure> {
+    let mut violations = Violations::default();
+    let cluster = violations.take("cluster", cluster.parse());
+    let reason = reason.trim();
+    if reason.chars().count() > MAX_REASON_CHARS {
+        violations.add("reason", format!("is longer than {MAX_REASON_CHARS} characters"));
+    }
+    if reason.chars().any(char::is_control) {
+        violations.add("reason", "has control characters; one line of text is enough");
+    }
+    complete(violations, cluster.map(|cluster| (cluster, reason.to_owned())))
+}
+
+pub(super) fn settings(request: proto::UpdateClusterRequest) -> Result<(ClusterName, Settings), Failure> {
+    let on_loss = request.on_replica_loss();
+    let proto::UpdateClusterRequest { cluster, max_lag_on_failover_bytes, on_replica_loss } = request;
+    let mut violations = Violations::default();
+    let cluster = violations.take("cluster", cluster.parse());
+    let on_loss = match on_loss {
+        proto::OnReplicaLoss::Unspecified if on_replica_loss != 0 => {
+            violations.add("on_replica_loss", format!("{on_replica_loss} is unknown; use shrink or block"));
+            None
+        }
+        proto::OnReplicaLoss::Unspecified => None,
+        proto::OnReplicaLoss::Shrink => Some(OnReplicaLoss::Shrink),
+        proto::OnReplicaLoss::Block => Some(OnReplicaLoss::Block),
+    };
+    if max_lag_on_failover_bytes.is_none() && on_replica_loss == 0 {
+        violations.add("max_lag_on_failover_bytes", "nothing is to be changed; set this or on_replica_loss");
+    }
+    let settings = Settings { max_lag_on_failover: max_lag_on_failover_bytes, on_replica_loss: on_loss };
+    complete(violations, cluster.map(|cluster| (cluster, settings)))
 }
 
 pub(super) fn create(request: proto::CreateClusterRequest) -> Result<CreateCluster, Failure> {

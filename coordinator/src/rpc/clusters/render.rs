@@ -12,8 +12,8 @@ use holdfast_proto::r#type::v1 as nouns;
 use holdfast_proto::v1 as proto;
 use jiff::Timestamp;
 
-use crate::cluster::Cluster;
 use crate::cluster::observed::{self, Health, MemberState, MemberView, NodeState};
+use crate::cluster::{Cluster, OnReplicaLoss, Pause};
 use crate::lease;
 use crate::operation::StepLabel;
 use crate::procedures::requests::{Precondition, Prepared};
@@ -64,6 +64,21 @@ pub(super) fn cluster(
         lease,
         replication_port: cluster.replication_port.map_or(0, u32::from),
         gated_ports: cluster.gated_ports.iter().copied().map(u32::from).collect(),
+        pause: cluster.paused.as_ref().map(pause),
+        max_lag_on_failover_bytes: cluster.max_lag_on_failover,
+        on_replica_loss: on_replica_loss(cluster.on_replica_loss).into(),
+    }
+}
+
+fn pause(pause: &Pause) -> proto::ClusterPause {
+    let Pause { by, reason, since } = pause;
+    proto::ClusterPause { by: by.clone(), reason: reason.clone(), since_time: Some(time_to_wire(*since)) }
+}
+
+const fn on_replica_loss(on_loss: OnReplicaLoss) -> proto::OnReplicaLoss {
+    match on_loss {
+        OnReplicaLoss::Shrink => proto::OnReplicaLoss::Shrink,
+        OnReplicaLoss::Block => proto::OnReplicaLoss::Block,
     }
 }
 
@@ -73,7 +88,7 @@ fn lease(
     now: Timestamp,
     state: &impl Fn(NodeId) -> Option<NodeState>,
 ) -> proto::ClusterLease {
-    let lease::View { reign, remembered, serves } = view;
+    let lease::View { reign, remembered, serves, granted_for: _, last } = view;
     let name = |node: NodeId| {
         let member = cluster.member(node);
         member.map_or_else(|| node.to_string(), |member| member.node_name.to_string())
@@ -84,7 +99,8 @@ fn lease(
         .as_ref()
         .filter(|(availability, _)| *availability == Availability::Online)
         .and_then(|(_, report)| report.lease.clone());
-    let outlook = lease::outlook(reign, primary.and_then(|(_, report)| report.position), |node| {
+    let last = primary.and_then(|(_, report)| report.position).max(*last);
+    let outlook = lease::outlook(reign, last, |node| {
         let (availability, report) = report(node)?;
         (availability == Availability::Online).then_some(report.position)
     });

@@ -1,0 +1,97 @@
+//! `holdfast cluster promote | failover | pause | resume | set`: who is the primary, and what may change that.
+
+use holdfast_proto::v1;
+
+use super::Session;
+use crate::args::{Cluster, OnReplicaLoss, Run};
+use crate::client::request_id;
+use crate::error::Error;
+use crate::output::json;
+
+pub(super) async fn run(session: &mut Session, command: Cluster) -> Result<(), Error> {
+    match command {
+        Cluster::Promote { cluster, node, allow_smaller, run } => {
+            promote(session, cluster, node, allow_smaller, run).await
+        }
+        Cluster::Pause { cluster, reason } => {
+            let done =
+                format!("No failover of {cluster} begins by itself until: holdfast cluster resume {cluster}");
+            let request = v1::PauseClusterRequest { cluster, reason: reason.unwrap_or_default() };
+            let answer = session.client().await?.pause_cluster(request).await?;
+            changed(session, answer.cluster, &done)
+        }
+        Cluster::Resume { cluster } => {
+            let done = format!("Failovers of {cluster} may begin by themselves.");
+            let answer = session.client().await?.resume_cluster(v1::ResumeClusterRequest { cluster }).await?;
+            changed(session, answer.cluster, &done)
+        }
+        Cluster::Set { cluster, max_lag_on_failover, on_replica_loss } => {
+            let done = format!("Changed. See it with: holdfast cluster show {cluster}");
+            let on_replica_loss = match on_replica_loss {
+                None => v1::OnReplicaLoss::Unspecified,
+                Some(OnReplicaLoss::Shrink) => v1::OnReplicaLoss::Shrink,
+                Some(OnReplicaLoss::Block) => v1::OnReplicaLoss::Block,
+            };
+            let request = v1::UpdateClusterRequest {
+                cluster,
+                max_lag_on_failover_bytes: max_lag_on_failover,
+                on_replica_loss: on_replica_loss.into(),
+            };
+            let answer = session.client().await?.update_cluster(request).await?;
+            changed(session, answer.cluster, &done)
+        }
+        // `cluster::run` sends no others here.
+        other => failover(session, other).await,
+    }
+}
+
+fn changed(session: &mut Session, cluster: Option<v1::Cluster>, done: &str) -> Result<(), Error> {
+    let cluster = cluster.ok_or(Error::Incomplete("cluster"))?;
+    if session.out.is_json() {
+        return Ok(session.out.json(&json::cluster(&cluster))?);
+    }
+    Ok(session.out.line(done)?)
+}
+
+async fn promote(
+    session: &mut Session,
+    cluster: String,
+    node: String,
+    allow_smaller: bool,
+    run: Run,
+) -> Result<(), Error> {
+    let done =
+        format!("Node {node} is the primary of {cluster}. See it with: holdfast cluster show {cluster}");
+    let (request_id, validate_only) = (request_id(), run.plan.plan);
+    let request = v1::PromoteMemberRequest { cluster, node, allow_smaller, request_id, validate_only };
+    let answer = session.client().await?.promote_member(request).await?;
+    match answer.outcome.ok_or(Error::Incomplete("outcome"))? {
+        v1::promote_member_response::Outcome::Plan(plan) => session.plan(&plan),
+        v1::promote_member_response::Outcome::Operation(operation) => {
+            session.follow(operation, run, &done).await
+        }
+    }
+}
+
+async fn failover(session: &mut Session, command: Cluster) -> Result<(), Error> {
+    let Cluster::Failover { cluster, to, accept_data_loss, confirm, run } = command else { return Ok(()) };
+    let deed = "makes another member the primary, without the present one";
+    let validate_only = run.plan.plan;
+    let confirm = if validate_only { cluster.clone() } else { session.confirmed(&cluster, confirm, deed)? };
+    let done = format!("{cluster} has another primary. See it with: holdfast cluster show {cluster}");
+    let request = v1::FailoverClusterRequest {
+        cluster,
+        node: to.unwrap_or_default(),
+        confirm,
+        accept_data_loss,
+        request_id: request_id(),
+        validate_only,
+    };
+    let answer = session.client().await?.failover_cluster(request).await?;
+    match answer.outcome.ok_or(Error::Incomplete("outcome"))? {
+        v1::failover_cluster_response::Outcome::Plan(plan) => session.plan(&plan),
+        v1::failover_cluster_response::Outcome::Operation(operation) => {
+            session.follow(operation, run, &done).await
+        }
+    }
+}
