@@ -72,6 +72,8 @@ pub struct MemberReport {
     pub access: Option<AccessReport>,
     /// Primary: its lease, without its time: that would make every report another one.
     pub lease: Option<LeaseReport>,
+    /// Its data cannot follow the present primary unless they are rewound or copied; `message` says why.
+    pub needs_resync: bool,
 }
 
 // === impl MemberReport ===
@@ -100,6 +102,7 @@ impl MemberReport {
             data_bytes: None,
             access: None,
             lease: None,
+            needs_resync: false,
         }
     }
 }

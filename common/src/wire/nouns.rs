@@ -126,6 +126,7 @@ impl From<&MemberReport> for proto::MemberReport {
             data_bytes,
             access,
             lease,
+            needs_resync,
         } = report;
         Self {
             cluster_id: cluster_id.to_string(),
@@ -156,6 +157,7 @@ impl From<&MemberReport> for proto::MemberReport {
             data_bytes: *data_bytes,
             access: access.as_ref().map(Into::into),
             lease: lease.as_ref().map(Into::into),
+            needs_resync: *needs_resync,
         }
     }
 }
@@ -186,6 +188,7 @@ impl TryFrom<proto::MemberReport> for MemberReport {
             data_bytes,
             access,
             lease,
+            needs_resync,
         } = report;
         let followers: Vec<Follower> = Field("followers").list(followers, report::MAX_FOLLOWERS)?;
         Field("followers").distinct(&followers, |follower| follower.node_id)?;
@@ -217,6 +220,7 @@ impl TryFrom<proto::MemberReport> for MemberReport {
             data_bytes,
             access: Field("access").optional_message(access)?,
             lease: Field("lease").optional_message(lease)?,
+            needs_resync,
         })
     }
 }

@@ -33,6 +33,7 @@ pub(super) fn report(
         pending_restart,
         data_bytes,
         message,
+        needs_resync,
     } = observed;
     MemberReport {
         cluster_id,
@@ -55,5 +56,6 @@ pub(super) fn report(
         data_bytes,
         access: None,
         lease: None,
+        needs_resync,
     }
 }
