@@ -10,6 +10,7 @@
 
 mod boot;
 mod leases;
+mod surroundings;
 
 pub use boot::load_firewall;
 
@@ -26,6 +27,7 @@ use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
 use self::leases::Leases;
+use self::surroundings::Known;
 use crate::assignment::Assignments;
 use crate::config::Config;
 use crate::converge;
@@ -123,6 +125,8 @@ impl Config {
         let (firewall, filtering) = firewall::Service::open(table, state_files(state), state, means).await?;
         let (leases, held, found) = lease::Service::open(&state_files(state), state).await?;
         tell(found, &outbox, &clock);
+        let known = Known { leases: held.subscribe(), firewall: filtering.subscribe() };
+        engines.set_amid(Arc::new(known));
         let (converge, members) = converge::Service::new(converge::Means {
             engines: engines.clone(),
             assignment: assignments.subscribe(),

@@ -29,14 +29,14 @@ use futures::future::BoxFuture;
 use holdfast_common::assignment::{MemberAssignment, Synchronous};
 use holdfast_common::command::{
     CheckMember, CheckedMember, CloneMember, DestroyMember, InitialiseMember, InstallEngine, Progress,
-    SetPassword,
+    ResyncMember, ResyncedBy, SetPassword,
 };
 use holdfast_common::engine::Engine as Kind;
 use holdfast_common::error::{Classify, Metadata, Reason, Resource, Retry, Violation};
 use holdfast_common::id::{ClusterId, CommandId};
 use holdfast_common::name::ClusterName;
 use holdfast_common::position::Position;
-use holdfast_common::protocol::Tail;
+use holdfast_common::protocol::{Standing, Tail, wipe};
 use holdfast_common::report::{EngineState, Follower};
 use holdfast_common::role::Role;
 use holdfast_common::telemetry::EngineOffer;
@@ -75,6 +75,16 @@ pub trait Engine: fmt::Debug + Send + Sync {
     /// # Errors
     /// As [`Engine::initialise`]; and `PRECONDITION_FAILED` where the source is another database than expected.
     fn copy_from<'a>(&'a self, request: &'a CloneMember, work: &'a Work) -> Deed<'a, Copied>;
+
+    /// Makes a replica's data what the source's are: by following, by rewinding, by a copy beside the old data that replaces them. The
+    /// log that perhaps only this member has is set aside before. Whoever was stopped for it may be started again
+    /// afterwards, also where it fails.
+    ///
+    /// What was cut is gone on with, by the same command or by another. The old data are kept until the copy streams.
+    ///
+    /// # Errors
+    /// `WOULD_DESTROY_DATA` where the [wipe guard](holdfast_common::protocol::wipe) refuses; then nothing has changed.
+    fn resync<'a>(&'a self, request: &'a ResyncMember, work: &'a Work) -> Deed<'a, Resynced>;
 
     /// Stops the member and removes its data; `false` where there were none.
     ///
@@ -148,13 +158,40 @@ pub struct Work {
     pub command: CommandId,
     pub cancelled: CancellationToken,
     progress: Arc<dyn Fn(Progress) + Send + Sync>,
+    around: Around,
 }
+
+/// What is true around a member now, for a deed that may replace its data: asked at the moment of action.
+pub trait Surroundings: fmt::Debug + Send + Sync {
+    /// What the member is by its lease's record, and in which term; `None`: not known.
+    fn standing(&self, cluster: ClusterId) -> Option<(Term, Standing)>;
+
+    /// Whether its access rules are in the kernel.
+    fn covers(&self, cluster: ClusterId) -> bool;
+}
+
+/// Shared among all deeds.
+pub type Around = Arc<dyn Surroundings>;
+
+/// Of those who were told nothing: it lets nothing be replaced.
+#[derive(Debug)]
+struct Nothing;
 
 /// A finished copy.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Copied {
     pub system_identifier: String,
     pub bytes: u64,
+}
+
+/// A member whose data are what its source's are.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Resynced {
+    pub how: ResyncedBy,
+    pub system_identifier: String,
+    pub copied_bytes: u64,
+    /// Of the log that perhaps only this member has.
+    pub set_aside_bytes: u64,
 }
 
 /// A member that has data on this node.
@@ -191,6 +228,8 @@ pub struct Observation {
     pub data_bytes: Option<u64>,
     /// Why it is not as it should be, as far as the engine can tell.
     pub message: String,
+    /// Its data cannot be started: what was replacing them was cut.
+    pub needs_resync: bool,
 }
 
 /// In what a member's configuration differs from its assignment.
@@ -223,6 +262,9 @@ pub enum Error {
     Unmet { check: &'static str, message: String },
     #[error("`{field}` {message}")]
     Field { field: String, message: String },
+    /// It may be done a little later.
+    #[error("not now: {why}")]
+    NotNow { why: String },
     /// The engine does not answer now.
     #[error("{deed}: the engine does not answer")]
     Unavailable { deed: String, source: Cause },
@@ -250,7 +292,18 @@ impl Work {
         cancelled: CancellationToken,
         progress: impl Fn(Progress) + Send + Sync + 'static,
     ) -> Self {
-        Self { command, cancelled, progress: Arc::new(progress) }
+        Self { command, cancelled, progress: Arc::new(progress), around: Arc::new(Nothing) }
+    }
+
+    /// The same work, with what is true around it.
+    #[must_use]
+    pub fn amid(&self, around: Around) -> Self {
+        Self { around, ..self.clone() }
+    }
+
+    /// What is true around it now.
+    pub fn around(&self) -> &dyn Surroundings {
+        self.around.as_ref()
     }
 
     /// Tells where the work stands; the newest wins.
@@ -273,6 +326,18 @@ impl Work {
 impl fmt::Debug for Work {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Work").field("command", &self.command).finish_non_exhaustive()
+    }
+}
+
+// === impl Nothing ===
+
+impl Surroundings for Nothing {
+    fn standing(&self, _cluster: ClusterId) -> Option<(Term, Standing)> {
+        None
+    }
+
+    fn covers(&self, _cluster: ClusterId) -> bool {
+        false
     }
 }
 
@@ -299,6 +364,7 @@ impl Observation {
             pending_restart: Vec::new(),
             data_bytes: None,
             message: String::new(),
+            needs_resync: false,
         }
     }
 }
@@ -317,6 +383,13 @@ impl Error {
     }
 }
 
+impl From<wipe::Refusal> for Error {
+    fn from(refusal: wipe::Refusal) -> Self {
+        let why = refusal.to_string();
+        if refusal.may_pass() { Self::NotNow { why } } else { Self::WouldDestroyData { why } }
+    }
+}
+
 impl Classify for Error {
     fn reason(&self) -> Reason {
         match self {
@@ -325,7 +398,7 @@ impl Classify for Error {
             Self::Exists { .. } | Self::WouldDestroyData { .. } => Reason::WouldDestroyData,
             Self::NotConfirmed { .. } => Reason::NotConfirmed,
             Self::Unmet { .. } => Reason::PreconditionFailed,
-            Self::Unavailable { .. } => Reason::EngineUnavailable,
+            Self::NotNow { .. } | Self::Unavailable { .. } => Reason::EngineUnavailable,
             Self::Failed { .. } | Self::Wrong { .. } => Reason::EngineFailed,
             Self::Damaged { .. } => Reason::StateDamaged,
             Self::Cancelled { .. } => Reason::Cancelled,
@@ -335,7 +408,7 @@ impl Classify for Error {
 
     fn retry(&self) -> Retry {
         match self {
-            Self::Unavailable { .. } => Retry::Later(None),
+            Self::NotNow { .. } | Self::Unavailable { .. } => Retry::Later(None),
             _ => Retry::Never,
         }
     }
@@ -360,7 +433,7 @@ impl Classify for Error {
                 both
             }
             Self::Damaged { what, .. } => entry("what", what.clone()),
-            Self::WouldDestroyData { why } => entry("why", why.clone()),
+            Self::WouldDestroyData { why } | Self::NotNow { why } => entry("why", why.clone()),
             Self::Unmet { check, .. } => entry("check", (*check).to_owned()),
             Self::Field { field, .. } => entry("field", field.clone()),
         }

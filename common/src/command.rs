@@ -51,6 +51,9 @@ pub enum Payload {
     SetPassword(SetPassword),
     /// Has the engine write out what it has in memory. Before: the member runs.
     CheckpointMember(CheckpointMember),
+    /// Makes a replica's data what the primary's are. Before: by the node's own record it is no primary, nor does its engine run as
+    /// one, and the source answers and is the same database.
+    ResyncMember(Box<ResyncMember>),
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -102,6 +105,39 @@ pub struct SetPassword {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct CheckpointMember {
     pub cluster_id: ClusterId,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ResyncMember {
+    /// As a replica.
+    pub member: MemberAssignment,
+    /// The primary.
+    pub source: Peer,
+    pub mode: ResyncMode,
+    /// The old data are removed before the copy is made, where the disk has no room for both.
+    pub in_place: bool,
+}
+
+/// How far a resync may go.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum ResyncMode {
+    /// Whatever is the least: to follow, to rewind, to copy.
+    Auto,
+    /// Never a copy.
+    Rewind,
+    /// Always a copy.
+    Full,
+}
+
+/// What a resync came to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum ResyncedBy {
+    /// Its log is all in the primary's.
+    Followed,
+    Rewound,
+    Copied,
 }
 
 /// Name of a database or of a database user: 1–63 characters of a–z, 0–9 and `_`, the first a letter.
@@ -157,6 +193,13 @@ pub enum Success {
     },
     SetPassword,
     CheckpointMember,
+    ResyncMember {
+        how: ResyncedBy,
+        system_identifier: String,
+        copied_bytes: u64,
+        /// Of the log that perhaps only this member has, kept on its disk.
+        set_aside_bytes: u64,
+    },
 }
 
 /// What [`CheckMember`] found.
@@ -195,6 +238,7 @@ impl Payload {
             Self::DestroyMember(_) => "destroy_member",
             Self::SetPassword(_) => "set_password",
             Self::CheckpointMember(_) => "checkpoint_member",
+            Self::ResyncMember(_) => "resync_member",
         }
     }
 
@@ -208,6 +252,7 @@ impl Payload {
             Self::DestroyMember(destroy) => Some(destroy.cluster_id),
             Self::SetPassword(set) => Some(set.cluster_id),
             Self::CheckpointMember(checkpoint) => Some(checkpoint.cluster_id),
+            Self::ResyncMember(resync) => Some(resync.member.cluster_id),
         }
     }
 }

@@ -30,6 +30,7 @@
 //! | [`election`] | the order of a failover up to the stored new primary, and the way back |
 //! | [`switchover`] | the stop and the confirmation of a primary that is replaced by plan |
 //! | [`message`] | what they say to each other |
+//! | [`wipe`] | whether a member's data may be rewound or replaced, by what its own node knows |
 
 pub mod election;
 pub mod gate;
@@ -44,6 +45,7 @@ pub mod reign;
 mod seal;
 pub mod switchover;
 pub mod timing;
+pub mod wipe;
 
 pub use election::{Obstacle, Tail};
 pub use gate::{Gate, Slot};

@@ -76,6 +76,8 @@ pub struct MemberReport {
     pub has_promised: bool,
     /// Primary: how often in a row a new connection could not write in time.
     pub failed_probes: u32,
+    /// Its data cannot follow the present primary unless they are rewound or copied; `message` says why.
+    pub needs_resync: bool,
 }
 
 // === impl MemberReport ===
@@ -106,6 +108,7 @@ impl MemberReport {
             lease: None,
             has_promised: false,
             failed_probes: 0,
+            needs_resync: false,
         }
     }
 }

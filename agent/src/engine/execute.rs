@@ -2,7 +2,7 @@
 //! beginning to its end and a converge round only while it executes.
 
 use std::collections::BTreeMap;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
 use holdfast_common::command::{Outcome, Payload, Success};
 use holdfast_common::engine::Engine as Kind;
@@ -11,7 +11,7 @@ use holdfast_common::id::ClusterId;
 use holdfast_common::protocol::Tail;
 use tokio::sync::OwnedMutexGuard;
 
-use super::{Engine, Error, LocalMember, Work};
+use super::{Around, Engine, Error, LocalMember, Resynced, Work};
 
 /// The engines of this node. Cheap to clone.
 #[derive(Debug, Clone, Default)]
@@ -24,6 +24,7 @@ struct Inner {
     engines: Vec<Arc<dyn Engine>>,
     locks: Mutex<BTreeMap<ClusterId, Arc<tokio::sync::Mutex<()>>>>,
     building: Mutex<BTreeMap<ClusterId, &'static str>>,
+    around: OnceLock<Around>,
 }
 
 /// The right to work on one member, until it is dropped.
@@ -43,6 +44,12 @@ struct Building<'a> {
 impl Engines {
     pub fn new(engines: Vec<Arc<dyn Engine>>) -> Self {
         Self { inner: Arc::new(Inner { engines, ..Inner::default() }) }
+    }
+
+    /// Tells what is true around the members; until then no data are replaced. Once.
+    pub fn set_amid(&self, around: Around) {
+        let first = self.inner.around.set(around).is_ok();
+        assert!(first, "the surroundings are told once");
     }
 
     /// # Errors
@@ -115,6 +122,19 @@ impl Engines {
                     system_identifier: copied.system_identifier,
                     copied_bytes: copied.bytes,
                 })
+            }
+            Payload::ResyncMember(request) => {
+                let engine = self.of(request.member.engine)?;
+                let _held = self.hold_for(request.member.cluster_id, work).await?;
+                let _building = self.build(request.member.cluster_id, payload.kind());
+                let work = self
+                    .inner
+                    .around
+                    .get()
+                    .map_or_else(|| work.clone(), |around| work.amid(Arc::clone(around)));
+                let Resynced { how, system_identifier, copied_bytes, set_aside_bytes } =
+                    engine.resync(request, &work).await?;
+                Ok(Success::ResyncMember { how, system_identifier, copied_bytes, set_aside_bytes })
             }
             Payload::DestroyMember(request) => {
                 let _held = self.hold_for(request.cluster_id, work).await?;

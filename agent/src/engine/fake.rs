@@ -3,6 +3,7 @@
 //!
 //! Not a model of PostgreSQL: no SQL, no timelines, positions are a counter.
 
+mod resync;
 mod state;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -13,7 +14,7 @@ use futures::future::{BoxFuture, ready};
 use holdfast_common::assignment::{MemberAssignment, RoleAssignment};
 use holdfast_common::command::{
     Check, CheckMember, CheckedMember, CloneMember, DatabaseName, DestroyMember, InitialiseMember,
-    InstallEngine, Progress, SetPassword, Verifier,
+    InstallEngine, Progress, ResyncMember, SetPassword, Verifier,
 };
 use holdfast_common::engine::{Engine as Kind, EngineVersion};
 use holdfast_common::id::{ClusterId, CommandId, NodeId};
@@ -25,7 +26,7 @@ use holdfast_common::term::Term;
 use jiff::Timestamp;
 
 use self::state::{Configured, Member, State, admitted, others};
-use super::{Copied, Deed, Drift, Engine, Error, LocalMember, Observation, Work};
+use super::{Copied, Deed, Drift, Engine, Error, LocalMember, Observation, Resynced, Work};
 
 /// The version that the fake has.
 pub const VERSION: &str = "15";
@@ -66,6 +67,11 @@ pub enum Step {
     Seal,
     Lead,
     Follow,
+    Resync,
+    /// The rewinding in a resync, which breaks in the middle.
+    Rewind,
+    /// The copying in a resync, which breaks in the middle.
+    Replace,
 }
 
 // === impl World ===
@@ -150,6 +156,9 @@ impl FakeEngine {
             sealed: false,
             running_since: None,
             offset: FIRST_OFFSET,
+            begun: Vec::new(),
+            broken: false,
+            resynced: None,
             listens: None,
             configured: None,
             admitted: BTreeSet::new(),
@@ -248,7 +257,8 @@ impl Engine for FakeEngine {
                     message: format!("the source is database system {system_identifier}"),
                 });
             }
-            let (offset, term, passwords) = (source.offset, source.term, source.passwords.clone());
+            let (offset, term, begun) = (source.offset, source.term, source.begun.clone());
+            let passwords = source.passwords.clone();
             for done in [0, COPY_BYTES / 2, COPY_BYTES] {
                 let (done_bytes, total_bytes) = (Some(done), Some(COPY_BYTES));
                 work.tell(Progress { message: "copying".to_owned(), done_bytes, total_bytes });
@@ -257,12 +267,17 @@ impl Engine for FakeEngine {
                 system_identifier: system_identifier.clone(),
                 offset,
                 term,
+                begun,
                 passwords,
                 ..self.new_member(&request.member, work.command, Role::Replica)
             };
             state.members.insert((cluster, self.node), member);
             Ok(Copied { system_identifier, bytes: COPY_BYTES })
         })
+    }
+
+    fn resync<'a>(&'a self, request: &'a ResyncMember, work: &'a Work) -> Deed<'a, Resynced> {
+        self.deed(Step::Resync, |state| resync::resync(state, self.node, request, work))
     }
 
     fn destroy<'a>(&'a self, request: &'a DestroyMember, _work: &'a Work) -> Deed<'a, bool> {
@@ -337,7 +352,7 @@ impl Engine for FakeEngine {
 
     fn start<'a>(&'a self, member: &'a MemberAssignment) -> Deed<'a, ()> {
         self.deed(Step::Start, |state| {
-            let found = state.complete_mut(member.cluster_id, self.node)?;
+            let found = state.whole_mut(member.cluster_id, self.node)?;
             found.running_since.get_or_insert_with(Timestamp::now);
             found.listens = Some((member.address, member.replication_port.unwrap_or(member.port)));
             Ok(())
@@ -402,6 +417,7 @@ impl Engine for FakeEngine {
                 return Err(Error::Unavailable { deed, source: "it is stopped".into() });
             }
             if member.term != assigned.term {
+                member.begun.push((assigned.term, member.offset));
                 member.offset += 1;
             }
             (member.role, member.term, member.sealed) = (Role::Primary, assigned.term, false);
@@ -417,17 +433,17 @@ impl Engine for FakeEngine {
                 let message = "is no replica's".to_owned();
                 return Err(Error::Field { field: "role".to_owned(), message });
             };
-            let source = state.upstream(cluster, self.node, upstream).map(|source| source.offset);
-            let member = state.complete_mut(cluster, self.node)?;
+            let has_all = state.has_all_of(cluster, self.node, upstream);
+            let member = state.whole_mut(cluster, self.node)?;
             if member.role == Role::Primary {
                 if member.running_since.is_some() {
                     return Err(Error::WouldDestroyData { why: "it runs".to_owned() });
                 }
-                let Some(offset) = source else {
+                let Some(has_all) = has_all else {
                     let deed = format!("ask {}", upstream.name);
                     return Err(Error::Unavailable { deed, source: "connection refused".into() });
                 };
-                if offset < member.offset {
+                if !has_all {
                     let message = "its log has more".to_owned();
                     return Err(Error::Unmet { check: "log_is_a_prefix", message });
                 }

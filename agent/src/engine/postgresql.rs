@@ -44,7 +44,8 @@ use futures::FutureExt as _;
 use futures::future::BoxFuture;
 use holdfast_common::assignment::MemberAssignment;
 use holdfast_common::command::{
-    CheckMember, CheckedMember, CloneMember, DestroyMember, InitialiseMember, InstallEngine, SetPassword,
+    CheckMember, CheckedMember, CloneMember, DestroyMember, InitialiseMember, InstallEngine, ResyncMember,
+    SetPassword,
 };
 use holdfast_common::engine::{Engine as Kind, EngineVersion};
 use holdfast_common::id::{ClusterId, NodeId};
@@ -62,7 +63,7 @@ use self::layout::{Layout, Marker, State};
 use self::packages::Packages;
 use self::process::Start;
 use self::session::{NoAnswer, Session};
-use super::{Copied, Deed, Drift, Engine, Error, LocalMember, Observation, Work};
+use super::{Copied, Deed, Drift, Engine, Error, LocalMember, Observation, Resynced, Work};
 use crate::host::Host;
 use crate::host::system::Owner;
 
@@ -159,6 +160,11 @@ impl Engine for Postgresql {
 
     fn copy_from<'a>(&'a self, request: &'a CloneMember, work: &'a Work) -> Deed<'a, Copied> {
         build::copy(&self.inner, request, work).boxed()
+    }
+
+    fn resync<'a>(&'a self, request: &'a ResyncMember, work: &'a Work) -> Deed<'a, Resynced> {
+        let _ = (request, work);
+        async { Err(Error::NotNow { why: "this comes next".to_owned() }) }.boxed()
     }
 
     fn destroy<'a>(&'a self, request: &'a DestroyMember, work: &'a Work) -> Deed<'a, bool> {

@@ -4,16 +4,20 @@ use holdfast_proto::link::v1 as proto;
 use proto::command::Payload as WirePayload;
 use proto::outcome::Result as WireResult;
 
+use super::field::wire_enum;
 use super::{Error, Field, WireEnum as _, cut, time_to_wire};
 use crate::assignment::MAX_SYSTEM_IDENTIFIER_BYTES;
 use crate::command::{
     Check, CheckMember, CheckedMember, CheckpointMember, CloneMember, Command, DatabaseName, DestroyMember,
     InitialiseMember, InstallEngine, MAX_CHECKS, MAX_LABEL_BYTES, MAX_MESSAGE_BYTES, Outcome, Payload,
-    Progress, SetPassword, Success, Verifier,
+    Progress, ResyncMember, ResyncMode, ResyncedBy, SetPassword, Success, Verifier,
 };
 use crate::engine::{EngineVersion, ExtensionName, MAX_EXTENSIONS};
 use crate::generation::Generation;
 use crate::term::Term;
+
+wire_enum!(ResyncMode, proto::ResyncMode, Auto, Rewind, Full);
+wire_enum!(ResyncedBy, proto::ResyncedBy, Followed, Rewound, Copied);
 
 impl From<&Command> for proto::Command {
     fn from(command: &Command) -> Self {
@@ -99,6 +103,15 @@ impl From<&Payload> for WirePayload {
             Payload::CheckpointMember(CheckpointMember { cluster_id }) => {
                 Self::CheckpointMember(proto::CheckpointMember { cluster_id: cluster_id.to_string() })
             }
+            Payload::ResyncMember(resync) => {
+                let ResyncMember { member, source, mode, in_place } = &**resync;
+                Self::ResyncMember(proto::ResyncMember {
+                    member: Some(member.into()),
+                    source: Some(source.into()),
+                    mode: mode.to_wire(),
+                    in_place: *in_place,
+                })
+            }
         }
     }
 }
@@ -124,6 +137,9 @@ impl TryFrom<WirePayload> for Payload {
             WirePayload::SetPassword(set) => Field("set_password").nested(set).map(Self::SetPassword),
             WirePayload::CheckpointMember(checkpoint) => {
                 Field("checkpoint_member").nested(checkpoint).map(Self::CheckpointMember)
+            }
+            WirePayload::ResyncMember(resync) => {
+                Ok(Self::ResyncMember(Box::new(Field("resync_member").nested(resync)?)))
             }
         }
     }
@@ -216,6 +232,20 @@ impl TryFrom<proto::CheckpointMember> for CheckpointMember {
     }
 }
 
+impl TryFrom<proto::ResyncMember> for ResyncMember {
+    type Error = Error;
+
+    fn try_from(resync: proto::ResyncMember) -> Result<Self, Error> {
+        let proto::ResyncMember { member, source, mode, in_place } = resync;
+        Ok(Self {
+            member: Field("member").message(member)?,
+            source: Field("source").message(source)?,
+            mode: Field("mode").enumerated(mode)?,
+            in_place,
+        })
+    }
+}
+
 impl From<&Progress> for proto::Progress {
     fn from(progress: &Progress) -> Self {
         let Progress { message, done_bytes, total_bytes } = progress;
@@ -261,6 +291,14 @@ pub fn outcome_to_wire(outcome: &Outcome) -> proto::Outcome {
         }
         Ok(Success::SetPassword) => WireResult::SetPassword(proto::SetPasswordResult {}),
         Ok(Success::CheckpointMember) => WireResult::CheckpointMember(proto::CheckpointMemberResult {}),
+        Ok(Success::ResyncMember { how, system_identifier, copied_bytes, set_aside_bytes }) => {
+            WireResult::ResyncMember(proto::ResyncMemberResult {
+                how: how.to_wire(),
+                system_identifier: system_identifier.clone(),
+                copied_bytes: *copied_bytes,
+                set_aside_bytes: *set_aside_bytes,
+            })
+        }
     };
     proto::Outcome { result: Some(result) }
 }
@@ -289,7 +327,23 @@ pub fn outcome_from_wire(outcome: proto::Outcome) -> Result<Outcome, Error> {
         WireResult::DestroyMember(destroyed) => Success::DestroyMember { removed: destroyed.removed },
         WireResult::SetPassword(proto::SetPasswordResult {}) => Success::SetPassword,
         WireResult::CheckpointMember(proto::CheckpointMemberResult {}) => Success::CheckpointMember,
+        WireResult::ResyncMember(resynced) => {
+            resynced_from_wire(resynced, identifier).map_err(|error| error.within("resync_member"))?
+        }
     }))
+}
+
+fn resynced_from_wire(
+    resynced: proto::ResyncMemberResult,
+    identifier: impl FnOnce(String) -> Result<String, Error>,
+) -> Result<Success, Error> {
+    let proto::ResyncMemberResult { how, system_identifier, copied_bytes, set_aside_bytes } = resynced;
+    Ok(Success::ResyncMember {
+        how: Field("how").enumerated(how)?,
+        system_identifier: identifier(system_identifier)?,
+        copied_bytes,
+        set_aside_bytes,
+    })
 }
 
 impl From<&CheckedMember> for proto::CheckMemberResult {

@@ -128,6 +128,7 @@ impl From<&MemberReport> for proto::MemberReport {
             lease,
             has_promised,
             failed_probes,
+            needs_resync,
         } = report;
         Self {
             cluster_id: cluster_id.to_string(),
@@ -160,6 +161,7 @@ impl From<&MemberReport> for proto::MemberReport {
             lease: lease.as_ref().map(Into::into),
             has_promised: *has_promised,
             failed_probes: *failed_probes,
+            needs_resync: *needs_resync,
         }
     }
 }
@@ -192,6 +194,7 @@ impl TryFrom<proto::MemberReport> for MemberReport {
             lease,
             has_promised,
             failed_probes,
+            needs_resync,
         } = report;
         let followers: Vec<Follower> = Field("followers").list(followers, report::MAX_FOLLOWERS)?;
         Field("followers").distinct(&followers, |follower| follower.node_id)?;
@@ -225,6 +228,7 @@ impl TryFrom<proto::MemberReport> for MemberReport {
             lease: Field("lease").optional_message(lease)?,
             has_promised,
             failed_probes,
+            needs_resync,
         })
     }
 }

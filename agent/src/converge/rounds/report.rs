@@ -33,6 +33,7 @@ pub(super) fn report(
         pending_restart,
         data_bytes,
         message,
+        needs_resync,
     } = observed;
     MemberReport {
         cluster_id,
@@ -57,5 +58,6 @@ pub(super) fn report(
         lease: None,
         has_promised: false,
         failed_probes: 0,
+        needs_resync,
     }
 }

@@ -15,7 +15,7 @@ use holdfast_common::term::Term;
 use jiff::Timestamp;
 
 use super::{COPY_BYTES, Step};
-use crate::engine::{Error, Observation};
+use crate::engine::{Error, Observation, Resynced};
 
 #[derive(Debug, Default)]
 pub(super) struct State {
@@ -38,6 +38,12 @@ pub(super) struct Member {
     pub(super) sealed: bool,
     pub(super) running_since: Option<Timestamp>,
     pub(super) offset: u64,
+    /// Which terms are written in its log, and where each begins.
+    pub(super) begun: Vec<(Term, u64)>,
+    /// Its data were being rewound or replaced, and are neither the old ones nor the new.
+    pub(super) broken: bool,
+    /// The last command that resynced it, and what came of it.
+    pub(super) resynced: Option<(CommandId, Resynced)>,
     pub(super) listens: Option<(IpAddr, u16)>,
     pub(super) configured: Option<Configured>,
     pub(super) admitted: BTreeSet<NodeId>,
@@ -72,6 +78,12 @@ impl State {
         found.ok_or(Error::Absent { cluster })
     }
 
+    /// The same, with data that can be started.
+    pub(super) fn whole_mut(&mut self, cluster: ClusterId, node: NodeId) -> Result<&mut Member, Error> {
+        self.complete_mut(cluster, node)
+            .and_then(|member| if member.broken { Err(Error::Absent { cluster }) } else { Ok(member) })
+    }
+
     /// Whether this command may (still) make the member here; the result if it has done so already.
     pub(super) fn vacancy(
         &self,
@@ -96,6 +108,12 @@ impl State {
         (reachable && found.role == Role::Primary).then_some(found)
     }
 
+    /// Whether all of a member's log is in that of the primary at `peer`; none if that cannot be reached.
+    pub(super) fn has_all_of(&self, cluster: ClusterId, node: NodeId, peer: &Peer) -> Option<bool> {
+        let source = self.upstream(cluster, node, peer)?;
+        Some(self.members.get(&(cluster, node)).is_some_and(|member| source.has_all_of(member)))
+    }
+
     /// Brings a running replica to where its upstream is, and says whether it streams.
     pub(super) fn stream(&mut self, cluster: ClusterId, node: NodeId) -> bool {
         let Some(member) = self.members.get(&(cluster, node)) else { return false };
@@ -106,10 +124,11 @@ impl State {
         let streams = member.running_since.is_some()
             && !member.sealed
             && source.system_identifier == member.system_identifier
+            && source.has_all_of(member)
             && source.admitted.contains(&node);
-        let (offset, term) = (source.offset, source.term);
+        let (offset, term, begun) = (source.offset, source.term, source.begun.clone());
         if streams && let Some(member) = self.members.get_mut(&(cluster, node)) {
-            (member.offset, member.term) = (offset, term);
+            (member.offset, member.term, member.begun) = (offset, term, begun);
         }
         streams
     }
@@ -144,6 +163,14 @@ impl State {
         let Some(member) = self.members.get(&(cluster, node)).filter(|member| member.complete) else {
             return Observation::only(EngineState::Absent);
         };
+        if member.broken {
+            return Observation {
+                system_identifier: Some(member.system_identifier.clone()),
+                message: "a resync of its data was cut".to_owned(),
+                needs_resync: true,
+                ..Observation::only(EngineState::Stopped)
+            };
+        }
         let running = member.running_since.is_some();
         let primary = member.role == Role::Primary;
         let position = Position { era: 1, offset: member.offset };
@@ -176,6 +203,12 @@ impl State {
 // === impl Member ===
 
 impl Member {
+    /// Whether all of the other's log is in this one.
+    pub(super) fn has_all_of(&self, other: &Self) -> bool {
+        let next = self.begun.get(other.begun.len()).map_or(self.offset, |(_, at)| *at);
+        self.begun.starts_with(&other.begun) && other.offset <= next
+    }
+
     pub(super) fn tail(&self) -> Tail {
         Tail { term: self.term.max(Term::FIRST), position: Position { era: 1, offset: self.offset } }
     }

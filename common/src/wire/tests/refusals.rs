@@ -194,6 +194,13 @@ fn each_bad_field_of_a_command_is_refused_by_name() {
         "command.set_password.user" => payload!(c, SetPassword, p, p.user = "a;b".into()),
         "command.set_password.password_verifier" => payload!(c, SetPassword, p, p.password_verifier = "x".repeat(600)),
     );
+    bad_fields!(refused_down, payloads.next().unwrap(), Command as c:
+        "command.resync_member.member" => payload!(c, ResyncMember, p, p.member = None),
+        "command.resync_member.source" => payload!(c, ResyncMember, p, p.source = None),
+        "command.resync_member.source.node_id" => payload!(c, ResyncMember, p, p.source.as_mut().unwrap().node_id.clear()),
+        "command.resync_member.mode" => payload!(c, ResyncMember, p, p.mode = 0),
+        "command.resync_member.mode" => payload!(c, ResyncMember, p, p.mode = 4),
+    );
 }
 
 #[test]
@@ -313,6 +320,11 @@ fn each_bad_field_of_what_an_agent_says_is_refused_by_name() {
         "command_update.outcome.clone_member.system_identifier" => {
             let cloned = proto::CloneMemberResult::default();
             let result = Some(proto::outcome::Result::CloneMember(cloned));
+            u.update = Some(proto::command_update::Update::Outcome(proto::Outcome { result }));
+        },
+        "command_update.outcome.resync_member.how" => {
+            let resynced = proto::ResyncMemberResult { system_identifier: "73".into(), ..Default::default() };
+            let result = Some(proto::outcome::Result::ResyncMember(resynced));
             u.update = Some(proto::command_update::Update::Outcome(proto::Outcome { result }));
         },
     );

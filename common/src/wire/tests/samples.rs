@@ -98,9 +98,15 @@ pub(super) fn payloads() -> Vec<Payload> {
             user: name("app"),
             password: password.clone(),
         })),
-        Payload::CloneMember(Box::new(CloneMember { member: member(upstream), source: peer("src") })),
+        Payload::CloneMember(Box::new(CloneMember { member: member(upstream.clone()), source: peer("src") })),
         Payload::DestroyMember(DestroyMember { cluster_id, confirm: "orders".parse().unwrap() }),
         Payload::SetPassword(SetPassword { cluster_id, user: name("app"), password }),
+        Payload::ResyncMember(Box::new(ResyncMember {
+            member: member(upstream),
+            source: peer("src"),
+            mode: ResyncMode::Rewind,
+            in_place: true,
+        })),
     ]
 }
 
@@ -130,6 +136,12 @@ pub(super) fn outcomes() -> Vec<Outcome> {
         Ok(Success::CloneMember { system_identifier: "73".into(), copied_bytes: 9 }),
         Ok(Success::DestroyMember { removed: true }),
         Ok(Success::SetPassword),
+        Ok(Success::ResyncMember {
+            how: ResyncedBy::Rewound,
+            system_identifier: "73".into(),
+            copied_bytes: 9,
+            set_aside_bytes: 8,
+        }),
         Err(Failure::about(Reason::ClusterNotFound, "cluster", "orders", "no such cluster")
             .retry_after(Duration::from_millis(1500))),
         Err(Failure { retry: Retry::Later(None), ..Failure::invalid_field("port", "is taken") }),
@@ -175,6 +187,7 @@ pub(super) fn report() -> NodeReport {
         }),
         has_promised: true,
         failed_probes: 3,
+        needs_resync: true,
     };
     let unknown = MemberReport::only(
         ClusterId::generate(),

@@ -225,7 +225,9 @@ fn act(data: &mut BTreeMap<NodeId, String>, node: NodeId, command: &Command) -> 
         Payload::DestroyMember(_) => Ok(Success::DestroyMember { removed: data.remove(&node).is_some() }),
         Payload::SetPassword(_) => Ok(Success::SetPassword),
         Payload::CheckpointMember(_) => Ok(Success::CheckpointMember),
-        Payload::CheckMember(_) => Err(Failure::new(Reason::UnknownCommand, "not here")),
+        Payload::CheckMember(_) | Payload::ResyncMember(_) => {
+            Err(Failure::new(Reason::UnknownCommand, "not here"))
+        }
     }
 }
 
