@@ -12,7 +12,7 @@ mod tests;
 mod values;
 
 pub(crate) use access::{Access, AccessMode, Entries};
-pub(crate) use cluster::{Cluster, Durability, Engine, LeaseProfile, OnReplicaLoss};
+pub(crate) use cluster::{Cluster, Durability, Engine, LeaseProfile, OnReplicaLoss, ResyncMode};
 pub(crate) use context::Context;
 pub(crate) use event::{Event, EventFilter, Severity};
 pub(crate) use identity::{Operator, Role, Token};

@@ -107,6 +107,7 @@ calls! {
         add_member(AddMemberRequest) -> AddMemberResponse;
         promote_member(PromoteMemberRequest) -> PromoteMemberResponse;
         failover_cluster(FailoverClusterRequest) -> FailoverClusterResponse;
+        resync_cluster(ResyncClusterRequest) -> ResyncClusterResponse;
         pause_cluster(PauseClusterRequest) -> PauseClusterResponse;
         resume_cluster(ResumeClusterRequest) -> ResumeClusterResponse;
         update_cluster(UpdateClusterRequest) -> UpdateClusterResponse;

@@ -5,6 +5,7 @@
 //!     └─────────── the way back ───────────────▲
 //!
 //!  a member:  Joining ──activate──▶ Active ──leave──▶ Leaving ──▶ (removed)
+//!                                   └◀─▶ Aligning ─────▲
 //! ```
 //!
 //! A [`Joining`](MemberPhase::Joining) member is known to the others (they let it replicate) and gets no assignment of its
@@ -140,6 +141,8 @@ pub enum MemberPhase {
     /// Its data are being made.
     Joining,
     Active,
+    /// Its data are being aligned with the primary's; nobody counts on them.
+    Aligning,
     /// Its data are being removed.
     Leaving,
 }
@@ -247,6 +250,11 @@ impl Cluster {
             .filter(|member| member.phase == MemberPhase::Active)
             .map(|member| member.node_id)
             .collect();
+        self.synchronous_of(nodes)
+    }
+
+    /// The same from these replicas.
+    pub fn synchronous_of(&self, nodes: Vec<NodeId>) -> Synchronous {
         let count = self.durability.synchronous_count(nodes.len() + 1).min(nodes.len());
         if count == 0 {
             return Synchronous::default();

@@ -406,12 +406,13 @@ impl Leases {
         let stores = regent.reign != before || !ops.is_empty();
         txn = ops.into_iter().fold(compares.into_iter().fold(txn, Txn::when), Txn::then);
         let revision = if stores {
-            let outcome = self.shared.directory.store().txn(txn).await?;
+            let outcome = self.shared.directory.store().txn(txn).await;
+            if outcome.as_ref().map_or(true, |outcome| alone && !outcome.succeeded) {
+                // What is stored is not known any more: it is read anew.
+                self.seats().remove(&cluster);
+            }
+            let outcome = outcome?;
             if !outcome.succeeded {
-                if alone {
-                    // It is read anew.
-                    self.seats().remove(&cluster);
-                }
                 return Err(Error::Contended(cluster));
             }
             if regent.reign == before { revision } else { outcome.revision }

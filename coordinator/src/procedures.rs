@@ -11,6 +11,8 @@
 //! | `remove_member` | [`remove_member`] | none: goes on |
 //! | `promote_member` | [`promote`]: another member becomes primary, by plan | before the new one is stored: the old one serves again |
 //! | `failover` | [`failover`]: another member becomes primary though the present one cannot hand over | the same |
+//! | `resync` | [`resync`]: replicas' data aligned with the primary's | one that could not be aligned keeps what it has |
+//! | `regroup` | [`regroup`]: a quorum counts on fewer or more replicas | growing: those as before |
 //! | `delete_cluster` | [`delete`] | none: goes on |
 //! | `clean_node` | [`clean`]: removes what a forced removal left on a node that was away | none: goes on |
 
@@ -23,9 +25,12 @@ mod elect;
 pub mod failover;
 pub mod nodes;
 pub mod promote;
+mod quorum;
 pub mod records;
+pub mod regroup;
 pub mod remove_member;
 pub mod requests;
+pub mod resync;
 pub mod steps;
 #[cfg(test)]
 mod tests;
@@ -118,6 +123,8 @@ procedures! {
     RemoveMember(remove_member::RemoveMember),
     PromoteMember(promote::Promote),
     Failover(failover::Failover),
+    Resync(resync::Resync),
+    Regroup(regroup::Regroup),
     DeleteCluster(delete::Delete),
     CleanNode(clean::Clean),
 }

@@ -193,6 +193,8 @@ mod as_root {
             Ok(())
         })
         .await?;
+        // Nobody is to take its place meanwhile.
+        fleet.cli(["cluster", "pause", "orders", "--reason", "a test of load balancers"])?.run().await?;
         let cut = now();
         fleet.network().partition(&[n1], &[n2, n3, fleet.controller()]).await?;
         let mut yes = cut;

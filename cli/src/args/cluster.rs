@@ -29,6 +29,16 @@ pub(crate) enum LeaseProfile {
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum ResyncMode {
+    /// Whatever is the least: to follow, to rewind, to copy
+    Auto,
+    /// Never a copy
+    Rewind,
+    /// Always a copy
+    Full,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub(crate) enum OnReplicaLoss {
     /// After 10 s the quorum counts on the others alone; with the replica's return on it again
     Shrink,
@@ -148,6 +158,28 @@ pub(crate) enum Cluster {
         /// Also where the old primary has, or may have, acknowledged what nobody else has
         #[arg(long)]
         accept_data_loss: bool,
+        #[command(flatten)]
+        confirm: Confirm,
+        #[command(flatten)]
+        run: Run,
+    },
+    /// Align replicas' data with the primary's, one replica at a time
+    ///
+    /// For replicas that cannot follow any more, or whose data are in doubt. Those that cannot follow after a failover are aligned by
+    /// themselves. A primary's data are never touched: its node refuses that, whoever asks.
+    #[command(
+        after_help = "Examples:\n  holdfast cluster resync demo --plan\n  holdfast cluster resync demo --node n2 --confirm demo\n  holdfast cluster resync demo --mode full --confirm demo"
+    )]
+    Resync {
+        cluster: String,
+        /// A replica's node; may be given more than once [default: all replicas]
+        #[arg(long, value_name = "NODE", action = ArgAction::Append)]
+        node: Vec<String>,
+        #[arg(long, value_enum, default_value_t = ResyncMode::Auto)]
+        mode: ResyncMode,
+        /// Remove the old data before the copy is made, where the disk has no room for both
+        #[arg(long)]
+        in_place: bool,
         #[command(flatten)]
         confirm: Confirm,
         #[command(flatten)]

@@ -28,6 +28,7 @@ pub(super) async fn run(session: &mut Session, command: Cluster) -> Result<(), E
         }
         Cluster::Promote { .. }
         | Cluster::Failover { .. }
+        | Cluster::Resync { .. }
         | Cluster::Pause { .. }
         | Cluster::Resume { .. }
         | Cluster::Set { .. } => roles::run(session, command).await,

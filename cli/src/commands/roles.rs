@@ -1,9 +1,9 @@
-//! `holdfast cluster promote | failover | pause | resume | set`: who is the primary, and what may change that.
+//! `holdfast cluster promote | failover | resync | pause | resume | set`: who is the primary, and what may change that.
 
 use holdfast_proto::v1;
 
 use super::Session;
-use crate::args::{Cluster, OnReplicaLoss, Run};
+use crate::args::{Cluster, OnReplicaLoss, ResyncMode, Run};
 use crate::client::request_id;
 use crate::error::Error;
 use crate::output::json;
@@ -40,6 +40,7 @@ pub(super) async fn run(session: &mut Session, command: Cluster) -> Result<(), E
             let answer = session.client().await?.update_cluster(request).await?;
             changed(session, answer.cluster, &done)
         }
+        Cluster::Resync { .. } => resync(session, command).await,
         // `cluster::run` sends no others here.
         other => failover(session, other).await,
     }
@@ -91,6 +92,35 @@ async fn failover(session: &mut Session, command: Cluster) -> Result<(), Error> 
     match answer.outcome.ok_or(Error::Incomplete("outcome"))? {
         v1::failover_cluster_response::Outcome::Plan(plan) => session.plan(&plan),
         v1::failover_cluster_response::Outcome::Operation(operation) => {
+            session.follow(operation, run, &done).await
+        }
+    }
+}
+
+async fn resync(session: &mut Session, command: Cluster) -> Result<(), Error> {
+    let Cluster::Resync { cluster, node, mode, in_place, confirm, run } = command else { return Ok(()) };
+    let deed = "replaces replicas' data by the primary's where they differ";
+    let validate_only = run.plan.plan;
+    let confirm = if validate_only { cluster.clone() } else { session.confirmed(&cluster, confirm, deed)? };
+    let done = format!("The replicas follow. See them with: holdfast cluster show {cluster}");
+    let mode = match mode {
+        ResyncMode::Auto => v1::ResyncMode::Auto,
+        ResyncMode::Rewind => v1::ResyncMode::Rewind,
+        ResyncMode::Full => v1::ResyncMode::Full,
+    };
+    let request = v1::ResyncClusterRequest {
+        cluster,
+        nodes: node,
+        mode: mode.into(),
+        in_place,
+        confirm,
+        request_id: request_id(),
+        validate_only,
+    };
+    let answer = session.client().await?.resync_cluster(request).await?;
+    match answer.outcome.ok_or(Error::Incomplete("outcome"))? {
+        v1::resync_cluster_response::Outcome::Plan(plan) => session.plan(&plan),
+        v1::resync_cluster_response::Outcome::Operation(operation) => {
             session.follow(operation, run, &done).await
         }
     }

@@ -327,6 +327,13 @@ impl clusters::ClusterService for Fake {
         panic!("not without a confirmation")
     }
 
+    async fn resync_cluster(
+        &self,
+        _: Request<v1::ResyncClusterRequest>,
+    ) -> Result<Response<v1::ResyncClusterResponse>, Status> {
+        panic!("not without a confirmation")
+    }
+
     async fn pause_cluster(
         &self,
         _: Request<v1::PauseClusterRequest>,

@@ -57,19 +57,24 @@ pub(super) fn reconcile(parts: &Parts, operations: operation::Handle<Procedures>
         leases: parts.leases.clone(),
     };
     let failovers = reconcile::failover::Failovers::new(reconcile::failover::Means {
-        records: records.clone(),
         fleet: parts.fleet.clone(),
         leases: parts.leases.clone(),
         operations: operations.clone(),
         events: parts.events.clone(),
     });
+    let replicas =
+        reconcile::replicas::Replicas::new(Arc::clone(&nodes), parts.leases.clone(), operations.clone());
+    let looked_at = records.clone();
     let leftovers = reconcile::leftovers::Leftovers { records, nodes, operations };
     let store = || Arc::clone(&parts.store);
     tasks.spawn("reconcile assignments", reconcile::run(assignments, store(), tasks.token()));
     tasks.spawn("reconcile leases", reconcile::run(leases, store(), tasks.token()));
     let reminder = reconcile::leases::remind(parts.leases.clone(), parts.fleet.clone(), tasks.token());
     tasks.spawn("leases", reminder);
-    tasks.spawn("failovers", failovers.run(store(), tasks.token()));
+    let failovers = reconcile::watch_over(failovers, looked_at.clone(), store(), tasks.token());
+    tasks.spawn("reconcile failovers", failovers);
+    let replicas = reconcile::watch_over(replicas, looked_at, store(), tasks.token());
+    tasks.spawn("reconcile replicas", replicas);
     tasks.spawn("reconcile trials", reconcile::run(trials, store(), tasks.token()));
     tasks.spawn("reconcile leftovers", reconcile::run(leftovers, store(), tasks.token()));
 }

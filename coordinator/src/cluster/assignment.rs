@@ -30,7 +30,8 @@ pub fn member_assignment(
     node: NodeId,
 ) -> Option<MemberAssignment> {
     let member = cluster.member(node)?;
-    if member.phase != MemberPhase::Active || cluster.phase == Phase::Deleting {
+    let has_data = matches!(member.phase, MemberPhase::Active | MemberPhase::Aligning);
+    if !has_data || cluster.phase == Phase::Deleting {
         return None;
     }
     let role = if cluster.primary == Some(node) {

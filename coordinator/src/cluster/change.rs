@@ -82,6 +82,19 @@ impl Cluster {
         self.with_phase_of(node, MemberPhase::Active)?.checked()
     }
 
+    /// The replica's data are about to be aligned with the primary's: it leaves the synchronous set with that.
+    ///
+    /// # Errors
+    /// If it is the primary, or no member.
+    pub fn with_aligning(self, node: NodeId) -> Result<Self, ChangeError> {
+        if self.primary == Some(node) {
+            return Err(ChangeError::IsPrimary { cluster: self.name.to_string(), node });
+        }
+        let synchronous = self.synchronous_without(node);
+        let cluster = self.with_phase_of(node, MemberPhase::Aligning)?;
+        Self { synchronous, strengthening: None, ..cluster }.checked()
+    }
+
     /// The replica's data are about to be removed. It must have left the synchronous set before.
     ///
     /// # Errors

@@ -32,6 +32,12 @@ impl NodeState {
         });
         Self { availability, report }
     }
+
+    /// Whether it is a replica that receives from its primary.
+    pub fn receives(&self) -> bool {
+        let streams = |(report, _): &(MemberReport, Timestamp)| report.streaming == Some(true);
+        self.availability == Availability::Online && self.report.as_ref().is_some_and(streams)
+    }
 }
 
 /// A cluster as it is seen now.

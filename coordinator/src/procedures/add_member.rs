@@ -10,6 +10,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::json;
 
 use super::create::tell;
+use super::quorum;
 use super::steps::{self, Absent};
 use super::{ClusterRef, Means};
 use crate::cluster::{Cluster, Member};
@@ -96,7 +97,7 @@ impl AddMember {
                 Ok(self.at(Step::Enforce))
             }
             Step::Enforce => {
-                let cluster = steps::strengthen(ctx, &self.cluster).await?;
+                let cluster = quorum::strengthen(ctx, &self.cluster).await?;
                 let name = cluster.member(node).map(|member| member.node_name.to_string());
                 let message =
                     format!("node {} joined cluster {}", name.as_deref().unwrap_or("?"), cluster.name);
@@ -104,7 +105,7 @@ impl AddMember {
                 Ok(Next::done(json!({ "cluster": self.cluster.name, "node": name })))
             }
             Step::Relax => {
-                steps::relax(ctx, &self.cluster, node).await?;
+                quorum::relax(ctx, &self.cluster, node).await?;
                 Ok(self.at(Step::Destroy))
             }
             Step::Destroy => {

@@ -11,6 +11,7 @@ use holdfast_common::term::Term;
 use serde::{Deserialize, Serialize};
 use serde_json::json;
 
+use super::quorum;
 use super::steps::{self, Absent, Order};
 use super::{ClusterRef, Means};
 use crate::cluster::{Cluster, Member, MemberPhase, assignment};
@@ -133,7 +134,7 @@ impl Create {
                 Ok(self.at(Step::Enforce))
             }
             Step::Enforce => {
-                steps::strengthen(ctx, &self.cluster).await?;
+                quorum::strengthen(ctx, &self.cluster).await?;
                 Ok(self.at(Step::Finish))
             }
             Step::Finish => {

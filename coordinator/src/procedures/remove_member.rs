@@ -13,6 +13,7 @@ use serde_json::json;
 
 use super::add_member::member;
 use super::create::tell;
+use super::quorum;
 use super::steps::{self, Absent};
 use super::{ClusterRef, Means};
 use crate::cluster::Cluster;
@@ -72,7 +73,7 @@ impl RemoveMember {
         let node = self.node;
         match self.step {
             Step::Relax => {
-                steps::relax(ctx, &self.cluster, node).await?;
+                quorum::relax(ctx, &self.cluster, node).await?;
                 Ok(Next::Step(Self { step: Step::Destroy, ..self }))
             }
             Step::Destroy => {
@@ -90,7 +91,7 @@ impl RemoveMember {
                 Ok(Next::done(json!({ "cluster": self.cluster.name, "node": self.node_name })))
             }
             Step::Strengthen => {
-                steps::strengthen(ctx, &self.cluster).await?;
+                quorum::strengthen(ctx, &self.cluster).await?;
                 Ok(Next::done(json!({ "cluster": self.cluster.name })))
             }
         }

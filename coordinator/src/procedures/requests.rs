@@ -12,6 +12,7 @@ mod policy;
 mod preconditions;
 mod promote;
 mod removal;
+mod resync;
 
 use std::sync::Arc;
 
@@ -33,6 +34,7 @@ pub use policy::Settings;
 pub use preconditions::Precondition;
 pub use promote::PromoteMember;
 pub use removal::{DeleteCluster, RemoveMember};
+pub use resync::ResyncCluster;
 
 /// How often a request is looked at again because others had changed the same nodes meanwhile.
 const TRIES: usize = 10;

@@ -5,13 +5,11 @@ use std::sync::Mutex;
 use std::time::Duration;
 
 use futures::future::join_all;
-use holdfast_common::assignment::Synchronous;
 use holdfast_common::command::{
     CloneMember, Command, DestroyMember, InstallEngine, Payload, Progress as Said, Success,
 };
 use holdfast_common::error::{Failure, Reason};
 use holdfast_common::id::NodeId;
-use holdfast_common::protocol::Need;
 use holdfast_common::report::EngineState;
 use holdfast_common::role::{Availability, Role};
 use holdfast_common::term::Term;
@@ -21,8 +19,7 @@ use super::nodes::{CallError, on_node, step_error};
 use super::records::{Leftover, Records, Writes};
 use super::{ClusterRef, Means};
 use crate::cluster::observed::NodeState;
-use crate::cluster::{Cluster, Member, MemberPhase, assignment};
-use crate::lease::Led;
+use crate::cluster::{Cluster, Member, assignment};
 use crate::operation::procedure::{Context, Error};
 use crate::operation::{Progress, Unit};
 
@@ -313,85 +310,6 @@ pub(super) async fn serving_within(
         members.iter().find_map(|member| not_serving(cluster, member, state(member.node_id)))
     })
     .await
-}
-
-/// Makes the primary enforce the set that the declared durability asks for: first enforced, then recorded.
-pub(super) async fn strengthen(ctx: &Context<Means>, cluster: &ClusterRef) -> Result<Cluster, Error> {
-    let records = &ctx.means().records;
-    let now = records.get(cluster).await?;
-    let wanted = now.wanted_synchronous();
-    if now.synchronous == wanted && now.strengthening.is_none() {
-        return Ok(now);
-    }
-    let told = records.update(cluster, |cluster| cluster.with_strengthening(wanted.clone())).await?;
-    observe(ctx, &told, CONVERGE_TIME, |state| {
-        told.replicas()
-            .filter(|member| wanted.nodes.contains(&member.node_id))
-            .find_map(|member| not_serving(&told, member, state(member.node_id)))
-            .or_else(|| not_enforced(&told, &wanted, state))
-    })
-    .await?;
-    Ok(records.update(cluster, Cluster::with_strengthened).await?)
-}
-
-/// Takes the replica out of the synchronous set: first recorded, then relaxed by the primary.
-pub(super) async fn relax(
-    ctx: &Context<Means>,
-    cluster: &ClusterRef,
-    node: NodeId,
-) -> Result<Cluster, Error> {
-    let told = record_relaxed(ctx, cluster, node).await?;
-    let wanted = told.synchronous.clone();
-    observe(ctx, &told, CONVERGE_TIME, |state| not_enforced(&told, &wanted, state)).await?;
-    Ok(told)
-}
-
-/// Who may be promoted is stored with it, so that no failover counts on a replica that the primary need not wait for any more.
-async fn record_relaxed(ctx: &Context<Means>, cluster: &ClusterRef, node: NodeId) -> Result<Cluster, Error> {
-    let Means { records, leases, .. } = ctx.means();
-    let now = records.get(cluster).await?;
-    let set = now.synchronous_without(node);
-    if now.synchronous == set && now.strengthening.is_none() {
-        return Ok(now);
-    }
-    let Some(led) = Led::of(&now) else {
-        return Ok(records.update(cluster, |cluster| cluster.with_relaxed(set.clone())).await?);
-    };
-    leases.open_one(&led).await?;
-    let (told, writes) =
-        records.writes_of_change(cluster, |cluster| cluster.with_relaxed(set.clone())).await?;
-    let members: Vec<NodeId> = if set.count > 0 {
-        set.nodes
-    } else {
-        let stays = |member: &&Member| member.phase == MemberPhase::Active && member.node_id != node;
-        told.replicas().filter(stays).map(|member| member.node_id).collect()
-    };
-    leases.declare_with(now.id, &members, Need::of(set.count), writes).await?;
-    Ok(told)
-}
-
-fn not_enforced(
-    cluster: &Cluster,
-    wanted: &Synchronous,
-    state: &dyn Fn(NodeId) -> Option<NodeState>,
-) -> Option<String> {
-    let primary = cluster.primary_member()?;
-    if let Some(missing) = not_serving(cluster, primary, state(primary.node_id)) {
-        return Some(missing);
-    }
-    let (report, _) = state(primary.node_id)?.report?;
-    let mut enforced = report.synchronous.nodes.clone();
-    let mut named = wanted.nodes.clone();
-    enforced.sort();
-    named.sort();
-    (report.synchronous.count != wanted.count || enforced != named).then(|| {
-        format!(
-            "{} does not wait for {} of {} replicas yet",
-            primary.node_name,
-            wanted.count,
-            wanted.nodes.len()
-        )
-    })
 }
 
 /// What becomes of a node that is away.

@@ -5,12 +5,16 @@ mod agents;
 mod password;
 mod world;
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
 use futures::FutureExt as _;
 use futures::future::BoxFuture;
 use holdfast_common::assignment::Synchronous;
+use holdfast_common::command::ResyncMode;
+use holdfast_common::id::NodeId;
+use holdfast_common::protocol::Need;
 use holdfast_common::report::EngineState;
 use holdfast_common::role::Durability;
 use tokio::time::Instant;
@@ -22,10 +26,12 @@ use super::delete::Delete;
 use super::failover::Failover;
 use super::promote::Promote;
 use super::records::cluster_key;
+use super::regroup::{self, Regroup};
 use super::remove_member::RemoveMember;
+use super::resync::Resync;
 use super::steps::Absent;
 use super::{Means, Procedures};
-use crate::cluster::{Cluster, MemberPhase, Phase};
+use crate::cluster::{Cluster, Member, MemberPhase, Phase};
 use crate::directory::put;
 use crate::lease::reign_key;
 use crate::operation::harness::{self, Subject};
@@ -41,8 +47,8 @@ struct Case {
     succeeded: fn(&World, Option<&Cluster>) -> Result<(), String>,
     /// After a failure or a cancel: nothing is left behind.
     undone: fn(&World, Option<&Cluster>) -> Result<(), String>,
-    /// It names the primary whose place is taken, and its term: another request names others.
-    names_the_term: bool,
+    /// What it begins with, such as the primary's term or the newest list, is another after it: so a repeat is another request.
+    only_once: bool,
 }
 
 impl Subject for Case {
@@ -76,7 +82,7 @@ impl Subject for Case {
     }
 
     fn can_be_repeated(&self) -> bool {
-        !self.names_the_term
+        !self.only_once
     }
 
     fn invariants<'a>(
@@ -94,6 +100,13 @@ impl Subject for Case {
             if let Some((cluster, reign)) = cluster.as_ref().zip(world.reign(store)) {
                 let same = (cluster.primary, cluster.term) == (Some(reign.primary), reign.term);
                 is(same, "the record names another primary, or term, than the reign")?;
+                let set = cluster.enforced_synchronous();
+                let counted: BTreeSet<NodeId> = set.nodes.iter().copied().collect();
+                let listed: BTreeSet<NodeId> = reign.newest().members().iter().copied().collect();
+                is(
+                    set.count == 0 || (reign.newest().need, &listed) == (Need::of(set.count), &counted),
+                    "the primary is to count on others than the newest list has",
+                )?;
                 is(!operation.state.is_finished() || reign.intended.is_none(), "a term is still intended")?;
             }
             match operation.state {
@@ -137,7 +150,7 @@ async fn creating_a_cluster_ends_whole_or_leaves_nothing() {
             procedure: |world| Create::new(&world.draft(3, Durability::Async), world.node(0)).into(),
             succeeded: |world, cluster| complete(world, cluster, 3),
             undone: empty,
-            names_the_term: false,
+            only_once: false,
         };
         let report = harness::walk(&case).await.unwrap_or_else(|violation| panic!("{violation}"));
         assert_eq!(report.steps, 7);
@@ -192,7 +205,7 @@ async fn adding_a_member_ends_whole_or_leaves_the_others_alone() {
             is(cluster.members.len() == 2, "the new member is still recorded")?;
             is(world.nodes_with_data().len() == 2, "its data are still there")
         },
-        names_the_term: false,
+        only_once: false,
     };
     harness::walk(&case).await.unwrap_or_else(|violation| panic!("{violation}"));
 }
@@ -208,7 +221,7 @@ async fn removing_a_member_leaves_the_others_alone() {
         },
         succeeded: |world, cluster| complete(world, cluster, 2),
         undone: |world, cluster| complete(world, cluster, 3),
-        names_the_term: false,
+        only_once: false,
     };
     harness::walk(&case).await.unwrap_or_else(|violation| panic!("{violation}"));
 }
@@ -222,9 +235,6 @@ fn led_by(world: &World, cluster: Option<&Cluster>, index: usize) -> Result<(), 
 
 #[tokio::test(start_paused = true)]
 async fn promoting_a_member_ends_with_it_or_with_the_old_primary() {
-    fn waits_for_nobody(cluster: Cluster) -> Cluster {
-        Cluster { durability: Durability::Async, synchronous: Synchronous::default(), ..cluster }
-    }
     for durability in [Durability::Async, Durability::Quorum] {
         let case = Case {
             before: match durability {
@@ -237,7 +247,7 @@ async fn promoting_a_member_ends_with_it_or_with_the_old_primary() {
             },
             succeeded: |world, cluster| led_by(world, cluster, 1),
             undone: |world, cluster| led_by(world, cluster, 0).or_else(|_| led_by(world, cluster, 1)),
-            names_the_term: true,
+            only_once: true,
         };
         let report =
             harness::walk(&case).await.unwrap_or_else(|violation| panic!("{durability}: {violation}"));
@@ -252,10 +262,78 @@ async fn a_failover_ends_with_another_primary_or_with_the_old_one() {
         procedure: |world| Failover::new(&world.active(3), Some(world.node(2))).unwrap().into(),
         succeeded: |world, cluster| led_by(world, cluster, 2),
         undone: |world, cluster| led_by(world, cluster, 0).or_else(|_| led_by(world, cluster, 2)),
-        names_the_term: true,
+        only_once: true,
     };
     let report = harness::walk(&case).await.unwrap_or_else(|violation| panic!("{violation}"));
     assert_eq!(report.steps, 3);
+}
+
+fn waits_for_nobody(cluster: Cluster) -> Cluster {
+    Cluster { durability: Durability::Async, synchronous: Synchronous::default(), ..cluster }
+}
+
+#[tokio::test(start_paused = true)]
+async fn aligning_replicas_leaves_them_active_whether_it_succeeds_or_not() {
+    for durability in [Durability::Async, Durability::Quorum] {
+        let case = Case {
+            before: match durability {
+                Durability::Async => |world| Some(waits_for_nobody(world.active(3))),
+                Durability::Quorum => |world| Some(world.active(3)),
+            },
+            procedure: |world| {
+                let cluster = world.active(3);
+                Resync::new(&cluster, &[&cluster.members[1], &cluster.members[2]], ResyncMode::Auto, false)
+                    .into()
+            },
+            succeeded: |world, cluster| led_by(world, cluster, 0),
+            // A quorum that is to count on it again is grown by whoever looks after the replicas.
+            undone: |world, cluster| {
+                let cluster = cluster.ok_or("the record is gone")?;
+                let active = |member: &Member| member.phase == MemberPhase::Active;
+                is(cluster.members.iter().all(active), "a member is not active")?;
+                is(cluster.strengthening.is_none(), "a stronger set is still pending")?;
+                is(world.nodes_with_data().len() == 3, "data are gone")
+            },
+            only_once: true,
+        };
+        let report =
+            harness::walk(&case).await.unwrap_or_else(|violation| panic!("{durability}: {violation}"));
+        assert_eq!(report.steps, 8);
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_quorum_shrinks_and_grows_or_stays_as_it_was() {
+    fn shrunk(cluster: Cluster) -> Cluster {
+        let set = cluster.synchronous_without(cluster.members[2].node_id);
+        cluster.with_relaxed(set).unwrap()
+    }
+    fn counts_on(cluster: Option<&Cluster>, replicas: usize) -> Result<(), String> {
+        let cluster = cluster.ok_or("the record is gone")?;
+        is(cluster.synchronous.nodes.len() == replicas, "it counts on other replicas")?;
+        is(cluster.strengthening.is_none(), "a stronger set is still pending")
+    }
+    let shrink = Case {
+        before: |world| Some(world.active(3)),
+        procedure: |world| Regroup::new(&world.active(3), regroup::Step::Shrink(world.node(2))).into(),
+        succeeded: |_, cluster| counts_on(cluster, 1),
+        undone: |_, cluster| counts_on(cluster, 1).or_else(|_| counts_on(cluster, 2)),
+        only_once: false,
+    };
+    let grow = Case {
+        before: |world| Some(shrunk(world.active(3))),
+        procedure: |world| {
+            let cluster = world.active(3);
+            let wanted = cluster.wanted_synchronous();
+            Regroup::new(&cluster, regroup::Step::Grow(wanted)).into()
+        },
+        succeeded: |_, cluster| counts_on(cluster, 2),
+        undone: |_, cluster| counts_on(cluster, 1).or_else(|_| counts_on(cluster, 2)),
+        only_once: false,
+    };
+    for case in [shrink, grow] {
+        harness::walk(&case).await.unwrap_or_else(|violation| panic!("{violation}"));
+    }
 }
 
 #[tokio::test(start_paused = true)]
@@ -265,7 +343,7 @@ async fn deleting_a_cluster_leaves_nothing() {
         procedure: |world| Delete::new(&world.active(3), Absent::Wait).into(),
         succeeded: empty,
         undone: |_, _| Err("a deletion has no way back".into()),
-        names_the_term: false,
+        only_once: false,
     };
     harness::walk(&case).await.unwrap_or_else(|violation| panic!("{violation}"));
 }

@@ -10,10 +10,9 @@ use holdfast_common::id::{ClusterId, NodeId};
 use holdfast_common::protocol::Timings;
 use holdfast_common::report::{MemberReport, Severity};
 use holdfast_common::role::Role;
-use tokio::time::{Instant, MissedTickBehavior, interval};
-use tokio_util::sync::CancellationToken;
+use tokio::time::Instant;
 
-use super::{follow, next_change};
+use super::Look;
 use crate::cluster::suspicion::{self, Hold, Signs, Suspicion, Verdict, Watch, Witness};
 use crate::cluster::{Cluster, Phase};
 use crate::event::{self, NewEvent};
@@ -21,23 +20,16 @@ use crate::fleet;
 use crate::lease::{self, Leases, View};
 use crate::operation::{self, Operation, State, Submit};
 use crate::procedures::failover::Failover;
-use crate::procedures::records::{self, Records};
 use crate::procedures::{Procedures, resource};
-use crate::store::Shared;
 
-/// How often the primaries are looked at.
-const TICK: Duration = Duration::from_millis(200);
 /// Of the time between two looks at most so much counts as silence.
 const LONGEST: Duration = Duration::from_millis(400);
 /// After a failover that was given up.
 const AGAIN: Duration = Duration::from_secs(30);
-/// Records are read again at least this often.
-const REFRESH: Duration = Duration::from_secs(5);
 
 /// The loop's means.
 #[derive(Debug)]
 pub struct Means {
-    pub records: Records,
     pub fleet: fleet::Handle,
     pub leases: Leases,
     pub operations: operation::Handle<Procedures>,
@@ -48,7 +40,6 @@ pub struct Means {
 #[derive(Debug)]
 pub struct Failovers {
     means: Means,
-    clusters: Vec<Cluster>,
     kept: BTreeMap<ClusterId, Kept>,
 }
 
@@ -67,8 +58,6 @@ struct Kept {
 #[derive(Debug, thiserror::Error)]
 enum Error {
     #[error(transparent)]
-    Records(#[from] records::Error),
-    #[error(transparent)]
     Operation(#[from] operation::Error),
     #[error(transparent)]
     Events(#[from] crate::store::Error),
@@ -76,46 +65,15 @@ enum Error {
 
 impl Failovers {
     pub fn new(means: Means) -> Self {
-        Self { means, clusters: Vec::new(), kept: BTreeMap::new() }
+        Self { means, kept: BTreeMap::new() }
     }
+}
 
-    /// Runs until `shutdown`.
-    pub async fn run(mut self, store: Shared, shutdown: CancellationToken) {
-        let mut changes = None;
-        let mut read_at: Option<Instant> = None;
-        let mut tick = interval(TICK);
-        tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        let mut before = Instant::now();
-        loop {
-            if changes.is_none() {
-                changes = follow(&store).await;
-                read_at = None;
-            }
-            // All arms are cancel-safe.
-            tokio::select! {
-                () = shutdown.cancelled() => return,
-                broken = next_change(&mut changes) => {
-                    read_at = None;
-                    if broken { changes = None }
-                    continue;
-                }
-                _now = tick.tick() => {}
-            }
-            let now = Instant::now();
-            if read_at.is_none_or(|at| at.elapsed() >= REFRESH) {
-                match self.means.records.all().await {
-                    Ok(clusters) => (self.clusters, read_at) = (clusters, Some(now)),
-                    Err(error) => tracing::warn!(error = %Chain(&error), "the clusters cannot be read"),
-                }
-            }
-            self.look(now.duration_since(before)).await;
-            before = now;
-        }
-    }
+impl Look for Failovers {
+    const TICK: Duration = Duration::from_millis(200);
 
-    /// One look at every primary, after so much time.
-    async fn look(&mut self, elapsed: Duration) {
-        let Self { means, clusters, kept } = self;
+    async fn look(&mut self, clusters: &[Cluster], elapsed: Duration) {
+        let Self { means, kept } = self;
         kept.retain(|id, _| clusters.iter().any(|cluster| cluster.id == *id));
         for cluster in clusters.iter().filter(|cluster| cluster.phase == Phase::Active) {
             let kept = kept.entry(cluster.id).or_default();

@@ -61,9 +61,11 @@ impl Keep {
             .iter()
             .filter(|member| member.phase == MemberPhase::Active && member.node_id != reign.primary)
             .map(|member| member.node_id);
-        let need = Need::of(cluster.synchronous.count);
+        // As it was declared together with the record: also while it is being strengthened.
+        let set = cluster.enforced_synchronous();
+        let need = Need::of(set.count);
         let members: Vec<NodeId> = match need {
-            Need::Any(_) => cluster.synchronous.nodes.clone(),
+            Need::Any(_) => set.nodes.clone(),
             Need::All => {
                 replicas.filter(|node| self.counts(cluster.id, *node, reign.newest().has(*node))).collect()
             }

@@ -200,6 +200,21 @@ impl ClusterService for Clusters {
         Ok(Response::new(proto::FailoverClusterResponse { outcome: Some(outcome) }))
     }
 
+    async fn resync_cluster(
+        &self,
+        request: Request<proto::ResyncClusterRequest>,
+    ) -> Result<Response<proto::ResyncClusterResponse>, Status> {
+        let asker = asker(&request, &request.get_ref().request_id)?;
+        let request = request.into_inner();
+        let validate_only = request.validate_only;
+        let parsed = parse::resync(request).map_err(refuse)?;
+        let outcome = match self.change(&parsed, &asker, validate_only).await? {
+            Done::Begun(operation) => proto::resync_cluster_response::Outcome::Operation(*operation),
+            Done::Planned(plan) => proto::resync_cluster_response::Outcome::Plan(plan),
+        };
+        Ok(Response::new(proto::ResyncClusterResponse { outcome: Some(outcome) }))
+    }
+
     async fn pause_cluster(
         &self,
         request: Request<proto::PauseClusterRequest>,

@@ -193,7 +193,7 @@ fn uri(cluster: &Cluster, password: Option<&str>, attributes: &str) -> String {
     let primary = cluster.primary_member().into_iter();
     let hosts = primary
         .chain(cluster.replicas())
-        .filter(|member| member.phase == MemberPhase::Active)
+        .filter(|member| matches!(member.phase, MemberPhase::Active | MemberPhase::Aligning))
         .map(|member| match member.address {
             IpAddr::V4(address) => format!("{address}:{}", cluster.port),
             IpAddr::V6(address) => format!("[{address}]:{}", cluster.port),

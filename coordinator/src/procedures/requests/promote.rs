@@ -67,6 +67,9 @@ fn is_replica(cluster: &Cluster, target: &Member) -> Precondition {
         (Role::Replica, MemberPhase::Joining) => {
             (false, "its data are still being made; wait for that operation")
         }
+        (Role::Replica, MemberPhase::Aligning) => {
+            (false, "its data are being aligned with the primary's; wait for that, or name another member")
+        }
         (Role::Replica, MemberPhase::Leaving) => (false, "it is being removed; name another member"),
     };
     Precondition::new("is_replica", about_node(&target.node_name), met, message)

@@ -8,7 +8,7 @@ use futures::FutureExt as _;
 use futures::future::BoxFuture;
 use holdfast_common::assignment::{RoleAssignment, Synchronous};
 use holdfast_common::clock::Clock;
-use holdfast_common::command::{Command, Outcome, Payload, Progress, Success, Verifier};
+use holdfast_common::command::{Command, Outcome, Payload, Progress, ResyncedBy, Success, Verifier};
 use holdfast_common::error::{Failure, Reason};
 use holdfast_common::generation::Generation;
 use holdfast_common::id::{ClusterId, CommandId, NodeId};
@@ -225,9 +225,18 @@ fn act(data: &mut BTreeMap<NodeId, String>, node: NodeId, command: &Command) -> 
         Payload::DestroyMember(_) => Ok(Success::DestroyMember { removed: data.remove(&node).is_some() }),
         Payload::SetPassword(_) => Ok(Success::SetPassword),
         Payload::CheckpointMember(_) => Ok(Success::CheckpointMember),
-        Payload::CheckMember(_) | Payload::ResyncMember(_) => {
-            Err(Failure::new(Reason::UnknownCommand, "not here"))
+        Payload::ResyncMember(resync) if data.contains_key(&node) => {
+            match data.get(&resync.source.node_id).cloned() {
+                Some(system_identifier) => {
+                    data.insert(node, system_identifier.clone());
+                    let how = ResyncedBy::Rewound;
+                    Ok(Success::ResyncMember { how, system_identifier, copied_bytes: 1, set_aside_bytes: 1 })
+                }
+                None => Err(Failure::new(Reason::EngineFailed, "the source has no data")),
+            }
         }
+        Payload::ResyncMember(_) => Err(Failure::new(Reason::MemberNotFound, "there are no data here")),
+        Payload::CheckMember(_) => Err(Failure::new(Reason::UnknownCommand, "not here")),
     }
 }
 

@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 
 use holdfast_common::assignment::{Exposure, MAX_GATED_PORTS, MAX_PEERS};
+use holdfast_common::command::ResyncMode;
 use holdfast_common::engine::{Engine, EngineVersion, ExtensionName, MAX_EXTENSIONS, Parameters};
 use holdfast_common::error::{Failure, Violations};
 use holdfast_common::name::{ClusterName, NodeName};
@@ -14,7 +15,7 @@ use holdfast_proto::r#type::v1 as nouns;
 use holdfast_proto::v1 as proto;
 
 use crate::cluster::OnReplicaLoss;
-use crate::procedures::requests::{CreateCluster, Settings};
+use crate::procedures::requests::{CreateCluster, ResyncCluster, Settings};
 use crate::procedures::steps::Absent;
 
 /// Below it are ports that only root may use, and well-known ones.
@@ -45,6 +46,38 @@ pub(super) fn member(cluster: &str, node: &str) -> Result<(ClusterName, NodeName
     let cluster = violations.take("cluster", cluster.parse());
     let node = violations.take("node", node.parse());
     complete(violations, cluster.zip(node))
+}
+
+pub(super) fn resync(request: proto::ResyncClusterRequest) -> Result<ResyncCluster, Failure> {
+    let mode = request.mode();
+    let proto::ResyncClusterRequest { cluster, nodes, mode: given, in_place, confirm, .. } = request;
+    let mut violations = Violations::default();
+    let cluster = violations.take("cluster", cluster.parse());
+    let mut named = Vec::new();
+    for (index, name) in nodes.iter().enumerate().take(MAX_PEERS + 1) {
+        match violations.take(&format!("nodes[{index}]"), name.parse::<NodeName>()) {
+            Some(name) if named.contains(&name) => violations.add("nodes", format!("names `{name}` twice")),
+            Some(name) => named.push(name),
+            None => {}
+        }
+    }
+    if nodes.len() > MAX_PEERS {
+        violations.add("nodes", format!("names more than {MAX_PEERS} nodes"));
+    }
+    let mode = match mode {
+        proto::ResyncMode::Unspecified if given != 0 => {
+            violations.add("mode", format!("{given} is unknown; use auto, rewind or full"));
+            ResyncMode::Auto
+        }
+        proto::ResyncMode::Unspecified | proto::ResyncMode::Auto => ResyncMode::Auto,
+        proto::ResyncMode::Rewind => ResyncMode::Rewind,
+        proto::ResyncMode::Full => ResyncMode::Full,
+    };
+    if in_place && mode == ResyncMode::Rewind {
+        violations.add("in_place", "is about copies, and this mode never makes one");
+    }
+    let parts = cluster.map(|cluster| ResyncCluster { cluster, nodes: named, mode, in_place, confirm });
+    complete(violations, parts)
 }
 
 pub(super) fn pause(cluster: &str, reason: &str) -> Result<(ClusterName, String), Failure> {
