@@ -100,6 +100,11 @@ impl Inner {
             let problem = "its answer is not understood".to_owned();
             return Err(Error::Wrong { deed: format!("ask {}", upstream.name), problem });
         };
+        // A replica knows no history that a primary's data could be measured by.
+        if marker.engine_version.number() >= 14 && ask("SHOW in_hot_standby").await?.trim() != "off" {
+            let message = format!("{} is no primary", upstream.name);
+            return Err(Error::Unmet { check: "source_is_primary", message });
+        }
         // The first one has no history.
         let history =
             if timeline > 1 { ask(&format!("TIMELINE_HISTORY {timeline}")).await? } else { String::new() };

@@ -24,7 +24,7 @@ mod swap;
 
 use std::time::Duration;
 
-use holdfast_common::assignment::{Exposure, MemberAssignment, Power};
+use holdfast_common::assignment::{Exposure, MemberAssignment, Power, RoleAssignment};
 use holdfast_common::command::{ResyncMember, ResyncMode, ResyncedBy};
 use holdfast_common::protocol::wipe::{Facts, Process, Refusal, Systems};
 use holdfast_common::role::Role;
@@ -37,7 +37,7 @@ use super::layout::{Layout, Marker, Resync, State};
 use super::render::Place;
 use super::{Inner, build, control, parameters, process};
 use crate::engine::{Copied, Error, Resynced, Work};
-use crate::host::files::Access;
+use crate::host::files::{Access, Kind};
 
 /// How long a server that may be able to follow is given to do so.
 const FOLLOW_DEADLINE: Duration = Duration::from_secs(if cfg!(test) { 8 } else { 30 });
@@ -74,10 +74,17 @@ impl Task<'_> {
         }
         parameters::check(&member.parameters)?;
         inner.require_installed(&marker.engine_version).await?;
+        self.require_folders().await?;
         // A primary does not even ask: its own word is enough.
         match self.facts(&marker, None).await.may_stop() {
             Ok(()) | Err(Refusal::NoSource) => {}
             Err(refusal) => return Err(refusal.into()),
+        }
+        if let RoleAssignment::Replica { upstream } = &member.role
+            && upstream != source
+        {
+            let message = "is not whom the member is to follow".to_owned();
+            return Err(Error::Field { field: "source".to_owned(), message });
         }
         self.may_start()?;
         self.work.check(DEED)?;
@@ -133,6 +140,20 @@ impl Task<'_> {
                 self.copy(marker, said).await
             }
         }
+    }
+
+    /// A link or a file in the place of data is a person's doing.
+    async fn require_folders(&self) -> Result<(), Error> {
+        let Self { inner, layout, .. } = self;
+        for data in [layout.data(), layout.data_new(), layout.data_old()] {
+            let stat = inner.host.files().stat(&data).await;
+            let stat = stat.map_err(|error| Error::failed("look at the member's folder", error))?;
+            if stat.is_some_and(|stat| stat.kind != Kind::Directory) {
+                let why = format!("{} is not a folder", data.display());
+                return Err(Error::WouldDestroyData { why });
+            }
+        }
+        Ok(())
     }
 
     /// What the guard goes by, at this moment.
@@ -205,7 +226,11 @@ impl Task<'_> {
         let member = &request.member;
         match inner.data_role(layout).await {
             Some(Role::Replica) => {
-                inner.follow(member).await?;
+                match inner.follow(member).await {
+                    // A server that takes no connections may be one that waits for log that nobody has any more.
+                    Ok(()) | Err(Error::Unavailable { .. }) => {}
+                    Err(error) => return Err(error),
+                }
                 // Whoever ends at once cannot follow.
                 if inner.start(member).await.is_err() {
                     return Ok(false);
@@ -295,7 +320,7 @@ impl Task<'_> {
         }
         self.mark(&mut marker, State::Swapping).await?;
         self.swap(&mut marker).await?;
-        self.prove(marker, PROOF_DEADLINE).await
+        self.prove(marker, said, PROOF_DEADLINE).await
     }
 
     /// # Errors

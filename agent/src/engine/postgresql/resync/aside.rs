@@ -200,7 +200,7 @@ fn choose(mut segments: Vec<Segment>, timeline: u64, fork: Option<Fork>, limit: 
         }
         None => segment.timeline == timeline,
     });
-    segments.sort_by(|a, b| (a.begins_at, a.timeline).cmp(&(b.begins_at, b.timeline)));
+    segments.sort_by_key(|segment| (segment.begins_at, segment.timeline));
     if fork.is_none() {
         segments.reverse();
     }

@@ -37,7 +37,7 @@ impl Task<'_> {
         }
         let own = marker.resync.is_some_and(|resync| resync.command == self.work.command);
         let deadline = if own { PROOF_DEADLINE } else { FOLLOW_DEADLINE };
-        match self.prove(marker.clone(), deadline).await {
+        match self.prove(marker.clone(), said, deadline).await {
             Ok(done) => Ok(Some(done)),
             Err(error) if own => Err(error),
             Err(_) => {
@@ -82,7 +82,12 @@ impl Task<'_> {
     }
 
     /// Starts the server on the copy; once that streams the old data are removed.
-    pub(super) async fn prove(&self, marker: Marker, deadline: Duration) -> Result<Resynced, Error> {
+    pub(super) async fn prove(
+        &self,
+        marker: Marker,
+        said: &Said,
+        deadline: Duration,
+    ) -> Result<Resynced, Error> {
         let Self { inner, layout, request, work } = self;
         let (member, source) = (&request.member, &request.source);
         let failed = |error| Error::failed("remove the old data", error);
@@ -104,6 +109,7 @@ impl Task<'_> {
             );
             return Err(Error::Wrong { deed: DEED.to_owned(), problem });
         }
+        self.facts(&marker, Some(said)).await.may_stop()?;
         process::refuse_users(&layout.data_old()).await?;
         work.say("removing the old data");
         inner.host.files().remove_tree(layout.data_old()).await.map_err(failed)?;

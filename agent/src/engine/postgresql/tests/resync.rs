@@ -1,10 +1,12 @@
 //! Data aligned with the primary's: what only a former primary had is kept, nothing is lost by what fails or is cut on the way.
 
+mod cut;
+
 use std::os::unix::fs::MetadataExt as _;
-use std::sync::atomic::{AtomicU32, Ordering};
 
 use holdfast_common::assignment::MemberAssignment;
 use holdfast_common::command::{Progress, ResyncMode, ResyncedBy};
+use holdfast_common::error::Classify as _;
 use holdfast_common::id::{CommandId, OperationId};
 use holdfast_common::protocol::Standing;
 use nix::sys::signal::{Signal, kill};
@@ -12,11 +14,8 @@ use nix::unistd::Pid;
 
 use super::guards::contents;
 use super::*;
-use crate::engine::Work;
 use crate::engine::contract::{work_as, work_in};
-use crate::host::exec::Processes;
-use crate::host::files::{self, Access, Deed as FileDeed, Disk, Entry, Files, Removed, Space, Stat, Tree};
-use crate::host::system::Machine as RealMachine;
+use crate::engine::{Surroundings, Work};
 
 /// A primary of term 1, and a replica that follows it.
 struct Pair {
@@ -181,10 +180,95 @@ async fn what_is_refused_leaves_every_file_as_it_is() {
             assert_eq!(reason(engine.resync(&own, &work_in(2)).await), Reason::WouldDestroyData);
             let mut absent = request.clone();
             absent.source.address = "127.0.0.99".parse().unwrap();
+            absent.member.role = RoleAssignment::Replica { upstream: absent.source.clone() };
             assert_eq!(reason(engine.resync(&absent, &work_in(2)).await), Reason::EngineUnavailable);
         }
     }
+    // Another primary than the one that it is to follow, and one that is none.
+    let full = cluster.resync(&a.bench, &b.bench, 2, ResyncMode::Full);
+    let mut other = full.clone();
+    other.source.node_id = NodeId::generate();
+    assert_eq!(reason(engine.resync(&other, &work_in(2)).await), Reason::InvalidField);
     assert!(state() == before, "something was changed");
+    // A link in the place of data.
+    let elsewhere = machine.folder.path().join("elsewhere");
+    std::fs::rename(a.data(cluster.id), &elsewhere).unwrap();
+    std::os::unix::fs::symlink(&elsewhere, a.data(cluster.id)).unwrap();
+    assert_eq!(reason(engine.resync(&full, &work_in(2)).await), Reason::WouldDestroyData);
+    std::fs::remove_file(a.data(cluster.id)).unwrap();
+    std::fs::rename(&elsewhere, a.data(cluster.id)).unwrap();
+    assert!(state() == before, "something was changed");
+    pair.stop().await;
+}
+
+/// A member that becomes the primary by its lease's record while it is being resynced.
+#[derive(Debug)]
+struct Turns(CancellationToken);
+
+impl Surroundings for Turns {
+    fn standing(&self, _cluster: ClusterId) -> Option<(Term, Standing)> {
+        let standing = if self.0.is_cancelled() { Standing::Primary } else { Standing::Replica };
+        Some((Term::new(2), standing))
+    }
+
+    fn covers(&self, _cluster: ClusterId) -> bool {
+        true
+    }
+}
+
+#[tokio::test]
+async fn who_becomes_primary_meanwhile_is_not_touched() {
+    let machine = Machine::new();
+    let pair = Pair::parted(&machine, 75).await;
+    let Pair { a, b, cluster } = &pair;
+    // Each in the last moment before the data would be changed: rewound, removed, swapped out.
+    for (mode, in_place, moment) in [
+        (ResyncMode::Auto, false, "recovering"),
+        (ResyncMode::Full, true, "setting"),
+        (ResyncMode::Full, false, "copying"),
+    ] {
+        let turned = CancellationToken::new();
+        let turns = turned.clone();
+        let work = heard(2, move |_, progress| {
+            if progress.message.starts_with(moment) {
+                turns.cancel();
+            }
+        });
+        let work = work.amid(Arc::new(Turns(turned.clone())));
+        let before =
+            (inode(&a.data(cluster.id)), std::fs::read(a.data(cluster.id).join("PG_VERSION")).unwrap());
+        let request = ResyncMember { in_place, ..cluster.resync(&a.bench, &b.bench, 2, mode) };
+        let refused = a.bench.engine.resync(&request, &work).await.unwrap_err();
+        assert!(turned.is_cancelled(), "{moment}: it never came to that");
+        assert_eq!(refused.reason(), Reason::WouldDestroyData, "{moment}: {refused}");
+        let after =
+            (inode(&a.data(cluster.id)), std::fs::read(a.data(cluster.id).join("PG_VERSION")).unwrap());
+        assert_eq!(after, before, "{moment}");
+        assert!(!a.bench.engine.observe(cluster.id).await.needs_resync, "{moment}");
+        assert!(!beside(a, cluster.id, "data.old").exists(), "{moment}");
+    }
+    // Its own log is still all there.
+    a.bench.run(&cluster.primary(&a.bench)).await;
+    assert_eq!(a.local(cluster.id, "select string_agg(word, ',') from said").await, "heard-by-nobody");
+    pair.stop().await;
+}
+
+#[tokio::test]
+async fn a_replica_that_cannot_follow_is_copied_and_a_replica_is_no_source() {
+    let machine = Machine::new();
+    let pair = Pair::new(&machine, 77).await;
+    let Pair { a, b, cluster } = &pair;
+    b.bench.stop(cluster.id).await;
+    std::fs::remove_file(b.data(cluster.id).join("global/pg_control")).unwrap();
+    let request = cluster.resync(&b.bench, &a.bench, 1, ResyncMode::Auto);
+    let done = b.bench.engine.resync(&request, &work_in(1)).await.unwrap();
+    assert_eq!(done.how, ResyncedBy::Copied);
+    b.bench.wait(cluster.id, "streaming", |o| o.streaming == Some(true)).await;
+    // As if `a` were to be aligned with its own replica.
+    a.bench.stop(cluster.id).await;
+    let request = cluster.resync(&a.bench, &b.bench, 1, ResyncMode::Full);
+    let refused = a.bench.engine.resync(&request, &work_in(1)).await;
+    assert_eq!(reason(refused), Reason::PreconditionFailed);
     pair.stop().await;
 }
 
@@ -314,125 +398,5 @@ async fn the_old_data_are_kept_until_the_copy_streams_and_come_back_where_it_doe
     assert_eq!(done.how, ResyncedBy::Followed);
     assert_eq!(inode(&b.data(cluster.id)), inode_before);
     assert!(!beside(b, cluster.id, "data.new").exists() && !beside(b, cluster.id, "data.old").exists());
-    pair.stop().await;
-}
-
-/// A disk under an agent that ends before or after its nth change of what a resync is about: from there on nothing is done.
-#[derive(Debug)]
-struct Cut {
-    disk: Disk,
-    left: AtomicU32,
-}
-
-impl Cut {
-    fn step(&self, path: &Path) -> Result<(), files::Error> {
-        let counts = ["member.json", "data", "data.new", "data.old"];
-        let name = path.file_name().and_then(|name| name.to_str()).unwrap_or_default();
-        let left = self.left.load(Ordering::Relaxed);
-        if left == 0 {
-            let source = std::io::Error::other("gone");
-            return Err(files::Error::Io { deed: FileDeed::Write, path: path.to_owned(), source });
-        }
-        if counts.contains(&name) {
-            self.left.fetch_sub(1, Ordering::Relaxed);
-        }
-        Ok(())
-    }
-
-    fn change<T>(
-        &self,
-        path: &Path,
-        change: impl FnOnce() -> Result<T, files::Error>,
-    ) -> Result<T, files::Error> {
-        self.step(path)?;
-        let changed = change()?;
-        self.step(path).map(|()| changed)
-    }
-}
-
-impl Tree for Cut {
-    fn write(&self, path: &Path, contents: &[u8], access: Access) -> Result<(), files::Error> {
-        self.change(path, || self.disk.write(path, contents, access))
-    }
-    fn read(&self, path: &Path, limit: u64) -> Result<Vec<u8>, files::Error> {
-        self.disk.read(path, limit)
-    }
-    fn read_end(&self, path: &Path, limit: u64) -> Result<Vec<u8>, files::Error> {
-        self.disk.read_end(path, limit)
-    }
-    fn read_start(&self, path: &Path, limit: u64) -> Result<Vec<u8>, files::Error> {
-        self.disk.read_start(path, limit)
-    }
-    fn copy(&self, from: &Path, to: &Path, access: Access) -> Result<u64, files::Error> {
-        self.change(to, || self.disk.copy(from, to, access))
-    }
-    fn size(&self, path: &Path) -> Result<u64, files::Error> {
-        self.disk.size(path)
-    }
-    fn create_dir(&self, path: &Path, access: Access) -> Result<(), files::Error> {
-        self.disk.create_dir(path, access)
-    }
-    fn set_access(&self, path: &Path, access: Access) -> Result<(), files::Error> {
-        self.disk.set_access(path, access)
-    }
-    fn rename(&self, from: &Path, to: &Path) -> Result<(), files::Error> {
-        self.change(from, || self.disk.rename(from, to))
-    }
-    fn remove_file(&self, path: &Path) -> Result<Removed, files::Error> {
-        self.change(path, || self.disk.remove_file(path))
-    }
-    fn remove_tree(&self, path: &Path) -> Result<Removed, files::Error> {
-        self.change(path, || self.disk.remove_tree(path))
-    }
-    fn list(&self, path: &Path) -> Result<Vec<Entry>, files::Error> {
-        self.disk.list(path)
-    }
-    fn stat(&self, path: &Path) -> Result<Option<Stat>, files::Error> {
-        self.disk.stat(path)
-    }
-    fn space(&self, path: &Path) -> Result<Space, files::Error> {
-        self.disk.space(path)
-    }
-}
-
-/// The driver of an agent that ends after so many changes.
-async fn mortal(node: &TestNode, left: u32) -> Postgresql {
-    let disk = Disk::new([node.home.clone()]);
-    let files = Files::new(Arc::new(Cut { disk, left: AtomicU32::new(left) }));
-    let units = Supervisor::Plain.open(&node.home.join("units")).await.unwrap();
-    let netlink = crate::host::netlink::open();
-    let host = Host::from_parts(Arc::new(Processes), files, units, Arc::new(RealMachine), netlink);
-    Postgresql::new(node.driver.inner.settings.clone(), host, node.credentials.subscribe())
-}
-
-#[tokio::test]
-async fn whoever_is_cut_at_any_step_of_a_swap_is_gone_on_with() {
-    let machine = Machine::new();
-    let pair = Pair::new(&machine, 73).await;
-    let Pair { a, b, cluster } = &pair;
-    let replica = cluster.replica(&b.bench, &a.bench);
-    let request = cluster.resync(&b.bench, &a.bench, 1, ResyncMode::Full);
-    let mut whole = false;
-    for left in 0..40 {
-        let command = work_in(1);
-        match mortal(b, left).await.resync(&request, &command).await {
-            Ok(_) => {
-                whole = true;
-                break;
-            }
-            Err(error) => assert!(format!("{error:?}").contains("gone"), "{left}: {error:?}"),
-        }
-        let kept = ["data", "data.old"].map(|name| beside(b, cluster.id, name).join("PG_VERSION").exists());
-        assert!(kept[0] || kept[1], "{left}: neither the old data nor the new ones are there");
-        // Now and then by another command.
-        let next = if left % 3 == 2 { work_in(1) } else { command };
-        let done = b.bench.engine.resync(&request, &next).await;
-        assert_eq!(done.map(|done| done.how).ok(), Some(ResyncedBy::Copied), "{left}");
-        pair.follows(b, &replica).await;
-        for left_over in ["data.new", "data.old"] {
-            assert!(!beside(b, cluster.id, left_over).exists(), "{left}: {left_over} is left");
-        }
-    }
-    assert!(whole, "it never came to its end");
     pair.stop().await;
 }
