@@ -21,7 +21,7 @@ const MAX_AGE: SignedDuration = SignedDuration::from_hours(7 * 24);
 /// A set that is younger is not removed because of the number.
 const MIN_AGE: SignedDuration = SignedDuration::from_hours(24);
 /// What is left free on the disk.
-const RESERVE_BYTES: u64 = 64 * 1024 * 1024;
+const RESERVE_BYTES: u64 = 256 * 1024 * 1024;
 const SUMMARY: &str = "summary.json";
 const MAX_SUMMARY_BYTES: u64 = 1024 * 1024;
 const PARTIAL: &str = ".partial";
@@ -123,7 +123,12 @@ impl Aside<'_> {
         let failed = |error| Error::failed(DEED, error);
         let folder = self.layout.data().join("pg_wal");
         let mut found = Vec::new();
-        for entry in self.files.list(&folder).await.map_err(failed)? {
+        let entries = match self.files.list(&folder).await {
+            // Data that are not there have no log to keep.
+            Err(error) if error.is_not_found() => return Ok(found),
+            other => other.map_err(failed)?,
+        };
+        for entry in entries {
             let Some(name) = entry.name.to_str().filter(|_| entry.kind == Kind::File) else { continue };
             let path = folder.join(name);
             let Some(stat) = self.files.stat(&path).await.map_err(failed)? else { continue };

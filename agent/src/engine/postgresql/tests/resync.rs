@@ -264,6 +264,12 @@ async fn a_replica_that_cannot_follow_is_copied_and_a_replica_is_no_source() {
     let done = b.bench.engine.resync(&request, &work_in(1)).await.unwrap();
     assert_eq!(done.how, ResyncedBy::Copied);
     b.bench.wait(cluster.id, "streaming", |o| o.streaming == Some(true)).await;
+    // Nor can one that has nothing left.
+    b.bench.stop(cluster.id).await;
+    std::fs::remove_dir_all(b.data(cluster.id)).unwrap();
+    let done = b.bench.engine.resync(&request, &work_in(1)).await.unwrap();
+    assert_eq!((done.how, done.set_aside_bytes), (ResyncedBy::Copied, 0));
+    b.bench.wait(cluster.id, "streaming", |o| o.streaming == Some(true)).await;
     // As if `a` were to be aligned with its own replica.
     a.bench.stop(cluster.id).await;
     let request = cluster.resync(&a.bench, &b.bench, 1, ResyncMode::Full);
