@@ -27,7 +27,6 @@ use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
 use self::leases::Leases;
-use self::surroundings::Known;
 use crate::assignment::Assignments;
 use crate::config::Config;
 use crate::converge;
@@ -125,8 +124,6 @@ impl Config {
         let (firewall, filtering) = firewall::Service::open(table, state_files(state), state, means).await?;
         let (leases, held, found) = lease::Service::open(&state_files(state), state).await?;
         tell(found, &outbox, &clock);
-        let known = Known { leases: held.subscribe(), firewall: filtering.subscribe() };
-        engines.set_amid(Arc::new(known));
         let (converge, members) = converge::Service::new(converge::Means {
             engines: engines.clone(),
             assignment: assignments.subscribe(),
@@ -135,8 +132,7 @@ impl Config {
             clock: clock.clone(),
             tell: telling(&outbox),
         });
-        let samples = Samples::new();
-        let inventories = Inventories::new();
+        let (samples, inventories) = (Samples::new(), Inventories::new());
         let machine =
             Machine { host, service_manager: self.supervisor.manager(), engines, firewall: filtering };
         let node = Node {
@@ -155,6 +151,7 @@ impl Config {
         let node = Arc::new(node);
         let link = Link::new(Arc::clone(&node), identity.tls(), coordinators.clone(), Patience::default());
         let parts = leases::Parts {
+            held: &held,
             state,
             identity: &identity,
             coordinators: &coordinators,

@@ -2,7 +2,7 @@
 //!
 //! A driver knows how to check and install its packages, to make, copy, start, stop, configure, observe and destroy
 //! members. It knows nothing of the coordinator, of leases or of gRPC, and does not decide: what should be done comes as
-//! a command, out of [`crate::converge`] or of [`crate::lease`]. (Rewinding comes with the return of old primaries.)
+//! a command, out of [`crate::converge`] or of [`crate::lease`].
 //!
 //! ```text
 //!             initialise │ copy_from                   start              observe: Starting → Running
@@ -11,8 +11,9 @@
 //!    └──────────── destroy ──────────────────┘  └──────────────────────────────┘
 //! ```
 //!
-//! What a driver never does: overwrite data in place, remove data that `destroy` was not asked for by name, stop a
-//! running server because the agent starts or ends, report something that it did not read.
+//! What a driver never does: change or remove data but in `destroy`, which is asked for by name, and in `resync`, under the wipe guard
+//! and with what only they have set aside; stop a running server because the agent starts or ends; report something that it did
+//! not read.
 
 pub mod execute;
 pub mod fake;

@@ -43,6 +43,8 @@ pub enum Problem {
     Unknown,
     /// A command makes data, a round never does.
     NoData,
+    /// What was replacing its data was cut: a command goes on, a round never does.
+    Broken,
     /// The data are those of another database.
     OtherSystem { expected: String, found: String },
     /// It is to be primary and has no lease.
@@ -140,6 +142,9 @@ pub fn is_converged(wanted: &MemberAssignment, observed: &Observation, drift: Dr
 }
 
 fn problem(wanted: &MemberAssignment, observed: &Observation) -> Option<Problem> {
+    if observed.needs_resync {
+        return Some(Problem::Broken);
+    }
     match observed.state {
         EngineState::Unknown => return Some(Problem::Unknown),
         EngineState::Absent | EngineState::Building => return Some(Problem::NoData),
@@ -191,6 +196,7 @@ impl fmt::Display for Problem {
                 "its access rules are not in the kernel, so it is not started; `node show` says why",
             ),
             Self::NoData => f.write_str("it has no data here; a command makes them"),
+            Self::Broken => f.write_str("nothing is done to it until it is resynced"),
             Self::OtherSystem { expected, found } => {
                 write!(
                     f,
@@ -358,6 +364,15 @@ mod tests {
             made.steps.is_empty() && matches!(made.problem, Some(Problem::OtherSystem { .. })),
             "{made:?}"
         );
+    }
+
+    #[test]
+    fn data_that_a_cut_resync_has_left_are_not_touched() {
+        for role in [Role::Primary, Role::Replica] {
+            let broken = Observation { needs_resync: true, ..observed(EngineState::Stopped, role) };
+            let made = plan(&member(role, Power::Running), &broken, Some(BOTH), HELD);
+            assert_eq!(made, Plan { steps: vec![], problem: Some(Problem::Broken) });
+        }
     }
 
     #[test]

@@ -1,5 +1,6 @@
 //! The rounds of one member: observe, compare, plan, begin to execute, report.
 
+mod apart;
 mod report;
 
 use std::sync::Arc;
@@ -18,6 +19,7 @@ use tokio::task::JoinSet;
 use tokio::time::{Instant, MissedTickBehavior, interval, sleep};
 use tokio_util::sync::CancellationToken;
 
+use self::apart::Apart;
 use self::report::report;
 use super::plan::{self, Cover, Leave, Plan, Step};
 use super::probe::Probe;
@@ -72,6 +74,7 @@ struct Memory {
     problem: Option<(String, Instant, Told)>,
     /// Since when nobody assigns it, and whether that was told.
     orphan: Option<(Instant, Told)>,
+    apart: Apart,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -214,7 +217,7 @@ impl Member {
                 // Not by what was true before somebody else was done with the member.
                 && self.leave(wanted) == leave
             {
-                self.begin(&steps);
+                self.begin(&steps, wanted);
                 work.spawn(execute(Arc::clone(&engine), wanted.clone(), steps, held));
             }
         }
@@ -262,6 +265,7 @@ impl Member {
         self.memory.compared_at = Some(Instant::now());
         self.memory.compared = Some(key);
         self.memory.drift = match observed.state {
+            _ if observed.needs_resync => None,
             EngineState::Stopped | EngineState::Running | EngineState::Starting | EngineState::Failed => {
                 match engine.compare(wanted, observed).await {
                     Ok(drift) => Some(drift),
@@ -275,7 +279,8 @@ impl Member {
         };
     }
 
-    fn begin(&mut self, steps: &[Step]) {
+    fn begin(&mut self, steps: &[Step], wanted: &MemberAssignment) {
+        self.memory.apart.begin(steps, wanted);
         if steps.contains(&Step::Start) {
             self.memory.starts = self.memory.starts.saturating_add(1);
             // Also if it succeeds: a server that ends again soon after is not started in a tight loop.
@@ -304,6 +309,7 @@ impl Member {
             }
             Ok(Err((step, error))) => {
                 self.memory.not_before = Some(Instant::now() + self.memory.backoff.next_wait());
+                self.memory.apart.failed(step, &error);
                 self.fail(step.name(), &error);
             }
             Err(join) => {
@@ -403,7 +409,9 @@ impl Member {
     ) {
         self.note_problem(problem.as_ref().filter(|_| observed.state != EngineState::Absent));
         let term = wanted.map_or(Term::NONE, |wanted| wanted.term);
+        let apart = self.memory.apart.holds(wanted, &observed);
         let mut report = report(self.cluster, term, engine.kind(), observed);
+        report.needs_resync |= apart;
         let should_run = wanted.is_some_and(|wanted| wanted.power == Power::Running);
         if let Some(kind) = building {
             report.state = EngineState::Building;
@@ -449,6 +457,7 @@ impl Memory {
             failure: None,
             problem: None,
             orphan: None,
+            apart: Apart::default(),
         }
     }
 }

@@ -6,9 +6,11 @@ use std::time::Duration;
 use holdfast_common::access::Access;
 use holdfast_common::assignment::{Exposure, MemberAssignment, Peer, Power, RoleAssignment, Synchronous};
 use holdfast_common::command::{
-    CloneMember, DatabaseName, DestroyMember, InitialiseMember, Payload, Success, Verifier,
+    CloneMember, DatabaseName, DestroyMember, InitialiseMember, Payload, ResyncMember, ResyncMode,
+    ResyncedBy, Success, Verifier,
 };
 use holdfast_common::engine::{Engine as Kind, Parameters};
+use holdfast_common::error::Retry;
 use holdfast_common::generation::Generation;
 use holdfast_common::id::{CommandId, NodeId, OperationId};
 use holdfast_common::protocol::{Profile, Standing};
@@ -18,8 +20,8 @@ use holdfast_common::term::Term;
 use tokio::time::timeout;
 
 use super::*;
-use crate::engine::Work;
 use crate::engine::fake::{Step as Deed, World};
+use crate::engine::{Surroundings, Work};
 use crate::lease::Serve;
 
 const CLUSTER: &str = "01890a5d-ac96-774b-bcce-b302099a8057";
@@ -284,6 +286,88 @@ async fn a_round_never_demotes() {
     let report = a.wait("a refusal", refused).await.unwrap();
     assert_eq!((report.role, report.converged_generation), (Some(Role::Primary), Generation::NONE));
     assert_eq!(world.count(a.peer.node_id, Deed::Configure), 1);
+}
+
+/// What the leases of a node say.
+#[derive(Debug)]
+struct Around(watch::Receiver<Arc<lease::Status>>);
+
+impl Surroundings for Around {
+    fn standing(&self, cluster: ClusterId) -> Option<(Term, Standing)> {
+        self.0.borrow().members.get(&cluster).map(|held| held.standing)
+    }
+
+    fn covers(&self, _cluster: ClusterId) -> bool {
+        true
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_member_whose_log_has_parted_says_so_until_it_is_resynced() {
+    let world = World::default();
+    let (a, system) = lone_primary(&world).await;
+    let b = Node::new(&world, "b", 2);
+    let at = |node: &Node, term, role| MemberAssignment {
+        term: Term::new(term),
+        ..member(node, &[&a, &b], role, Some(&system))
+    };
+    let of = |node: &Node| RoleAssignment::Replica { upstream: node.peer.clone() };
+    a.assign(2, vec![at(&a, 1, primary(&[]))]);
+    a.wait_converged(2).await;
+    let clone = CloneMember { member: at(&b, 1, of(&a)), source: a.peer.clone() };
+    b.engines.execute(&Payload::CloneMember(Box::new(clone)), &work()).await.unwrap();
+    b.assign(1, vec![at(&b, 1, of(&a))]);
+    b.wait_converged(1).await;
+    world.cut(b.peer.node_id);
+    assert!(world.write(cluster(), 100));
+    b.assign(2, vec![at(&b, 2, primary(&[]))]);
+    b.wait_converged(2).await;
+    world.join(b.peer.node_id);
+
+    a.assign(3, vec![at(&a, 2, of(&b))]);
+    let apart = a.wait("its refusal", |m| m.is_some_and(|m| m.needs_resync)).await.unwrap();
+    assert!(apart.message.contains("its log has more"), "{}", apart.message);
+    let member = at(&a, 2, of(&b));
+    let request = ResyncMember { member, source: b.peer.clone(), mode: ResyncMode::Auto, in_place: false };
+    let payload = Payload::ResyncMember(Box::new(request));
+    // Not before it is known what the member is by its lease.
+    let refused = a.engines.execute(&payload, &work()).await.unwrap_err();
+    assert_eq!(refused.retry, Retry::Later(None));
+    a.engines.set_amid(Arc::new(Around(a.leases.subscribe())));
+    let done = a.engines.execute(&payload, &work()).await.unwrap();
+    assert!(matches!(done, Success::ResyncMember { how: ResyncedBy::Rewound, .. }), "{done:?}");
+    let report = a.wait_converged(3).await;
+    assert_eq!((report.needs_resync, report.streaming), (false, Some(true)));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_member_whose_rewinding_broke_is_left_alone_until_it_is_copied() {
+    let world = World::default();
+    let (a, system) = lone_primary(&world).await;
+    let b = Node::new(&world, "b", 2);
+    let all = [&a, &b];
+    a.assign(2, vec![member(&a, &all, primary(&[]), Some(&system))]);
+    a.wait_converged(2).await;
+    let upstream = RoleAssignment::Replica { upstream: a.peer.clone() };
+    let replica = member(&b, &all, upstream, Some(&system));
+    let clone = CloneMember { member: replica.clone(), source: a.peer.clone() };
+    b.engines.execute(&Payload::CloneMember(Box::new(clone)), &work()).await.unwrap();
+    b.assign(1, vec![replica.clone()]);
+    b.wait_converged(1).await;
+    b.engines.set_amid(Arc::new(Around(b.leases.subscribe())));
+    let payload = |mode| {
+        let (member, source) = (replica.clone(), a.peer.clone());
+        Payload::ResyncMember(Box::new(ResyncMember { member, source, mode, in_place: false }))
+    };
+    world.break_data(cluster(), b.peer.node_id);
+    b.wait("a report", |m| m.is_some_and(|m| m.needs_resync)).await;
+    let starts = world.count(b.peer.node_id, Deed::Start);
+    tokio::time::sleep(Duration::from_secs(120)).await;
+    assert_eq!(world.count(b.peer.node_id, Deed::Start), starts);
+    assert_eq!(b.told("CONVERGE_FAILED"), 0);
+    b.engines.execute(&payload(ResyncMode::Rewind), &work()).await.unwrap_err();
+    b.engines.execute(&payload(ResyncMode::Auto), &work()).await.unwrap();
+    b.wait("streaming", |m| m.is_some_and(|m| !m.needs_resync && m.streaming == Some(true))).await;
 }
 
 #[tokio::test(start_paused = true)]

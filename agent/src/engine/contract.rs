@@ -6,18 +6,19 @@ use std::time::Duration;
 use holdfast_common::access::Access;
 use holdfast_common::assignment::{Exposure, MemberAssignment, Peer, Power, RoleAssignment, Synchronous};
 use holdfast_common::command::{
-    CloneMember, DatabaseName, DestroyMember, InitialiseMember, SetPassword, Verifier,
+    CloneMember, DatabaseName, DestroyMember, InitialiseMember, ResyncMember, ResyncMode, ResyncedBy,
+    SetPassword, Verifier,
 };
 use holdfast_common::engine::{Engine as Kind, EngineVersion, Parameters};
 use holdfast_common::error::{Classify as _, Reason};
 use holdfast_common::id::{ClusterId, CommandId, OperationId};
-use holdfast_common::protocol::Profile;
+use holdfast_common::protocol::{Profile, Standing};
 use holdfast_common::report::EngineState;
 use holdfast_common::role::Role;
 use holdfast_common::term::Term;
 use tokio_util::sync::CancellationToken;
 
-use super::{Drift, Engine, Error, Observation, Work};
+use super::{Drift, Engine, Error, Observation, Surroundings, Work};
 
 pub(super) const VERIFIER: &str = "SCRAM-SHA-256$4096:c2FsdHNhbHRzYWx0c2FsdA==$cO4DfQh6Y5b1Kt6jJTk8JfbWvVtNq0tE8l2m1FhY3vE=:\
                                    1lTOuZp6A0zj7PcKQXxVqk1sFhJv5oXcR8yL2wNq3bM=";
@@ -40,6 +41,30 @@ pub(super) struct Cluster {
 
 pub(super) fn work() -> Work {
     Work::new(CommandId::of_step(OperationId::generate(), "contract"), CancellationToken::new(), |_| {})
+}
+
+/// What the lease's record says, and that the rules are in the kernel.
+#[derive(Debug)]
+struct Held(Option<(Term, Standing)>);
+
+impl Surroundings for Held {
+    fn standing(&self, _cluster: ClusterId) -> Option<(Term, Standing)> {
+        self.0
+    }
+
+    fn covers(&self, _cluster: ClusterId) -> bool {
+        true
+    }
+}
+
+/// Work on a member that is this by its lease's record.
+pub(super) fn work_as(standing: Option<(Term, Standing)>) -> Work {
+    work().amid(Arc::new(Held(standing)))
+}
+
+/// Work on a member that is a replica of this term.
+pub(super) fn work_in(term: u64) -> Work {
+    work_as(Some((Term::new(term), Standing::Replica)))
 }
 
 pub(super) fn name(text: &str) -> DatabaseName {
@@ -85,6 +110,11 @@ impl Cluster {
 
     pub(super) fn replica(&self, node: &Bench, of: &Bench) -> MemberAssignment {
         self.member(node, RoleAssignment::Replica { upstream: of.peer.clone() })
+    }
+
+    pub(super) fn resync(&self, node: &Bench, of: &Bench, term: u64, mode: ResyncMode) -> ResyncMember {
+        let member = MemberAssignment { term: Term::new(term), ..self.replica(node, of) };
+        ResyncMember { member, source: of.peer.clone(), mode, in_place: false }
     }
 
     pub(super) fn initialise(&self, node: &Bench) -> InitialiseMember {
@@ -214,6 +244,98 @@ async fn roles_change_hands(a: &Bench, b: &Bench, cluster: &mut Cluster) {
     b.wait(id, "streaming", |o| o.streaming == Some(true)).await;
 }
 
+/// What is refused changes nothing: neither what it is nor whether it runs.
+async fn a_resync_is_refused_to_a_primary(a: &Bench, b: &Bench, cluster: &Cluster, term: u64) {
+    let id = cluster.id;
+    let before = (a.engine.observe(id).await.started_at, b.engine.observe(id).await.started_at);
+    let at = Term::new(term);
+    let request = |mode| cluster.resync(b, a, term, mode);
+    let refused = async |request: &ResyncMember, work: &Work| reason(b.engine.resync(request, work).await);
+    let full = request(ResyncMode::Full);
+    for standing in
+        [(at, Standing::Primary), (Term::FIRST, Standing::Primary), (at.next(), Standing::Replica)]
+    {
+        let work = work_as(Some(standing));
+        assert_eq!(refused(&full, &work).await, Reason::WouldDestroyData, "{standing:?}");
+    }
+    for standing in [None, Some((at, Standing::Sealed))] {
+        let error = b.engine.resync(&full, &work_as(standing)).await.unwrap_err();
+        assert!(error.retry() != holdfast_common::error::Retry::Never, "{standing:?}: {error}");
+    }
+    let own = ResyncMember { source: b.peer.clone(), ..full.clone() };
+    assert_eq!(refused(&own, &work_in(term)).await, Reason::WouldDestroyData);
+    let primary = MemberAssignment { role: cluster.primary(b).role, ..full.member.clone() };
+    let primary = ResyncMember { member: primary, ..full.clone() };
+    assert_eq!(refused(&primary, &work_in(term)).await, Reason::WouldDestroyData);
+    let other = MemberAssignment { system_identifier: Some("7".to_owned()), ..full.member.clone() };
+    let other = ResyncMember { member: other, ..full.clone() };
+    assert_eq!(refused(&other, &work_in(term)).await, Reason::WouldDestroyData);
+    // One whose engine runs as primary, although its record says otherwise.
+    let runs = cluster.resync(a, b, term, ResyncMode::Full);
+    assert_eq!(reason(a.engine.resync(&runs, &work_in(term)).await), Reason::WouldDestroyData);
+    let after = (a.engine.observe(id).await.started_at, b.engine.observe(id).await.started_at);
+    assert_eq!(after, before);
+}
+
+/// `a` is the primary, and `b` follows it.
+async fn replicas_are_aligned(a: &Bench, b: &Bench, cluster: &Cluster, term: u64) {
+    let id = cluster.id;
+    let at = |member: MemberAssignment, term| MemberAssignment { term: Term::new(term), ..member };
+    a_resync_is_refused_to_a_primary(a, b, cluster, term).await;
+
+    // One that follows is left as it is.
+    let started_at = b.engine.observe(id).await.started_at;
+    let command = work_in(term);
+    let request = cluster.resync(b, a, term, ResyncMode::Auto);
+    let resynced = b.engine.resync(&request, &command).await.unwrap();
+    assert_eq!((resynced.how, resynced.set_aside_bytes), (ResyncedBy::Followed, 0));
+    assert_eq!(Some(&resynced.system_identifier), cluster.system.as_ref());
+    assert_eq!(b.engine.observe(id).await.started_at, started_at);
+
+    // Copied where that is asked for, and what was done once is told again.
+    let command = work_in(term);
+    let request = cluster.resync(b, a, term, ResyncMode::Full);
+    let resynced = b.engine.resync(&request, &command).await.unwrap();
+    assert_eq!((resynced.how, resynced.set_aside_bytes), (ResyncedBy::Copied, 0), "it followed");
+    assert!(resynced.copied_bytes > 1024 * 1024, "{resynced:?}");
+    assert_eq!(b.engine.resync(&request, &command).await.unwrap(), resynced);
+    b.run(&at(cluster.replica(b, a), term)).await;
+    b.wait(id, "streaming", |o| o.streaming == Some(true)).await;
+
+    // A primary that ends, and has what nobody else has.
+    b.stop(id).await;
+    a.engine.lead(&at(cluster.primary(a), term + 1)).await.unwrap();
+    a.engine.halt(id).await.unwrap();
+    b.run(&at(cluster.replica(b, a), term)).await;
+    let led = at(cluster.primary(b), term + 2);
+    b.engine.configure(&led).await.unwrap();
+    b.engine.lead(&led).await.unwrap();
+    b.settle(&led).await;
+    let followed = at(cluster.replica(a, b), term + 2);
+    assert_eq!(reason(a.engine.follow(&followed).await), Reason::PreconditionFailed);
+    let request = cluster.resync(a, b, term + 2, ResyncMode::Auto);
+    let resynced = a.engine.resync(&request, &work_in(term + 2)).await.unwrap();
+    assert_eq!(resynced.how, ResyncedBy::Rewound);
+    assert!(resynced.set_aside_bytes > 0, "{resynced:?}");
+    let observed = a.engine.observe(id).await;
+    assert_eq!((observed.data_role, observed.needs_resync), (Some(Role::Replica), false));
+    a.run(&followed).await;
+    a.wait(id, "streaming", |o| o.streaming == Some(true)).await;
+
+    // Its log is all in the other's: it follows, and nothing is set aside.
+    let stopped = b.engine.rest(id).await.unwrap();
+    assert!(a.engine.seal(id).await.unwrap() >= stopped);
+    let led = at(cluster.primary(a), term + 3);
+    a.engine.configure(&led).await.unwrap();
+    a.engine.lead(&led).await.unwrap();
+    a.settle(&led).await;
+    let request = cluster.resync(b, a, term + 3, ResyncMode::Auto);
+    let resynced = b.engine.resync(&request, &work_in(term + 3)).await.unwrap();
+    assert_eq!((resynced.how, resynced.set_aside_bytes), (ResyncedBy::Followed, 0));
+    b.run(&at(cluster.replica(b, a), term + 3)).await;
+    b.wait(id, "streaming", |o| o.streaming == Some(true)).await;
+}
+
 /// The life of a cluster of two members, with each refusal on its way.
 pub(super) async fn a_cluster_lives_and_ends(a: &Bench, b: &Bench) {
     let mut cluster = Cluster::new(&[a, b]);
@@ -286,6 +408,7 @@ pub(super) async fn a_cluster_lives_and_ends(a: &Bench, b: &Bench) {
     a.run(&quorum).await;
 
     roles_change_hands(a, b, &mut cluster).await;
+    replicas_are_aligned(a, b, &cluster, 3).await;
 
     // Removed only by its name, and then wholly.
     assert_eq!(reason(b.engine.destroy(&cluster.destroy("other"), &work()).await), Reason::NotConfirmed);

@@ -112,6 +112,13 @@ impl World {
         }
     }
 
+    /// A resync of the member was cut: its data cannot be started.
+    pub fn break_data(&self, cluster: ClusterId, node: NodeId) {
+        if let Some(member) = self.lock().members.get_mut(&(cluster, node)) {
+            (member.broken, member.running_since) = (true, None);
+        }
+    }
+
     /// How often a step was begun on a node.
     pub fn count(&self, node: NodeId, step: Step) -> u64 {
         self.lock().deeds.get(&(node, step)).copied().unwrap_or(0)

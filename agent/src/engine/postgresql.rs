@@ -6,7 +6,9 @@
 //! | [`layout`] | where a member's files lie, and the marker that says whose they are |
 //! | [`tuning`], [`parameters`], [`render`] | the configuration, from assignment and machine (pure) |
 //! | [`configuration`] | files and slots as the assignment says |
-//! | [`build`], [`removal`] | making data: a new database, a copy; removing them |
+//! | [`build`], [`copying`], [`removal`] | making data: a new database, a copy; removing them |
+//! | [`resync`] | making a replica's data what the primary's are |
+//! | [`history`] | whose log continues whose |
 //! | [`process`] | starting, stopping with proof, who uses the data |
 //! | [`roles`] | made primary, sealed, stopped for another, made a replica again |
 //! | [`observation`] | what is true of a member now |
@@ -18,6 +20,8 @@ mod build;
 mod checks;
 mod configuration;
 mod control;
+mod copying;
+mod history;
 mod layout;
 mod observation;
 mod packages;
@@ -25,6 +29,7 @@ mod parameters;
 mod process;
 mod removal;
 mod render;
+mod resync;
 mod roles;
 mod session;
 mod sql_names;
@@ -59,7 +64,7 @@ use zeroize::Zeroizing;
 pub use packages::{DEBIAN_PROGRAMS, SYSTEM_FOLDERS};
 pub use tuning::Budget;
 
-use self::layout::{Layout, Marker, State};
+use self::layout::{Layout, Marker};
 use self::packages::Packages;
 use self::process::Start;
 use self::session::{NoAnswer, Session};
@@ -163,8 +168,7 @@ impl Engine for Postgresql {
     }
 
     fn resync<'a>(&'a self, request: &'a ResyncMember, work: &'a Work) -> Deed<'a, Resynced> {
-        let _ = (request, work);
-        async { Err(Error::NotNow { why: "this comes next".to_owned() }) }.boxed()
+        resync::resync(&self.inner, request, work).boxed()
     }
 
     fn destroy<'a>(&'a self, request: &'a DestroyMember, work: &'a Work) -> Deed<'a, bool> {
@@ -287,7 +291,7 @@ impl Inner {
     async fn complete(&self, cluster: ClusterId) -> Result<(Layout, Marker), Error> {
         let layout = self.layout(cluster);
         match layout.read_marker(self.host.files(), cluster).await? {
-            Some(marker) if marker.state == State::Ready => Ok((layout, marker)),
+            Some(marker) if marker.state.is_usable() => Ok((layout, marker)),
             Some(_) | None => Err(Error::Absent { cluster }),
         }
     }
@@ -351,7 +355,7 @@ impl Inner {
                 Ok(Some(marker)) => found.push(LocalMember {
                     cluster_id: cluster,
                     cluster_name: marker.cluster_name,
-                    complete: marker.state == State::Ready,
+                    complete: marker.state.is_usable(),
                 }),
                 Ok(None) => {}
                 Err(error) => tracing::warn!(%cluster, %error, "a member's marker cannot be read"),

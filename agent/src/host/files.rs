@@ -32,6 +32,9 @@ pub trait Tree: std::fmt::Debug + Send + Sync {
     fn write(&self, path: &Path, contents: &[u8], access: Access) -> Result<(), Error>;
     fn read(&self, path: &Path, limit: u64) -> Result<Vec<u8>, Error>;
     fn read_end(&self, path: &Path, limit: u64) -> Result<Vec<u8>, Error>;
+    fn read_start(&self, path: &Path, limit: u64) -> Result<Vec<u8>, Error>;
+    fn copy(&self, from: &Path, to: &Path, access: Access) -> Result<u64, Error>;
+    fn size(&self, path: &Path) -> Result<u64, Error>;
     fn create_dir(&self, path: &Path, access: Access) -> Result<(), Error>;
     fn set_access(&self, path: &Path, access: Access) -> Result<(), Error>;
     fn rename(&self, from: &Path, to: &Path) -> Result<(), Error>;
@@ -109,6 +112,8 @@ pub struct Inodes {
 pub enum Deed {
     Write,
     Read,
+    Copy,
+    Size,
     CreateDir,
     SetAccess,
     Rename,
@@ -171,6 +176,29 @@ impl Files {
     pub async fn read_end(&self, path: impl Into<PathBuf>, limit: u64) -> Result<Vec<u8>, Error> {
         let path = path.into();
         self.blocking(move |tree| tree.read_end(&path, limit)).await
+    }
+
+    /// At most the first `limit` bytes of a regular file.
+    pub async fn read_start(&self, path: impl Into<PathBuf>, limit: u64) -> Result<Vec<u8>, Error> {
+        let path = path.into();
+        self.blocking(move |tree| tree.read_start(&path, limit)).await
+    }
+
+    /// Copies a regular file to a name that is free, durably, a part at a time; returns its size.
+    pub async fn copy(
+        &self,
+        from: impl Into<PathBuf>,
+        to: impl Into<PathBuf>,
+        access: Access,
+    ) -> Result<u64, Error> {
+        let (from, to) = (from.into(), to.into());
+        self.blocking(move |tree| tree.copy(&from, &to, access)).await
+    }
+
+    /// What the files of a folder, and of the folders in it, take together; 0 where there is none. Links are not followed.
+    pub async fn size(&self, path: impl Into<PathBuf>) -> Result<u64, Error> {
+        let path = path.into();
+        self.blocking(move |tree| tree.size(&path)).await
     }
 
     /// Makes sure that the folder exists with this access. Missing folders above it (below the root) are made with
@@ -315,6 +343,8 @@ impl std::fmt::Display for Deed {
         f.write_str(match self {
             Self::Write => "write",
             Self::Read => "read",
+            Self::Copy => "copy to",
+            Self::Size => "add up",
             Self::CreateDir => "create folder",
             Self::SetAccess => "set mode and owner of",
             Self::Rename => "rename",

@@ -131,6 +131,15 @@ impl Tree for Fused {
     fn read_end(&self, path: &Path, limit: u64) -> Result<Vec<u8>, files::Error> {
         self.disk.read_end(path, limit)
     }
+    fn read_start(&self, path: &Path, limit: u64) -> Result<Vec<u8>, files::Error> {
+        self.disk.read_start(path, limit)
+    }
+    fn copy(&self, from: &Path, to: &Path, access: Access) -> Result<u64, files::Error> {
+        self.change(to, || self.disk.copy(from, to, access))
+    }
+    fn size(&self, path: &Path) -> Result<u64, files::Error> {
+        self.disk.size(path)
+    }
     fn create_dir(&self, path: &Path, access: Access) -> Result<(), files::Error> {
         self.disk.create_dir(path, access)
     }

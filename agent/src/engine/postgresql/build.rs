@@ -7,29 +7,26 @@
 //! A repeat of the same command begins again what was cut before the rename, and finishes what was cut after it. Data of
 //! another command are never touched.
 
-use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::path::PathBuf;
 use std::time::Duration;
 
 use holdfast_common::assignment::MemberAssignment;
-use holdfast_common::command::{CloneMember, DatabaseName, InitialiseMember, Progress};
+use holdfast_common::command::{CloneMember, DatabaseName, InitialiseMember};
+use holdfast_common::engine::EngineVersion;
 use tokio::time::Instant;
 
+use super::copying::Copying;
 use super::layout::{Layout, Marker, Origin, State};
-use super::render::{self, Place, REPLICATION_USER, SUPERUSER, identifier, literal};
+use super::render::{Place, REPLICATION_USER, SUPERUSER, identifier, literal};
 use super::{Inner, control, parameters, process, sql_names};
 use crate::engine::{Copied, Error, Work};
-use crate::host::exec::{self, Program, Stream};
+use crate::host::exec::{self, Program};
 use crate::host::files::Access;
 
 const INITDB_DEADLINE: Duration = Duration::from_secs(5 * 60);
 /// Reading a file.
 const CONFIGURATION_DEADLINE: Duration = Duration::from_secs(60);
 const SQL_DEADLINE: Duration = Duration::from_secs(10 * 60);
-/// A copy ends with its command's deadline, which cancels it; this is only the last resort.
-const COPY_DEADLINE: Duration = Duration::from_secs(7 * 24 * 3600);
-/// How long the source may take to let this member in: it learns of it from its own assignment.
-const ADMISSION_DEADLINE: Duration = Duration::from_secs(60);
 /// How long programs of an agent that was killed may take to notice it.
 const LEFTOVER_DEADLINE: Duration = Duration::from_secs(30);
 const PAUSE: Duration = Duration::from_millis(500);
@@ -57,7 +54,8 @@ pub(super) async fn initialise(
     work.say("making the database");
     initdb(inner, &layout, member, work).await?;
     work.say("making its users and extensions");
-    let server = Server { inner, layout: &layout, member, work };
+    let server =
+        Server { inner, layout: &layout, data: layout.data_new(), version: &member.engine_version, work };
     server
         .run("postgres", &first_statements(member, &request.user, &request.password, &request.database))
         .await?;
@@ -80,20 +78,9 @@ pub(super) async fn copy(inner: &Inner, request: &CloneMember, work: &Work) -> R
         Begun::Done(marker) => return recorded(marker),
         Begun::Fresh(marker) => marker,
     };
-    work.say(format!("copying from {}", source.name));
-    let bytes = admitted_copy(inner, &layout, request, work).await?;
-    let found = identity(inner, &layout, Place::New).await?;
-    if let Some(expected) = member.system_identifier.as_ref().filter(|expected| **expected != found) {
-        let message = format!("{} has database system {found}, but the cluster's is {expected}", source.name);
-        return Err(Error::Unmet { check: "system_identifier", message });
-    }
-    let (files, access) = (inner.host.files(), Access { mode: 0o600, owner: inner.owner()? });
-    let failed = |error| Error::failed("make the copy a replica", error);
-    let data = layout.data_new();
-    // What a superuser of the source has set for the source alone.
-    files.write(data.join("postgresql.auto.conf"), Vec::new(), access).await.map_err(failed)?;
-    files.write(data.join("standby.signal"), Vec::new(), access).await.map_err(failed)?;
-    marker.system_identifier = Some(found);
+    let Copied { system_identifier, bytes } =
+        Copying { inner, layout: &layout, member, source, work }.run().await?;
+    marker.system_identifier = Some(system_identifier);
     marker.copied_bytes = Some(bytes);
     finish(inner, &layout, member, marker, work).await
 }
@@ -121,10 +108,13 @@ async fn begin(
             return Err(Error::WouldDestroyData { why });
         }
         None => {}
-        Some(marker) if marker.made_by != work.command => {
+        Some(marker) if marker.made_by == work.command && marker.state == State::Ready => {
+            return Ok(Begun::Done(marker));
+        }
+        // Others' data, or such as a resync has begun to replace.
+        Some(marker) if marker.made_by != work.command || marker.state != State::Building => {
             return Err(Error::Exists { cluster: member.cluster_id });
         }
-        Some(marker) if marker.state == State::Ready => return Ok(Begun::Done(marker)),
         Some(marker) if has_data => return resume(inner, layout, member, marker, work).await,
         Some(_) => {}
     }
@@ -197,7 +187,7 @@ async fn resume(
 }
 
 /// Removes what a cut attempt of this command left, once none of its programs works in it any more.
-async fn discard(inner: &Inner, layout: &Layout) -> Result<(), Error> {
+pub(super) async fn discard(inner: &Inner, layout: &Layout) -> Result<(), Error> {
     let path = layout.data_new();
     let until = Instant::now() + LEFTOVER_DEADLINE;
     while let Err(error) = process::refuse_users(&path).await {
@@ -254,11 +244,7 @@ fn recorded(marker: Marker) -> Result<Copied, Error> {
 
 /// The identity of data that no server runs on.
 pub(super) async fn identity(inner: &Inner, layout: &Layout, place: Place) -> Result<String, Error> {
-    let data = match place {
-        Place::Data => layout.data(),
-        Place::New => layout.data_new(),
-    };
-    let path = data.join("global/pg_control");
+    let path = layout.place(place).join("global/pg_control");
     let bytes = inner.host.files().read(&path, control::MAX_BYTES).await;
     let bytes = bytes.map_err(|error| Error::failed("read the control file", error))?;
     let problem = "it is no control file of a known version".to_owned();
@@ -284,21 +270,23 @@ async fn initdb(inner: &Inner, layout: &Layout, member: &MemberAssignment, work:
 }
 
 /// The server as a program that reads statements: nobody can connect to it, and it cannot be left running.
-struct Server<'a> {
-    inner: &'a Inner,
-    layout: &'a Layout,
-    member: &'a MemberAssignment,
-    work: &'a Work,
+pub(super) struct Server<'a> {
+    pub(super) inner: &'a Inner,
+    pub(super) layout: &'a Layout,
+    /// On which nobody else works.
+    pub(super) data: PathBuf,
+    pub(super) version: &'a EngineVersion,
+    pub(super) work: &'a Work,
 }
 
 impl Server<'_> {
-    async fn run(&self, database: &str, statements: &[String]) -> Result<(), Error> {
-        let Self { inner, layout, member, work } = self;
+    pub(super) async fn run(&self, database: &str, statements: &[String]) -> Result<(), Error> {
+        let Self { inner, layout, data, version, work } = self;
         let mut text = statements.join("\n");
         text.push('\n');
-        let mut program = Program::new(inner.packages.program(&member.engine_version, "postgres"))
+        let mut program = Program::new(inner.packages.program(version, "postgres"))
             .args(["--single", "-D"])
-            .arg(layout.data_new())
+            .arg(data)
             .arg("-c")
             .arg(format!("config_file={}", layout.config_file().display()))
             .args(["-c", "exit_on_error=on", "-c", "logging_collector=off", "-c", "log_statement=none"])
@@ -328,7 +316,7 @@ fn first_statements(
     // Before version 16 a user with CREATEROLE can make itself a member of pg_execute_server_program, and so run any
     // program as the engine's user.
     let roles = if member.engine_version.number() >= 16 { "createrole" } else { "nocreaterole" };
-    vec![
+    let mut statements = vec![
         format!("create role {} login replication", identifier(REPLICATION_USER)),
         format!(
             "create role {} login createdb {roles} password {}",
@@ -336,110 +324,28 @@ fn first_statements(
             literal(password.as_str())
         ),
         format!("grant pg_monitor to {}", identifier(user.as_str())),
+        rewinding_statement(),
         format!("create database {} owner {}", identifier(database.as_str()), identifier(user.as_str())),
-    ]
+    ];
+    if member.engine_version.number() >= 15 {
+        statements.push(format!("grant pg_checkpoint to {}", identifier(REPLICATION_USER)));
+    }
+    statements
+}
+
+/// What pg_rewind reads with: no more than whoever may copy the database has anyway.
+fn rewinding_statement() -> String {
+    let functions = [
+        "pg_ls_dir(text, boolean, boolean)",
+        "pg_stat_file(text, boolean)",
+        "pg_read_binary_file(text)",
+        "pg_read_binary_file(text, bigint, bigint, boolean)",
+    ];
+    let functions = functions.map(|function| format!("pg_catalog.{function}")).join(", ");
+    format!("grant execute on function {functions} to {}", identifier(REPLICATION_USER))
 }
 
 fn extension_statements(member: &MemberAssignment) -> Vec<String> {
     let statement = |name: &str| format!("create extension if not exists {} cascade", identifier(name));
     member.extensions.iter().map(|extension| statement(extension.as_str())).collect()
-}
-
-/// Copies as soon as the source lets this member in; returns the number of bytes.
-async fn admitted_copy(
-    inner: &Inner,
-    layout: &Layout,
-    request: &CloneMember,
-    work: &Work,
-) -> Result<u64, Error> {
-    let until = Instant::now() + ADMISSION_DEADLINE;
-    let deed = || format!("copy from {}", request.source.name);
-    loop {
-        match base_backup(inner, layout, request, work).await {
-            Ok(bytes) => return Ok(bytes),
-            Err(error) => {
-                work.check("copy")?;
-                if !is_not_yet(&error) {
-                    return Err(Error::failed(deed(), error));
-                }
-                if Instant::now() >= until {
-                    return Err(Error::Unavailable { deed: deed(), source: error.into() });
-                }
-            }
-        }
-        work.say(format!("waiting for {} to let this node in", request.source.name));
-        tokio::time::sleep(PAUSE).await;
-        let (files, access) = (inner.host.files(), Access { mode: 0o700, owner: inner.owner()? });
-        let failed = |error| Error::failed("empty the unfinished copy", error);
-        files.remove_tree(layout.data_new()).await.map_err(failed)?;
-        files.create_dir(layout.data_new(), access).await.map_err(failed)?;
-    }
-}
-
-/// Whether the source may let this member in a little later.
-fn is_not_yet(error: &exec::Error) -> bool {
-    const SIGNS: &[&str] = &[
-        "Connection refused",
-        "does not exist",
-        "starting up",
-        "shutting down",
-        "no pg_hba.conf entry",
-        "pg_hba.conf rejects",
-        "certificate authentication failed",
-        "is active for PID",
-    ];
-    matches!(error, exec::Error::Exit { stderr, .. } if SIGNS.iter().any(|sign| stderr.contains(sign)))
-}
-
-async fn base_backup(
-    inner: &Inner,
-    layout: &Layout,
-    request: &CloneMember,
-    work: &Work,
-) -> Result<u64, exec::Error> {
-    let CloneMember { member, source } = request;
-    let mut program = Program::new(inner.packages.program(&member.engine_version, "pg_basebackup"))
-        .arg("--pgdata")
-        .arg(layout.data_new())
-        .arg("--dbname")
-        .arg(render::conninfo(source, layout, render::COPY_NAME))
-        .args(["--wal-method=stream", "--checkpoint=fast", "--progress", "--no-password", "--slot"])
-        .arg(render::slot(inner.settings.node_id))
-        .deadline(COPY_DEADLINE);
-    if let Ok(Some(owner)) = inner.owner() {
-        program = program.owner(owner);
-    }
-    let done = Arc::new(AtomicU64::new(0));
-    let (counter, teller, name) = (Arc::clone(&done), work.clone(), source.name.clone());
-    let lines = Box::new(move |stream, line: &str| {
-        if stream == Stream::Stderr
-            && let Some((copied, total)) = parse_progress(line)
-        {
-            counter.store(copied, Ordering::Relaxed);
-            let message = format!("copying from {name}");
-            teller.tell(Progress { message, done_bytes: Some(copied), total_bytes: Some(total.max(copied)) });
-        }
-    });
-    inner.host.run_with_lines(program, lines, &work.cancelled).await?;
-    Ok(done.load(Ordering::Relaxed))
-}
-
-/// Bytes copied and to be copied, from `  23176/31185 kB (74%), 0/1 tablespace`.
-fn parse_progress(line: &str) -> Option<(u64, u64)> {
-    let (copied, rest) = line.trim_start().split_once('/')?;
-    let (total, _) = rest.split_once(" kB")?;
-    Some((copied.parse::<u64>().ok()?.checked_mul(1024)?, total.parse::<u64>().ok()?.checked_mul(1024)?))
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn progress_is_read_in_bytes() {
-        let line = " 23176/31185 kB (74%), 0/1 tablespace (...data.new/base/1)";
-        assert_eq!(parse_progress(line), Some((23176 * 1024, 31185 * 1024)));
-        assert_eq!(parse_progress("waiting for checkpoint"), None);
-        assert_eq!(parse_progress("-1/x kB"), None);
-    }
 }

@@ -57,8 +57,24 @@ impl Inner {
     ) -> Result<bool, Error> {
         parameters::check(&member.parameters)?;
         self.ensure_seal_file(&self.layout(member.cluster_id)).await?;
+        self.write_wanted(self.wanted(member, marker, place)?).await
+    }
+
+    /// The same for what it proves itself with alone, so that it may ask others.
+    pub(super) async fn write_certificates(
+        &self,
+        member: &MemberAssignment,
+        marker: &Marker,
+    ) -> Result<(), Error> {
+        let tls = self.layout(member.cluster_id).tls();
+        let mut wanted = self.wanted(member, marker, Place::Data)?;
+        wanted.retain(|wanted| wanted.path.starts_with(&tls));
+        self.write_wanted(wanted).await.map(drop)
+    }
+
+    async fn write_wanted(&self, wanted: Vec<Wanted>) -> Result<bool, Error> {
         let mut changed = false;
-        for wanted in self.wanted(member, marker, place)? {
+        for wanted in wanted {
             if !self.is_current(&wanted).await? {
                 let Wanted { path, contents, access } = wanted;
                 let written = self.host.files().write(path, contents.to_vec(), access).await;

@@ -5,19 +5,23 @@
 //!   member.json                 the marker: which cluster, made by which command, how far
 //!   resting                     the term of a primary that was stopped for another to take over
 //!   conf/                       the agent's: what the server reads and may not change
-//!   data/                       the database, the engine user's; never changed by the agent while it is complete
+//!   data/                       the database, the engine user's; never changed by the agent while it is complete, but rewound
 //!   data.new/                   a copy that is being made; renamed to data/ when it is complete
+//!   data.old/                   what a resync has replaced, until the copy in data/ streams
+//!   set-aside/<time>-<timeline>/  log that perhaps only this member had, and what it is: summary.json
 //!   tls/  run/  log/            keys and certificates, the socket, the log
 //! <data-dir>/<cluster id>.removed-<command>   what a destroy has set aside and is removing
 //! ```
 
 use std::path::{Path, PathBuf};
 
+use holdfast_common::command::ResyncedBy;
 use holdfast_common::engine::EngineVersion;
 use holdfast_common::id::{ClusterId, CommandId};
 use holdfast_common::name::ClusterName;
 use serde::{Deserialize, Serialize};
 
+use super::render::Place;
 use super::tuning::Budget;
 use crate::engine::Error;
 use crate::host::files::{self, Access, Entry, Files, Kind};
@@ -53,6 +57,22 @@ pub(super) struct Marker {
     pub(super) copied_bytes: Option<u64>,
     /// What of the machine the member may count on; fixed when it is made, so that a new neighbour changes nothing.
     pub(super) budget: Budget,
+    /// The last resync, under way or done.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(super) resync: Option<Resync>,
+}
+
+/// A resync, as far as it has come.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Resync {
+    pub(super) command: CommandId,
+    pub(super) copied_bytes: u64,
+    pub(super) set_aside_bytes: u64,
+    /// The data that it replaces cannot be started.
+    pub(super) broken: bool,
+    /// Once it is done.
+    pub(super) how: Option<ResyncedBy>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -67,6 +87,16 @@ pub(super) enum Origin {
 pub(super) enum State {
     Building,
     Ready,
+    /// Being rewound. Whoever finds it does not know how far that came: they are never started.
+    Rewinding,
+    /// Removed, or being removed, for a copy for which there is no room beside them.
+    Emptied,
+    /// `data` becomes `data.old`, and `data.new`, which is complete, becomes `data`.
+    Swapping,
+    /// `data` is a copy that has not streamed yet; `data.old` is what was there before.
+    Proving,
+    /// `data.old` becomes `data` again.
+    Returning,
 }
 
 // === impl Layout ===
@@ -86,6 +116,21 @@ impl Layout {
 
     pub(super) fn data_new(&self) -> PathBuf {
         self.root.join("data.new")
+    }
+
+    pub(super) fn data_old(&self) -> PathBuf {
+        self.root.join("data.old")
+    }
+
+    pub(super) fn set_aside(&self) -> PathBuf {
+        self.root.join("set-aside")
+    }
+
+    pub(super) fn place(&self, place: Place) -> PathBuf {
+        match place {
+            Place::Data => self.data(),
+            Place::New => self.data_new(),
+        }
     }
 
     pub(super) fn conf(&self) -> PathBuf {
@@ -219,6 +264,19 @@ impl Marker {
             system_identifier: None,
             copied_bytes: None,
             budget,
+            resync: None,
+        }
+    }
+}
+
+// === impl State ===
+
+impl State {
+    /// Whether `data` can be started.
+    pub(super) const fn is_usable(self) -> bool {
+        match self {
+            Self::Ready | Self::Proving => true,
+            Self::Building | Self::Rewinding | Self::Emptied | Self::Swapping | Self::Returning => false,
         }
     }
 }

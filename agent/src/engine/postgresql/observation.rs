@@ -30,6 +30,14 @@ impl Inner {
             let message = format!("command {} has not finished making the data", marker.made_by);
             return with_message(EngineState::Absent, message);
         }
+        if !marker.state.is_usable() {
+            let message = "its data cannot be started: a resync of them was cut; resync it again".to_owned();
+            return Observation {
+                system_identifier: marker.system_identifier,
+                needs_resync: true,
+                ..with_message(EngineState::Stopped, message)
+            };
+        }
         let mut observed = self.observe_process(cluster, &layout).await;
         // A server that runs says it, and its files do not contradict.
         observed.data_role = match observed.role {

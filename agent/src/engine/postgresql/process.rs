@@ -161,7 +161,7 @@ async fn has_socket(host: &Host, layout: &Layout) -> bool {
 
 /// Files that name a process which may by now be another: without them a server starts after a power cut too. The caller
 /// has proven that no server uses the data.
-async fn remove_stale(host: &Host, layout: &Layout) -> Result<(), Error> {
+pub(super) async fn remove_stale(host: &Host, layout: &Layout) -> Result<(), Error> {
     let failed = |error| Error::failed("remove what an ended server left", error);
     let files = host.files();
     files.remove_file(layout.data().join("postmaster.pid")).await.map_err(failed)?;

@@ -24,7 +24,7 @@ impl Inner {
             Some(_) => {}
         }
         self.confirm(&layout, request).await?;
-        for data in [layout.data(), layout.data_new()] {
+        for data in [layout.data(), layout.data_new(), layout.data_old()] {
             let stat = files.stat(&data).await.map_err(failed)?;
             if stat.is_some_and(|stat| stat.kind != FileKind::Directory) {
                 let why = format!("{} is not a folder; remove it by hand", data.display());
@@ -34,6 +34,7 @@ impl Inner {
         work.say("stopping the server");
         self.stop(cluster).await?;
         process::refuse_users(&layout.data_new()).await?;
+        process::refuse_users(&layout.data_old()).await?;
         let name = process::service_name(cluster)?;
         self.host.units().forget(&name).await.map_err(|error| Error::failed("forget the service", error))?;
         work.say("removing the data");
@@ -56,9 +57,11 @@ impl Inner {
             }
             None => {
                 let failed = |error| Error::failed("look at the member's folder", error);
-                let data = files.stat(layout.data()).await.map_err(failed)?;
-                let new = files.stat(layout.data_new()).await.map_err(failed)?;
-                if data.is_none() && new.is_none() {
+                let mut found = false;
+                for data in [layout.data(), layout.data_new(), layout.data_old()] {
+                    found |= files.stat(data).await.map_err(failed)?.is_some();
+                }
+                if !found {
                     return Ok(());
                 }
                 let why =

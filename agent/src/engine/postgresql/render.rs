@@ -58,11 +58,7 @@ pub(super) fn server(subject: &Subject<'_>) -> String {
     let Subject { member, layout, budget, .. } = subject;
     let mut out = Lines(HEADER.to_owned());
     out.section("Where it is");
-    let data = match subject.place {
-        Place::Data => layout.data(),
-        Place::New => layout.data_new(),
-    };
-    out.text("data_directory", &data.to_string_lossy());
+    out.text("data_directory", &layout.place(subject.place).to_string_lossy());
     out.text("hba_file", &layout.conf().join("pg_hba.conf").to_string_lossy());
     out.text("ident_file", &layout.conf().join("pg_ident.conf").to_string_lossy());
     out.text("cluster_name", member.cluster_name.as_ref());
@@ -162,7 +158,8 @@ pub(super) fn access(subject: &Subject<'_>) -> String {
     let networks: BTreeSet<String> =
         others(subject.member, subject.node).map(|peer| network(peer.address)).collect();
     for network in networks {
-        rule(format!("hostssl replication {REPLICATION_USER} {network} cert map=holdfast_members"));
+        // The other database is what pg_rewind reads through.
+        rule(format!("hostssl replication,postgres {REPLICATION_USER} {network} cert map=holdfast_members"));
     }
     for any in ["0.0.0.0/0", "::/0"] {
         rule(format!("host replication all {any} reject"));

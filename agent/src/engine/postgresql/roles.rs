@@ -12,19 +12,16 @@ use holdfast_common::protocol::Tail;
 use holdfast_common::role::Role;
 use holdfast_common::term::Term;
 use tokio::time::{Instant, sleep};
-use tokio_util::sync::CancellationToken;
 
+use super::history::Relation;
 use super::layout::{Layout, Marker};
-use super::render::{self, Place};
+use super::render::Place;
 use super::{Inner, control, process};
 use crate::engine::Error;
-use crate::host::exec::Program;
 use crate::host::files::Access;
 
 /// How long a replica may take to leave recovery, or to let go of its primary and replay what it has.
 const ROLE_DEADLINE: Duration = Duration::from_secs(30);
-/// One question to another member's server.
-const ASK_DEADLINE: Duration = Duration::from_secs(10);
 const PAUSE: Duration = Duration::from_millis(20);
 /// A checkpoint may have to write all of the server's memory.
 const CHECKPOINT_DEADLINE: Duration = Duration::from_secs(10 * 60);
@@ -33,13 +30,6 @@ const MAX_SEAL_BYTES: u64 = 4096;
 const SEALED: &str = "# Written by Holdfast: this replica receives from nobody until it is told whom to follow.\n\
                       primary_conninfo = ''\n";
 const OPEN: &str = "# Written by Holdfast: this member is not sealed.\n";
-
-/// Where a primary's log branched off from an earlier timeline.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-struct Branch {
-    timeline: u64,
-    ended_at: u64,
-}
 
 impl Inner {
     /// Out of recovery, where it is in it; its slots; then its term.
@@ -155,7 +145,7 @@ impl Inner {
         self.configure(member).await
     }
 
-    async fn unseal(&self, layout: &Layout) -> Result<(), Error> {
+    pub(super) async fn unseal(&self, layout: &Layout) -> Result<(), Error> {
         let written =
             self.host.files().write(layout.sealed(), OPEN.as_bytes().to_vec(), Access::PUBLIC).await;
         written.map_err(|error| Error::failed("lift the seal", error))
@@ -190,60 +180,25 @@ impl Inner {
                 "its server did not stop cleanly, so its log may have more than the primary's".to_owned(),
             );
         };
-        let said = self.ask(marker, layout, upstream, "IDENTIFY_SYSTEM").await?;
-        let mut words = said.trim().split('|');
-        let (system, timeline) = (words.next(), words.next().and_then(|word| word.parse::<u64>().ok()));
-        let (Some(system), Some(timeline)) = (system, timeline) else {
-            let problem = "its answer is not understood".to_owned();
-            return Err(Error::Wrong { deed: format!("ask {}", upstream.name), problem });
-        };
+        let said = self.ask_about_log(marker, layout, upstream).await?;
+        let system = &said.system;
         if member.system_identifier.as_deref().is_some_and(|expected| expected != system) {
             return unmet(format!("{} has database system {system}, which is another", upstream.name));
         }
-        if timeline <= end.era {
-            return unmet(format!(
-                "{} is on timeline {timeline}, and this log on {}: neither continues the other",
-                upstream.name, end.era
-            ));
-        }
-        let history = self.ask(marker, layout, upstream, &format!("TIMELINE_HISTORY {timeline}")).await?;
-        match branches(&history).into_iter().find(|branch| branch.timeline == end.era) {
-            Some(branch) if end.offset <= branch.ended_at => Ok(()),
-            Some(branch) => {
-                let more = end.offset.saturating_sub(branch.ended_at);
+        match said.relation(&self.lines(layout, end.era).await, end) {
+            Relation::Prefix => Ok(()),
+            Relation::Beyond { more } => {
                 unmet(format!("its log has {more} bytes that the primary's does not have"))
             }
-            None => unmet(format!("the primary's log does not come from timeline {}", end.era)),
+            Relation::Unrelated => unmet(format!(
+                "{} is on timeline {}, and this log on {}: neither continues the other",
+                upstream.name, said.timeline, end.era
+            )),
         }
-    }
-
-    /// One question over the replication protocol, which is all that members may use of each other.
-    async fn ask(
-        &self,
-        marker: &Marker,
-        layout: &Layout,
-        upstream: &Peer,
-        question: &str,
-    ) -> Result<String, Error> {
-        let conninfo = render::conninfo(upstream, layout, render::COPY_NAME);
-        let mut program = Program::new(self.packages.program(&marker.engine_version, "psql"))
-            .args(["--no-psqlrc", "--no-align", "--tuples-only", "--quiet", "--no-password", "--dbname"])
-            .arg(format!("{conninfo} replication=true"))
-            .args(["--command", question])
-            .deadline(ASK_DEADLINE);
-        if let Some(owner) = self.owner()? {
-            program = program.owner(owner);
-        }
-        let asked = self.host.run(program, &CancellationToken::new()).await;
-        let answer = asked.map_err(|error| Error::Unavailable {
-            deed: format!("ask {}", upstream.name),
-            source: error.into(),
-        })?;
-        Ok(String::from_utf8_lossy(&answer.stdout.bytes).into_owned())
     }
 
     /// Where the log of a stopped primary ends; none if it was not stopped cleanly.
-    async fn clean_end(&self, layout: &Layout) -> Result<Option<Position>, Error> {
+    pub(super) async fn clean_end(&self, layout: &Layout) -> Result<Option<Position>, Error> {
         let path = layout.data().join("global/pg_control");
         let bytes = self.host.files().read(&path, control::MAX_BYTES).await;
         let bytes = bytes.map_err(|error| Error::failed("read the control file", error))?;
@@ -256,43 +211,4 @@ fn past(until: Instant, deed: &str) -> Result<(), Error> {
         return Ok(());
     }
     Err(Error::TimedOut { deed: deed.to_owned(), seconds: ROLE_DEADLINE.as_secs() })
-}
-
-/// The lines of a timeline's history: timeline, place and reason, with tabs between them. Servers before version 16 may give them as
-/// `\x` and hexadecimal digits.
-fn branches(answer: &str) -> Vec<Branch> {
-    let text = match answer.split_once("\\x") {
-        Some((_, digits)) => unhexed(digits.trim()),
-        None => answer.split_once('|').map_or(answer, |(_, text)| text).to_owned(),
-    };
-    let branch = |line: &str| {
-        let mut words = line.split_whitespace();
-        let timeline = words.next()?.parse().ok()?;
-        let (high, low) = words.next()?.split_once('/')?;
-        let half = |half| u64::from_str_radix(half, 16).ok();
-        Some(Branch { timeline, ended_at: (half(high)? << 32) | half(low)? })
-    };
-    text.lines().filter_map(branch).collect()
-}
-
-fn unhexed(digits: &str) -> String {
-    let pairs = digits.as_bytes().chunks_exact(2);
-    let byte = |pair: &[u8]| u8::from_str_radix(std::str::from_utf8(pair).ok()?, 16).ok();
-    String::from_utf8_lossy(&pairs.map_while(byte).collect::<Vec<u8>>()).into_owned()
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_history_is_read_as_text_and_as_bytes() {
-        let plain = "00000003.history|1\t0/3000120\tno recovery target specified\n\n2\t1/A0\tno recovery target specified\n";
-        let read =
-            [Branch { timeline: 1, ended_at: 0x0300_0120 }, Branch { timeline: 2, ended_at: 0x1_0000_00a0 }];
-        assert_eq!(branches(plain), read);
-        let digits: String = "1\t0/3000120\tx\n".bytes().map(|byte| format!("{byte:02x}")).collect();
-        assert_eq!(branches(&format!("00000002.history|\\x{digits}\n")), read[..1]);
-        assert_eq!(branches("nonsense"), []);
-    }
 }

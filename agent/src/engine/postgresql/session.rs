@@ -215,6 +215,17 @@ impl Session {
         .await
     }
 
+    /// Whether a replica receives from the server at this name and port now.
+    pub(super) async fn streams_from(&self, name: &str, port: u16) -> Result<bool, NoAnswer> {
+        let query =
+            "select status = 'streaming' and sender_host = $1 and sender_port = $2 from pg_stat_wal_receiver";
+        bounded(async {
+            let row = self.client.query_opt(query, &[&name, &i32::from(port)]).await?;
+            Ok(row.map(|row| row.try_get::<_, Option<bool>>(0)).transpose()?.flatten() == Some(true))
+        })
+        .await
+    }
+
     pub(super) async fn slots(&self) -> Result<Vec<Slot>, NoAnswer> {
         bounded(async {
             let rows = self.client.query(SLOTS, &[&SLOT_PREFIX]).await?;

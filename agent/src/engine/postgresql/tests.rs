@@ -2,6 +2,7 @@
 
 mod guards;
 mod quoting;
+mod resync;
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::os::unix::fs::PermissionsExt as _;

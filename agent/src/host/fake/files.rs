@@ -145,6 +145,33 @@ impl Tree for FakeTree {
         Ok(contents)
     }
 
+    fn read_start(&self, path: &Path, limit: u64) -> Result<Vec<u8>, Error> {
+        let mut contents = self.read(path, u64::MAX)?;
+        contents.truncate(usize::try_from(limit).unwrap_or(usize::MAX));
+        Ok(contents)
+    }
+
+    fn copy(&self, from: &Path, to: &Path, access: Access) -> Result<u64, Error> {
+        locked(&self.state).injected(Deed::Copy, to)?;
+        let contents = self.read(from, u64::MAX)?;
+        if self.stat(to)?.is_some() {
+            return Err(failed(Deed::Copy, to, io::ErrorKind::AlreadyExists));
+        }
+        self.write(to, &contents, access)?;
+        Ok(contents.len() as u64)
+    }
+
+    fn size(&self, path: &Path) -> Result<u64, Error> {
+        let mut state = locked(&self.state);
+        state.may_read(Deed::Size, path)?;
+        let below = state.nodes.iter().filter(|(at, _)| at.starts_with(path));
+        let size = |node: &Node| match &node.content {
+            Content::File(contents) => contents.len() as u64,
+            Content::Directory | Content::Link => 0,
+        };
+        Ok(below.map(|(_, node)| size(node)).sum())
+    }
+
     fn create_dir(&self, path: &Path, access: Access) -> Result<(), Error> {
         let deed = Deed::CreateDir;
         let mut state = locked(&self.state);

@@ -2,6 +2,8 @@
 //!
 //! Below a root every step is relative to an open folder, so no name is resolved twice.
 
+mod whole;
+
 use std::ffi::{OsStr, OsString};
 use std::fs::File;
 use std::io::{self, Read as _, Seek as _, Write as _};
@@ -143,6 +145,26 @@ impl Tree for Disk {
         let mut contents = Vec::new();
         file.take(limit).read_to_end(&mut contents).map_err(io)?;
         Ok(contents)
+    }
+
+    fn read_start(&self, path: &Path, limit: u64) -> Result<Vec<u8>, Error> {
+        let mut contents = Vec::new();
+        let read = self.open_file(path)?.take(limit).read_to_end(&mut contents);
+        read.map_err(|source| Error::Io { deed: Deed::Read, path: path.to_owned(), source })?;
+        Ok(contents)
+    }
+
+    fn copy(&self, from: &Path, to: &Path, access: Access) -> Result<u64, Error> {
+        let source = self.open_file(from)?;
+        let place = self.place(Deed::Copy, to, Missing::Refuse)?;
+        whole::copy(source, &place, access).map_err(|errno| place.failed(errno))
+    }
+
+    fn size(&self, path: &Path) -> Result<u64, Error> {
+        match self.open(Deed::Size, path, OFlag::O_RDONLY | OFlag::O_DIRECTORY) {
+            Err(error) if error.is_not_found() => Ok(0),
+            folder => whole::size(path, &folder?.into(), 0),
+        }
     }
 
     fn create_dir(&self, path: &Path, access: Access) -> Result<(), Error> {

@@ -3,6 +3,8 @@
 
 use super::*;
 
+type Breaks = Box<dyn Fn(&mut Facts)>;
+
 fn sound() -> Facts {
     let system = Some("73".to_owned());
     Facts {
@@ -28,7 +30,7 @@ fn other(place: &'static str) -> Refusal {
 #[test]
 fn each_condition_alone_refuses() {
     let four = || Some("74".to_owned());
-    let rows: Vec<(Refusal, Box<dyn Fn(&mut Facts)>)> = vec![
+    let rows: Vec<(Refusal, Breaks)> = vec![
         (Refusal::NoReplica, Box::new(|facts| facts.role = Role::Primary)),
         (Refusal::OwnSource, Box::new(|facts| facts.source = facts.node)),
         (Refusal::NoRecord, Box::new(|facts| facts.record = None)),

@@ -7,7 +7,7 @@ use holdfast_common::error::{Classify as _, Reason};
 use super::*;
 
 /// All files of a folder with their contents, to prove that nothing was touched.
-fn contents(folder: &Path) -> BTreeMap<PathBuf, Vec<u8>> {
+pub(super) fn contents(folder: &Path) -> BTreeMap<PathBuf, Vec<u8>> {
     let mut found = BTreeMap::new();
     let mut open = vec![folder.to_owned()];
     while let Some(at) = open.pop() {

@@ -1,0 +1,128 @@
+//! An agent that ends at any change of a swap: neither the old data nor the new ones are ever lost, and the next goes on.
+
+use std::sync::atomic::{AtomicU32, Ordering};
+
+use super::*;
+use crate::host::exec::Processes;
+use crate::host::files::{self, Access, Deed as FileDeed, Disk, Entry, Files, Removed, Space, Stat, Tree};
+use crate::host::system::Machine as RealMachine;
+
+/// A disk under an agent that ends before or after its nth change of what a resync is about: from there on nothing is done.
+#[derive(Debug)]
+struct Cut {
+    disk: Disk,
+    left: AtomicU32,
+}
+
+impl Cut {
+    fn step(&self, path: &Path) -> Result<(), files::Error> {
+        let counts = ["member.json", "data", "data.new", "data.old"];
+        let name = path.file_name().and_then(|name| name.to_str()).unwrap_or_default();
+        let left = self.left.load(Ordering::Relaxed);
+        if left == 0 {
+            let source = std::io::Error::other("gone");
+            return Err(files::Error::Io { deed: FileDeed::Write, path: path.to_owned(), source });
+        }
+        if counts.contains(&name) {
+            self.left.fetch_sub(1, Ordering::Relaxed);
+        }
+        Ok(())
+    }
+
+    fn change<T>(
+        &self,
+        path: &Path,
+        change: impl FnOnce() -> Result<T, files::Error>,
+    ) -> Result<T, files::Error> {
+        self.step(path)?;
+        let changed = change()?;
+        self.step(path).map(|()| changed)
+    }
+}
+
+impl Tree for Cut {
+    fn write(&self, path: &Path, contents: &[u8], access: Access) -> Result<(), files::Error> {
+        self.change(path, || self.disk.write(path, contents, access))
+    }
+    fn read(&self, path: &Path, limit: u64) -> Result<Vec<u8>, files::Error> {
+        self.disk.read(path, limit)
+    }
+    fn read_end(&self, path: &Path, limit: u64) -> Result<Vec<u8>, files::Error> {
+        self.disk.read_end(path, limit)
+    }
+    fn read_start(&self, path: &Path, limit: u64) -> Result<Vec<u8>, files::Error> {
+        self.disk.read_start(path, limit)
+    }
+    fn copy(&self, from: &Path, to: &Path, access: Access) -> Result<u64, files::Error> {
+        self.change(to, || self.disk.copy(from, to, access))
+    }
+    fn size(&self, path: &Path) -> Result<u64, files::Error> {
+        self.disk.size(path)
+    }
+    fn create_dir(&self, path: &Path, access: Access) -> Result<(), files::Error> {
+        self.disk.create_dir(path, access)
+    }
+    fn set_access(&self, path: &Path, access: Access) -> Result<(), files::Error> {
+        self.disk.set_access(path, access)
+    }
+    fn rename(&self, from: &Path, to: &Path) -> Result<(), files::Error> {
+        self.change(from, || self.disk.rename(from, to))
+    }
+    fn remove_file(&self, path: &Path) -> Result<Removed, files::Error> {
+        self.change(path, || self.disk.remove_file(path))
+    }
+    fn remove_tree(&self, path: &Path) -> Result<Removed, files::Error> {
+        self.change(path, || self.disk.remove_tree(path))
+    }
+    fn list(&self, path: &Path) -> Result<Vec<Entry>, files::Error> {
+        self.disk.list(path)
+    }
+    fn stat(&self, path: &Path) -> Result<Option<Stat>, files::Error> {
+        self.disk.stat(path)
+    }
+    fn space(&self, path: &Path) -> Result<Space, files::Error> {
+        self.disk.space(path)
+    }
+}
+
+/// The driver of an agent that ends after so many changes.
+async fn mortal(node: &TestNode, left: u32) -> Postgresql {
+    let disk = Disk::new([node.home.clone()]);
+    let files = Files::new(Arc::new(Cut { disk, left: AtomicU32::new(left) }));
+    let units = Supervisor::Plain.open(&node.home.join("units")).await.unwrap();
+    let netlink = crate::host::netlink::open();
+    let host = Host::from_parts(Arc::new(Processes), files, units, Arc::new(RealMachine), netlink);
+    Postgresql::new(node.driver.inner.settings.clone(), host, node.credentials.subscribe())
+}
+
+#[tokio::test]
+async fn whoever_is_cut_at_any_step_of_a_swap_is_gone_on_with() {
+    let machine = Machine::new();
+    let pair = Pair::new(&machine, 73).await;
+    let Pair { a, b, cluster } = &pair;
+    let replica = cluster.replica(&b.bench, &a.bench);
+    let request = cluster.resync(&b.bench, &a.bench, 1, ResyncMode::Full);
+    let mut whole = false;
+    for left in 0..40 {
+        let command = work_in(1);
+        match mortal(b, left).await.resync(&request, &command).await {
+            Ok(_) => {
+                whole = true;
+                break;
+            }
+            Err(error) => assert!(format!("{error:?}").contains("gone"), "{left}: {error:?}"),
+        }
+        let kept = ["data", "data.old"].map(|name| beside(b, cluster.id, name).join("PG_VERSION").exists());
+        assert!(kept[0] || kept[1], "{left}: neither the old data nor the new ones are there");
+        // Now and then by another command.
+        let next = if left % 3 == 2 { work_in(1) } else { command };
+        let done = b.bench.engine.resync(&request, &next).await;
+        assert_eq!(done.map(|done| done.how).ok(), Some(ResyncedBy::Copied), "{left}");
+        pair.follows(b, &replica).await;
+        for left_over in ["data.new", "data.old"] {
+            assert!(!beside(b, cluster.id, left_over).exists(), "{left}: {left_over} is left");
+        }
+    }
+    assert!(whole, "it never came to its end");
+    pair.stop().await;
+}
