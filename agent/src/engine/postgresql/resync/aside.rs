@@ -99,7 +99,7 @@ impl Aside<'_> {
         let failed = |error| Error::failed(DEED, error);
         let (folder, private) =
             (Access { mode: 0o700, owner: self.owner }, Access { mode: 0o600, owner: self.owner });
-        let name = format!("{}-{}", self.now.strftime("%Y%m%dT%H%M%SZ"), summary.timeline);
+        let name = format!("{}-{}", self.now.strftime("%Y%m%dT%H%M%S%.3fZ"), summary.timeline);
         let partial = self.layout.set_aside().join(format!("{name}{PARTIAL}"));
         self.files.create_dir(self.layout.set_aside(), folder).await.map_err(failed)?;
         self.files.create_dir(&partial, folder).await.map_err(failed)?;

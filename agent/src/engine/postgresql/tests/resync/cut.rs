@@ -1,4 +1,5 @@
-//! An agent that ends at any change of a swap: neither the old data nor the new ones are ever lost, and the next goes on.
+//! An agent that ends at any change of a swap: neither the old data nor the new ones are ever lost, and the next goes on. And one whose
+//! disk has no room.
 
 use std::sync::atomic::{AtomicU32, Ordering};
 
@@ -12,6 +13,8 @@ use crate::host::system::Machine as RealMachine;
 struct Cut {
     disk: Disk,
     left: AtomicU32,
+    /// What is left of the disk, where it is not asked.
+    room: Option<u64>,
 }
 
 impl Cut {
@@ -81,14 +84,19 @@ impl Tree for Cut {
         self.disk.stat(path)
     }
     fn space(&self, path: &Path) -> Result<Space, files::Error> {
-        self.disk.space(path)
+        let found = self.disk.space(path)?;
+        Ok(Space { available_bytes: self.room.unwrap_or(found.available_bytes), ..found })
     }
 }
 
 /// The driver of an agent that ends after so many changes.
 async fn mortal(node: &TestNode, left: u32) -> Postgresql {
+    on_disk(node, left, None).await
+}
+
+async fn on_disk(node: &TestNode, left: u32, room: Option<u64>) -> Postgresql {
     let disk = Disk::new([node.home.clone()]);
-    let files = Files::new(Arc::new(Cut { disk, left: AtomicU32::new(left) }));
+    let files = Files::new(Arc::new(Cut { disk, left: AtomicU32::new(left), room }));
     let units = Supervisor::Plain.open(&node.home.join("units")).await.unwrap();
     let netlink = crate::host::netlink::open();
     let host = Host::from_parts(Arc::new(Processes), files, units, Arc::new(RealMachine), netlink);
@@ -124,5 +132,31 @@ async fn whoever_is_cut_at_any_step_of_a_swap_is_gone_on_with() {
         }
     }
     assert!(whole, "it never came to its end");
+    pair.stop().await;
+}
+
+#[tokio::test]
+async fn a_disk_without_room_is_told_before_anything_is_touched() {
+    let machine = Machine::new();
+    let pair = Pair::new(&machine, 79).await;
+    let Pair { a, b, cluster } = &pair;
+    let full =
+        |in_place| ResyncMember { in_place, ..cluster.resync(&b.bench, &a.bench, 1, ResyncMode::Full) };
+    let before = (inode(&b.data(cluster.id)), b.bench.engine.observe(cluster.id).await.started_at);
+    let narrow = on_disk(b, u32::MAX, Some(1 << 20)).await;
+    let refused = narrow.resync(&full(false), &work_in(1)).await.unwrap_err();
+    assert!(matches!(refused, Error::Unmet { check: "room_for_a_copy", .. }), "{refused}");
+    assert!(refused.to_string().contains("--in-place"), "{refused}");
+    let after = (inode(&b.data(cluster.id)), b.bench.engine.observe(cluster.id).await.started_at);
+    assert_eq!(after, before);
+    // One that does not stream may have log of its own, for which there is no room either.
+    b.bench.stop(cluster.id).await;
+    let refused = narrow.resync(&full(true), &work_in(1)).await.unwrap_err();
+    assert!(matches!(refused, Error::Unmet { check: "room_to_set_aside", .. }), "{refused}");
+    assert_eq!(inode(&b.data(cluster.id)), before.0);
+    pair.follows(b, &cluster.replica(&b.bench, &a.bench)).await;
+    // One that streams has none, and is copied in place.
+    let done = narrow.resync(&full(true), &work_in(1)).await.unwrap();
+    assert_eq!((done.how, done.set_aside_bytes), (ResyncedBy::Copied, 0));
     pair.stop().await;
 }
