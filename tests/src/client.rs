@@ -119,8 +119,15 @@ impl Client {
     /// The longest time between two rows that were acknowledged one after the other, in seconds.
     #[must_use]
     pub fn longest_gap(&self) -> f64 {
+        self.longest_gap_since(0.0)
+    }
+
+    /// The same of those that were acknowledged after `since`, and the last one before.
+    #[must_use]
+    pub fn longest_gap_since(&self, since: f64) -> f64 {
         let all = self.acknowledged();
-        all.windows(2).map(|pair| pair[1].acked - pair[0].acked).fold(0.0, f64::max)
+        let first = all.partition_point(|ack| ack.acked <= since).saturating_sub(1);
+        all[first..].windows(2).map(|pair| pair[1].acked - pair[0].acked).fold(0.0, f64::max)
     }
 }
 

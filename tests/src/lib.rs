@@ -12,6 +12,7 @@
 //! | [`client`] | a client of all members at once that knows what was acknowledged to it, when and by whom |
 //! | [`scene`], [`writer`] | a cluster with clients that write all the time, for the tests of leases |
 //! | [`stage`] | a cluster with such a client, for the tests of changing roles |
+//! | [`chaos`] | faults of every kind in random order, and what must hold after each |
 //! | [`demo`] | the fleet and cluster of `cargo xtask demo` |
 //! | [`process`] | the one door to programs, with deadlines |
 //! | [`proc`] | what `/proc` knows: identities of processes, namespaces, inner and outer pids |
@@ -31,6 +32,7 @@
 
 pub mod bench;
 pub mod binaries;
+pub mod chaos;
 pub mod client;
 pub mod cluster;
 pub mod demo;
@@ -71,6 +73,13 @@ pub fn testbed_main(arguments: &[String]) -> anyhow::Result<()> {
         [verb, rest @ ..] if verb == "demo" => demo::main(rest),
         _ => bail!("holdfast-testbed is started by tests and by `cargo xtask demo`, not by people"),
     }
+}
+
+/// Says a line of the answer.
+fn say(line: &str) {
+    use std::io::Write as _;
+    // Without anybody to read it there is nobody to miss it.
+    writeln!(std::io::stdout(), "{line}").ok();
 }
 
 /// How a program of the testbed ends: what went wrong is said in a line.

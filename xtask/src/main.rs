@@ -1,4 +1,4 @@
-//! What people and CI both run: `cargo xtask demo | test | bench | package`.
+//! What people and CI both run: `cargo xtask demo | test | bench | chaos | package`.
 //!
 //! | module | answers for |
 //! | --- | --- |
@@ -20,6 +20,7 @@ mod tools;
 
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
+use std::time::SystemTime;
 
 use clap::{Parser, Subcommand};
 
@@ -55,6 +56,18 @@ enum Verb {
         /// Only this one; `list` lists them.
         name: Option<String>,
     },
+    /// Break a cluster in every way, in random order, and see that it keeps its promises.
+    Chaos {
+        /// For how long.
+        #[arg(long, default_value_t = 60)]
+        minutes: u64,
+        /// The same faults in the same order for the same number; by chance if it is not given.
+        #[arg(long)]
+        seed: Option<u64>,
+        /// When a commit is acknowledged: `quorum` or `async`.
+        #[arg(long, default_value = "quorum")]
+        durability: String,
+    },
     /// Make Debian packages of the programs, in target/packages.
     Package(package::Arguments),
 }
@@ -71,6 +84,7 @@ fn main() -> ExitCode {
         Verb::Demo { down, json, nodes } => demo(down, json, nodes),
         Verb::Test(arguments) => check::run(&arguments),
         Verb::Bench { name } => bench(name.as_deref()),
+        Verb::Chaos { minutes, seed, durability } => chaos(minutes, seed, &durability),
         Verb::Package(arguments) => package::run(&arguments).map(|()| Verdict::Good),
     };
     match outcome {
@@ -104,6 +118,17 @@ fn bench(name: Option<&str>) -> anyhow::Result<Verdict> {
     Program::cargo(["build", "--release", "--workspace", "--bins", "--quiet"]).run()?;
     let bench = Program::new(source().join("target/release/holdfast-bench"));
     Err(bench.arg(source().join("docs/BENCHMARKS.md")).args(name).become_it())
+}
+
+fn chaos(minutes: u64, seed: Option<u64>, durability: &str) -> anyhow::Result<Verdict> {
+    machine::prepare(Need::Hosts)?;
+    say::step("building");
+    Program::cargo(["build", "--workspace", "--bins", "--quiet"]).run()?;
+    // The clock is chance enough; the program says which it was.
+    let since = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+    let seed = seed.unwrap_or(since.as_secs());
+    let chaos = Program::new(source().join("target/debug/holdfast-chaos"));
+    Err(chaos.arg(durability).args([minutes.to_string(), seed.to_string()]).become_it())
 }
 
 /// The top of the source tree.

@@ -1,0 +1,191 @@
+//! Faults of every kind, on every role, one after the other, with a client that writes all the time: after each of them the cluster must
+//! become whole again by itself, no two servers may have acknowledged writes at the same time, and in quorum mode nothing that was
+//! acknowledged may be missing.
+
+mod fault;
+
+use std::fmt;
+use std::time::Duration;
+
+use anyhow::{Context as _, ensure};
+use rand::rngs::SmallRng;
+use rand::seq::IndexedRandom as _;
+use rand::{RngExt as _, SeedableRng as _};
+
+pub use self::fault::{Fault, Role};
+use crate::cluster::{self, NODES};
+use crate::scene::now;
+use crate::stage::Stage;
+use crate::wait::wait_until;
+
+/// How long a cluster may take to be whole after a fault has ended.
+const WHOLE: Duration = Duration::from_secs(180);
+/// How long faults last, in seconds: shorter and longer than a lease.
+const SHORTEST: f64 = 0.2;
+const LONGEST: f64 = 14.0;
+
+/// What is done to a cluster, and to whom.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Strike {
+    pub fault: Fault,
+    pub role: Role,
+    /// Of those that last.
+    pub seconds: f64,
+}
+
+/// A cluster under faults.
+#[derive(Debug)]
+pub struct Chaos {
+    stage: Stage,
+    quorum: bool,
+}
+
+/// What one fault came to, in seconds.
+#[derive(Clone, Copy, Debug)]
+pub struct Outcome {
+    /// The longest time without an acknowledged write.
+    pub gap: f64,
+    /// From the end of the fault until all was whole.
+    pub whole: f64,
+    /// How often the primary changed.
+    pub changes: u64,
+}
+
+// === impl Strike ===
+
+impl Strike {
+    /// One by chance.
+    pub fn by_chance(random: &mut SmallRng) -> Self {
+        let (fault, role) = *Fault::all().choose(random).expect("there are faults");
+        Self { fault, role, seconds: random.random_range(SHORTEST..LONGEST) }
+    }
+}
+
+impl fmt::Display for Strike {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:?} of {:?} for {:.1} s", self.fault, self.role, self.seconds)
+    }
+}
+
+// === impl Chaos ===
+
+impl Chaos {
+    /// A whole cluster of three, whose client writes.
+    ///
+    /// # Errors
+    ///
+    /// When it does not come about.
+    pub async fn begin(quorum: bool, more: &[&str]) -> anyhow::Result<Self> {
+        let durability = if quorum { "quorum" } else { "async" };
+        let arguments: Vec<&str> =
+            ["--durability", durability].into_iter().chain(more.iter().copied()).collect();
+        let stage = Stage::set(&arguments).await?;
+        stage.is_whole_under("n1").await?;
+        Ok(Self { stage, quorum })
+    }
+
+    /// One fault, from its beginning until all is whole again.
+    ///
+    /// # Errors
+    ///
+    /// When a promise is broken.
+    pub async fn strike(&self, strike: Strike) -> anyhow::Result<Outcome> {
+        let (primary, term) = self.primary().await?;
+        let (begun, served) = (now(), self.stage.client.served().len());
+        self.inflict(strike, &primary).await.with_context(|| format!("inflict {strike}"))?;
+        self.stage.fleet.network().heal().await?;
+        let ended = now();
+        let (primary, after) = self.is_whole().await?;
+        let whole = now() - ended;
+        self.stage.client.is_served_by(&primary, ended, WHOLE).await?;
+        let (changes, found) = (after - term, self.stage.client.served());
+        let switched = found.len() - served;
+        ensure!(
+            switched as u64 <= changes,
+            "two served at once: {:?}, though the term went from {term} to {after}",
+            &found[served.saturating_sub(1)..]
+        );
+        if self.quorum {
+            self.stage.nothing_is_lost(&primary).await?;
+        }
+        Ok(Outcome { gap: self.stage.client.longest_gap_since(begun), whole, changes })
+    }
+
+    async fn primary(&self) -> anyhow::Result<(String, u64)> {
+        let shown = self.stage.fleet.json(["cluster", "show", "orders"]).await?;
+        let primary = shown["primary"].as_str().with_context(|| format!("no primary in {shown}"))?;
+        Ok((primary.to_owned(), shown["term"].as_u64().unwrap_or_default()))
+    }
+
+    /// Waits until all follow one primary, and it counts on them.
+    async fn is_whole(&self) -> anyhow::Result<(String, u64)> {
+        wait_until("a whole cluster, by itself", WHOLE, || async {
+            let shown = self.stage.fleet.json(["cluster", "show", "orders"]).await?;
+            let counted = shown["lease"]["promotable_nodes"].as_array().map(Vec::len);
+            ensure!(shown["state"] == "healthy" && shown["operation_id"].is_null(), "it is {shown}");
+            ensure!(counted == Some(2) && shown["lease"]["settled"] == true, "it is {shown}");
+            ensure!(!self.quorum || shown["synchronous_count"] == 1, "it is {shown}");
+            let members = cluster::members(&self.stage.fleet).await?;
+            let streaming = members.iter().filter(|(_, _, state)| state == "streaming").count();
+            ensure!(members.len() == NODES.len() && streaming == 2, "they are {members:?}");
+            let primary = shown["primary"].as_str().unwrap_or_default().to_owned();
+            Ok((primary, shown["term"].as_u64().unwrap_or_default()))
+        })
+        .await
+    }
+}
+
+/// Faults by chance until the time is over; a line is told of each.
+///
+/// # Errors
+///
+/// When a promise is broken: what was done is in the message.
+pub async fn run(
+    quorum: bool,
+    seed: u64,
+    minutes: u64,
+    mut tell: impl FnMut(String),
+) -> anyhow::Result<Vec<(Strike, Outcome)>> {
+    let mut random = SmallRng::seed_from_u64(seed);
+    let chaos = Chaos::begin(quorum, &[]).await?;
+    let (begun, mut all) = (now(), Vec::new());
+    while now() - begun < minutes as f64 * 60.0 {
+        let strike = Strike::by_chance(&mut random);
+        let number = all.len() + 1;
+        let outcome = chaos.strike(strike).await;
+        let outcome = outcome.with_context(|| format!("fault {number} of seed {seed}: {strike}"))?;
+        let Outcome { gap, whole, changes } = outcome;
+        tell(format!("{number}\t{strike}\tgap {gap:.1} s\twhole after {whole:.1} s\t{changes} terms"));
+        all.push((strike, outcome));
+    }
+    Ok(all)
+}
+
+/// `holdfast-chaos MODE MINUTES SEED`.
+///
+/// # Errors
+///
+/// When a promise is broken, or the arguments are not understood.
+pub fn chaos_main(arguments: &[String]) -> anyhow::Result<()> {
+    let [mode, minutes, seed] = arguments else {
+        anyhow::bail!("usage: holdfast-chaos async|quorum MINUTES SEED")
+    };
+    let quorum = match mode.as_str() {
+        "quorum" => true,
+        "async" => false,
+        other => anyhow::bail!("{other} is no durability: async and quorum are"),
+    };
+    let (minutes, seed) = (minutes.parse().context("minutes")?, seed.parse().context("seed")?);
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().context("begin")?;
+    let tell = |line: String| crate::say(&line);
+    crate::say(&format!("seed {seed}, {minutes} minutes, durability {mode}"));
+    let all = runtime.block_on(run(quorum, seed, minutes, tell))?;
+    let worst = |of: fn(&Outcome) -> f64| all.iter().map(|(_, outcome)| of(outcome)).fold(0.0, f64::max);
+    crate::say(&format!(
+        "{} faults; longest gap {:.1} s, longest way back {:.1} s; no promise was broken",
+        all.len(),
+        worst(|outcome| outcome.gap),
+        worst(|outcome| outcome.whole),
+    ));
+    Ok(())
+}
