@@ -97,6 +97,8 @@ calls! {
         list_nodes(ListNodesRequest) -> ListNodesResponse;
         get_node(GetNodeRequest) -> GetNodeResponse;
         remove_node(RemoveNodeRequest) -> RemoveNodeResponse;
+        drain_node(DrainNodeRequest) -> DrainNodeResponse;
+        undrain_node(UndrainNodeRequest) -> UndrainNodeResponse;
         query_metrics(QueryMetricsRequest) -> QueryMetricsResponse;
     }
     cluster_service_client::ClusterServiceClient {

@@ -228,6 +228,20 @@ impl nodes::NodeService for Fake {
         panic!("not without a confirmation")
     }
 
+    async fn drain_node(
+        &self,
+        _: Request<v1::DrainNodeRequest>,
+    ) -> Result<Response<v1::DrainNodeResponse>, Status> {
+        Err(Status::unimplemented("not here"))
+    }
+
+    async fn undrain_node(
+        &self,
+        _: Request<v1::UndrainNodeRequest>,
+    ) -> Result<Response<v1::UndrainNodeResponse>, Status> {
+        Err(Status::unimplemented("not here"))
+    }
+
     async fn query_metrics(
         &self,
         _: Request<v1::QueryMetricsRequest>,

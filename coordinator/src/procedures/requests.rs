@@ -6,6 +6,7 @@
 mod access;
 pub mod connection;
 mod create;
+mod drain;
 mod failover;
 mod members;
 mod policy;
@@ -28,11 +29,13 @@ use crate::operation::{self, Operation, Request, Submit};
 use crate::store::record::Record;
 
 pub use create::CreateCluster;
+pub use drain::DrainNode;
 pub use failover::FailoverCluster;
 pub use members::AddMember;
 pub use policy::Settings;
 pub use preconditions::Precondition;
 pub use promote::PromoteMember;
+pub(super) use promote::successor;
 pub use removal::{DeleteCluster, RemoveMember};
 pub use resync::ResyncCluster;
 

@@ -7,7 +7,6 @@ use std::pin::Pin;
 use std::time::Duration;
 
 use futures::{Stream, stream};
-use holdfast_common::error::Failure;
 use holdfast_common::error::Violations;
 use holdfast_common::name::ClusterName;
 use holdfast_proto::v1 as proto;
@@ -16,13 +15,13 @@ use prost::Message;
 use tokio::sync::watch;
 use tonic::{Request, Response, Status};
 
+use super::changing::{self, Done, asker};
 use super::convert::{self, PageRequest, refuse};
 use super::peer::Caller;
 use super::repeat::{decoded, repeat};
 use crate::cluster::Cluster;
 use crate::identity::Identity;
 use crate::lease::Leases;
-use crate::operation;
 use crate::procedures::requests::connection::{Connection, Reveal};
 use crate::procedures::requests::{
     AddMember, Asker, DeleteCluster, Desk, FailoverCluster, Prepare, PromoteMember, RemoveMember,
@@ -40,12 +39,6 @@ pub struct Clusters {
     pub desk: Desk,
     pub identity: Identity,
     pub leases: Leases,
-}
-
-/// What came of a changing call.
-enum Done {
-    Begun(Box<proto::Operation>),
-    Planned(proto::Plan),
 }
 
 #[tonic::async_trait]
@@ -282,12 +275,7 @@ impl Clusters {
         asker: &Asker,
         validate_only: bool,
     ) -> Result<Done, Status> {
-        if validate_only {
-            let plan = self.desk.plan(request, asker).await.map_err(refuse)?;
-            return Ok(Done::Planned(render::plan(plan)));
-        }
-        let operation = self.desk.begin(request, asker).await.map_err(refuse)?;
-        Ok(Done::Begun(Box::new(convert::operation(&operation))))
+        changing::change(&self.desk, request, asker, validate_only).await
     }
 
     async fn show(&self, cluster: &Cluster) -> Result<proto::Cluster, Status> {
@@ -359,18 +347,4 @@ fn without_times(cluster: &proto::Cluster) -> proto::Cluster {
         (lease.expire_time, lease.remembered_until_time) = (None, None);
     }
     cluster
-}
-
-/// Who asks, and under which request id.
-fn asker<T: Message>(request: &Request<T>, request_id: &str) -> Result<Asker, Status> {
-    let caller = Caller::of(request).actor();
-    if request_id.is_empty() {
-        return Ok(Asker { caller, request: None });
-    }
-    // The kind of request is part of what must be the same.
-    let mut body = std::any::type_name::<T>().as_bytes().to_vec();
-    body.extend(request.get_ref().encode_to_vec());
-    let request = operation::Request::new(request_id, &body)
-        .map_err(|error| refuse(Failure::invalid_field("request_id", error)))?;
-    Ok(Asker { caller, request: Some(request) })
 }

@@ -82,6 +82,8 @@ pub const RULES: &[Rule] = &[
     reads("holdfast.v1.NodeService/GetNode", Who::Viewer),
     stream("holdfast.v1.NodeService/WatchNodes", Who::Viewer),
     changes("holdfast.v1.NodeService/RemoveNode", Who::Operator),
+    changes("holdfast.v1.NodeService/DrainNode", Who::Operator),
+    changes("holdfast.v1.NodeService/UndrainNode", Who::Operator),
     reads("holdfast.v1.NodeService/QueryMetrics", Who::Viewer),
     changes("holdfast.v1.ClusterService/CreateCluster", Who::Operator),
     reads("holdfast.v1.ClusterService/ListClusters", Who::Viewer),
