@@ -110,6 +110,7 @@ calls! {
         promote_member(PromoteMemberRequest) -> PromoteMemberResponse;
         failover_cluster(FailoverClusterRequest) -> FailoverClusterResponse;
         resync_cluster(ResyncClusterRequest) -> ResyncClusterResponse;
+        restart_cluster(RestartClusterRequest) -> RestartClusterResponse;
         pause_cluster(PauseClusterRequest) -> PauseClusterResponse;
         resume_cluster(ResumeClusterRequest) -> ResumeClusterResponse;
         update_cluster(UpdateClusterRequest) -> UpdateClusterResponse;

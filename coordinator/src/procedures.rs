@@ -12,6 +12,7 @@
 //! | `promote_member` | [`promote`]: another member becomes primary, by plan | before the new one is stored: the old one serves again |
 //! | `failover` | [`failover`]: another member becomes primary though the present one cannot hand over | the same |
 //! | `resync` | [`resync`]: replicas' data aligned with the primary's | one that could not be aligned keeps what it has |
+//! | `restart_cluster` | [`restart`]: replicas one after the other, then the primary by a switchover | of the switchover: its own |
 //! | `regroup` | [`regroup`]: a quorum counts on fewer or more replicas | growing: those as before |
 //! | `delete_cluster` | [`delete`] | none: goes on |
 //! | `drain_node` | [`drain`]: moves the primaries off a node and keeps new roles away | what has moved stays, and so does the mark |
@@ -33,6 +34,7 @@ pub mod records;
 pub mod regroup;
 pub mod remove_member;
 pub mod requests;
+pub mod restart;
 pub mod resync;
 pub mod steps;
 #[cfg(test)]
@@ -133,6 +135,7 @@ procedures! {
     DeleteCluster(delete::Delete),
     CleanNode(clean::Clean),
     DrainNode(drain::Drain),
+    RestartCluster(restart::Restart),
 }
 
 /// What an operation on the node holds while it runs.

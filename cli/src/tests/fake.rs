@@ -341,6 +341,13 @@ impl clusters::ClusterService for Fake {
         panic!("not without a confirmation")
     }
 
+    async fn restart_cluster(
+        &self,
+        _: Request<v1::RestartClusterRequest>,
+    ) -> Result<Response<v1::RestartClusterResponse>, Status> {
+        Err(Status::unimplemented("not here"))
+    }
+
     async fn resync_cluster(
         &self,
         _: Request<v1::ResyncClusterRequest>,

@@ -13,6 +13,7 @@ mod policy;
 mod preconditions;
 mod promote;
 mod removal;
+mod restart;
 mod resync;
 
 use std::sync::Arc;
@@ -37,6 +38,7 @@ pub use preconditions::Precondition;
 pub use promote::PromoteMember;
 pub(super) use promote::successor;
 pub use removal::{DeleteCluster, RemoveMember};
+pub use restart::RestartCluster;
 pub use resync::ResyncCluster;
 
 /// How often a request is looked at again because others had changed the same nodes meanwhile.

@@ -5,6 +5,7 @@ mod agents;
 mod drain;
 mod parts;
 mod password;
+mod restart;
 mod world;
 
 use std::collections::BTreeSet;

@@ -242,6 +242,8 @@ fn act(data: &mut BTreeMap<NodeId, String>, node: NodeId, command: &Command) -> 
         Payload::DestroyMember(_) => Ok(Success::DestroyMember { removed: data.remove(&node).is_some() }),
         Payload::SetPassword(_) => Ok(Success::SetPassword),
         Payload::CheckpointMember(_) => Ok(Success::CheckpointMember),
+        Payload::RestartMember(_) if data.contains_key(&node) => Ok(Success::RestartMember),
+        Payload::RestartMember(_) => Err(Failure::new(Reason::MemberNotFound, "there are no data here")),
         Payload::ResyncMember(resync) if data.contains_key(&node) => {
             match data.get(&resync.source.node_id).cloned() {
                 Some(system_identifier) => {
