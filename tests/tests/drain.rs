@@ -1,6 +1,7 @@
-//! Nodes that are drained, on real hosts: PostgreSQL, nftables, and a client of all members that writes without pause.
+//! Nodes that are drained and clusters that are restarted, on real hosts: PostgreSQL, nftables, and a client of all members that writes without pause.
 
 use anyhow::ensure;
+use holdfast_tests::cluster::DEADLINE;
 use holdfast_tests::scene::now;
 use holdfast_tests::stage::Stage;
 
@@ -41,5 +42,29 @@ mod as_root {
         stage.fleet.cli(["node", "undrain", "n1"])?.run().await?;
         stage.promote("n1").await?;
         stage.nothing_is_lost("n1").await
+    }
+
+    #[tokio::test]
+    async fn restarting_a_cluster_restarts_every_server_and_loses_nothing() -> anyhow::Result<()> {
+        let stage = Stage::set(&["--durability", "quorum"]).await?;
+        stage.is_whole_under("n1").await?;
+        let before = stage.started().await?;
+
+        let begun = now();
+        stage.fleet.cli(["cluster", "restart", "orders"])?.deadline(DEADLINE).run().await?;
+        let successor = stage.successor(begun).await?;
+        stage.is_whole_under(&successor).await?;
+        stage.nothing_is_lost(&successor).await?;
+
+        let after = stage.started().await?;
+        ensure!(
+            before.iter().zip(&after).all(|(before, after)| after > before),
+            "{before:?}, then {after:?}"
+        );
+        stage.told("CLUSTER_RESTARTED").await?;
+        let listed = stage.fleet.json(["event", "list"]).await?;
+        let mut reasons = listed["events"].as_array().into_iter().flatten();
+        ensure!(reasons.all(|event| event["reason"] != "ENGINE_ENDED"), "a server ended by itself: {listed}");
+        Ok(())
     }
 }
