@@ -409,6 +409,7 @@ fn term_of(command: &Command) -> Result<Term, Box<Failure>> {
         Payload::InitialiseMember(initialise) => &initialise.member,
         Payload::CloneMember(clone) => &clone.member,
         Payload::ResyncMember(resync) => &resync.member,
+        Payload::RestartMember(restart) => &restart.member,
         Payload::CheckMember(_) | Payload::InstallEngine(_) => return Ok(command.term),
         // Without a term there would be nothing to hold it to, not even on a node whose own record is lost.
         Payload::DestroyMember(_) | Payload::SetPassword(_) | Payload::CheckpointMember(_)

@@ -18,6 +18,7 @@
 pub mod execute;
 pub mod fake;
 pub mod postgresql;
+mod restart;
 
 #[cfg(test)]
 mod contract;

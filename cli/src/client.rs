@@ -97,6 +97,8 @@ calls! {
         list_nodes(ListNodesRequest) -> ListNodesResponse;
         get_node(GetNodeRequest) -> GetNodeResponse;
         remove_node(RemoveNodeRequest) -> RemoveNodeResponse;
+        drain_node(DrainNodeRequest) -> DrainNodeResponse;
+        undrain_node(UndrainNodeRequest) -> UndrainNodeResponse;
         query_metrics(QueryMetricsRequest) -> QueryMetricsResponse;
     }
     cluster_service_client::ClusterServiceClient {
@@ -108,6 +110,7 @@ calls! {
         promote_member(PromoteMemberRequest) -> PromoteMemberResponse;
         failover_cluster(FailoverClusterRequest) -> FailoverClusterResponse;
         resync_cluster(ResyncClusterRequest) -> ResyncClusterResponse;
+        restart_cluster(RestartClusterRequest) -> RestartClusterResponse;
         pause_cluster(PauseClusterRequest) -> PauseClusterResponse;
         resume_cluster(ResumeClusterRequest) -> ResumeClusterResponse;
         update_cluster(UpdateClusterRequest) -> UpdateClusterResponse;

@@ -4,6 +4,7 @@ mod access;
 mod cloud_init;
 mod cluster;
 mod context;
+mod drain;
 mod event;
 mod follow;
 mod identity;

@@ -54,6 +54,8 @@ pub enum Payload {
     /// Makes a replica's data what the primary's are. Before: by the node's own record it is no primary, nor does its engine run as
     /// one, and the source answers and is the same database.
     ResyncMember(Box<ResyncMember>),
+    /// Stops a replica's server and starts it again, until it receives. Before: its data are no primary's.
+    RestartMember(Box<RestartMember>),
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -116,6 +118,12 @@ pub struct ResyncMember {
     pub mode: ResyncMode,
     /// The old data are removed before the copy is made, where the disk has no room for both.
     pub in_place: bool,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RestartMember {
+    /// As a replica.
+    pub member: MemberAssignment,
 }
 
 /// How far a resync may go.
@@ -200,6 +208,7 @@ pub enum Success {
         /// Of the log that perhaps only this member has, kept on its disk.
         set_aside_bytes: u64,
     },
+    RestartMember,
 }
 
 /// What [`CheckMember`] found.
@@ -239,6 +248,7 @@ impl Payload {
             Self::SetPassword(_) => "set_password",
             Self::CheckpointMember(_) => "checkpoint_member",
             Self::ResyncMember(_) => "resync_member",
+            Self::RestartMember(_) => "restart_member",
         }
     }
 
@@ -253,6 +263,7 @@ impl Payload {
             Self::SetPassword(set) => Some(set.cluster_id),
             Self::CheckpointMember(checkpoint) => Some(checkpoint.cluster_id),
             Self::ResyncMember(resync) => Some(resync.member.cluster_id),
+            Self::RestartMember(restart) => Some(restart.member.cluster_id),
         }
     }
 }

@@ -42,6 +42,7 @@ use crate::lease::Leases;
 use crate::metrics::{self, Metrics};
 use crate::operation::{self, Filter, State};
 use crate::procedures::Procedures;
+use crate::procedures::requests::Desk;
 use crate::rpc::{
     self, Anonymous, ConnectionLimits, Gate, Guard, Listener, Operators, Streams, events::Events,
     identity::Identities, lease::Exchange, link::Link, nodes::Nodes, operations::Operations,
@@ -88,6 +89,7 @@ pub struct App {
     services: Services,
     certificate: Certificate,
     operations: operation::Service<Procedures>,
+    desk: Desk,
     others: Routes,
     state: StateDir,
 }
@@ -184,8 +186,8 @@ impl App {
         let (parts, services, authority) = Parts::open(&state, config).await?;
         let certificate = Certificate::new(authority, &parts.config);
         let (operations, desk) = clusters::operations(&parts);
-        let others = clusters::routes(&parts, desk);
-        Ok(Self { parts, services, certificate, operations, others, state })
+        let others = clusters::routes(&parts, desk.clone());
+        Ok(Self { parts, services, certificate, operations, desk, others, state })
     }
 
     pub fn parts(&self) -> &Parts {
@@ -197,7 +199,7 @@ impl App {
     /// # Errors
     /// See [`Error`]: then nothing runs.
     pub async fn run(self, sockets: Sockets, tasks: Tasks, ready: impl FnOnce()) -> Result<(), Error> {
-        let Self { parts, services, certificate, operations, others, state } = self;
+        let Self { parts, services, certificate, operations, desk, others, state } = self;
         let shutdown = tasks.token();
         let streams = Streams::default();
         let sessions = TaskTracker::new();
@@ -233,7 +235,7 @@ impl App {
                 anonymous: Anonymous::MayStay,
             },
         };
-        let routes = served(&parts, handle.clone()).routes(health.clone(), others)?;
+        let routes = served(&parts, handle.clone(), desk).routes(health.clone(), others)?;
         let link = Link {
             identity: parts.identity.clone(),
             fleet: parts.fleet.clone(),
@@ -268,7 +270,7 @@ impl App {
     }
 }
 
-fn served(parts: &Parts, handle: operation::Handle<Procedures>) -> Operators<Procedures> {
+fn served(parts: &Parts, handle: operation::Handle<Procedures>, desk: Desk) -> Operators<Procedures> {
     Operators {
         nodes: Nodes {
             directory: parts.directory.clone(),
@@ -276,6 +278,7 @@ fn served(parts: &Parts, handle: operation::Handle<Procedures>) -> Operators<Pro
             fleet: parts.fleet.clone(),
             history: parts.history.clone(),
             events: parts.events.clone(),
+            desk,
         },
         identities: Identities {
             identity: parts.identity.clone(),

@@ -18,7 +18,7 @@
 mod record;
 
 pub use record::{
-    AccessToken, Enrollment, IssuedCertificate, JoinToken, Node, NodeFacts, Operator, OperatorRole,
+    AccessToken, Drained, Enrollment, IssuedCertificate, JoinToken, Node, NodeFacts, Operator, OperatorRole,
     Remembered,
 };
 

@@ -12,8 +12,10 @@
 //! | `promote_member` | [`promote`]: another member becomes primary, by plan | before the new one is stored: the old one serves again |
 //! | `failover` | [`failover`]: another member becomes primary though the present one cannot hand over | the same |
 //! | `resync` | [`resync`]: replicas' data aligned with the primary's | one that could not be aligned keeps what it has |
+//! | `restart_cluster` | [`restart`]: replicas one after the other, then the primary by a switchover | of the switchover: its own |
 //! | `regroup` | [`regroup`]: a quorum counts on fewer or more replicas | growing: those as before |
 //! | `delete_cluster` | [`delete`] | none: goes on |
+//! | `drain_node` | [`drain`]: moves the primaries off a node and keeps new roles away | what has moved stays, and so does the mark |
 //! | `clean_node` | [`clean`]: removes what a forced removal left on a node that was away | none: goes on |
 
 pub mod access;
@@ -21,15 +23,18 @@ pub mod add_member;
 pub mod clean;
 pub mod create;
 pub mod delete;
+pub mod drain;
 mod elect;
 pub mod failover;
 pub mod nodes;
+pub mod parts;
 pub mod promote;
 mod quorum;
 pub mod records;
 pub mod regroup;
 pub mod remove_member;
 pub mod requests;
+pub mod restart;
 pub mod resync;
 pub mod steps;
 #[cfg(test)]
@@ -39,7 +44,7 @@ use std::sync::Arc;
 
 use holdfast_common::clock::Clock;
 use holdfast_common::id::ClusterId;
-use holdfast_common::name::ClusterName;
+use holdfast_common::name::{ClusterName, NodeName};
 use serde::{Deserialize, Serialize};
 
 use crate::event;
@@ -47,6 +52,7 @@ use crate::lease::Leases;
 use crate::operation::procedure::{Context, Error, Limits, Next, Procedure, StepLabel};
 
 pub use nodes::Nodes;
+pub use parts::Parts;
 pub use records::Records;
 
 /// All that steps may use.
@@ -54,6 +60,7 @@ pub use records::Records;
 pub struct Means {
     pub records: Records,
     pub nodes: Arc<dyn Nodes>,
+    pub parts: Arc<dyn Parts>,
     pub events: event::Handle,
     pub leases: Leases,
     pub clock: Clock,
@@ -127,6 +134,13 @@ procedures! {
     Regroup(regroup::Regroup),
     DeleteCluster(delete::Delete),
     CleanNode(clean::Clean),
+    DrainNode(drain::Drain),
+    RestartCluster(restart::Restart),
+}
+
+/// What an operation on the node holds while it runs.
+pub fn node_resource(node: &NodeName) -> String {
+    format!("nodes/{node}")
 }
 
 /// What an operation on the cluster holds while it runs.

@@ -20,6 +20,7 @@
 
 pub mod access;
 pub mod body;
+mod changing;
 pub mod clusters;
 pub mod convert;
 mod deadline;

@@ -115,6 +115,21 @@ impl Stage {
         .await
     }
 
+    /// When the members' servers were started, as they say themselves.
+    ///
+    /// # Errors
+    ///
+    /// When one does not say.
+    pub async fn started(&self) -> anyhow::Result<Vec<f64>> {
+        let mut all = Vec::new();
+        for name in cluster::NODES {
+            let uri = self.uri.only(self.fleet.node(name)?.address())?;
+            let started = self.fleet.psql(&uri, "select extract(epoch from pg_postmaster_start_time())");
+            all.push(started.await?.trim().parse()?);
+        }
+        Ok(all)
+    }
+
     /// Checks that this server has every acknowledged row.
     ///
     /// # Errors

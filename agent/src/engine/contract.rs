@@ -18,7 +18,7 @@ use holdfast_common::role::Role;
 use holdfast_common::term::Term;
 use tokio_util::sync::CancellationToken;
 
-use super::{Drift, Engine, Error, Observation, Surroundings, Work};
+use super::{Drift, Engine, Error, Observation, Surroundings, Work, restart};
 
 pub(super) const VERIFIER: &str = "SCRAM-SHA-256$4096:c2FsdHNhbHRzYWx0c2FsdA==$cO4DfQh6Y5b1Kt6jJTk8JfbWvVtNq0tE8l2m1FhY3vE=:\
                                    1lTOuZp6A0zj7PcKQXxVqk1sFhJv5oXcR8yL2wNq3bM=";
@@ -336,6 +336,19 @@ async fn replicas_are_aligned(a: &Bench, b: &Bench, cluster: &Cluster, term: u64
     b.wait(id, "streaming", |o| o.streaming == Some(true)).await;
 }
 
+/// Restarted, a replica has another server and receives; a primary is left alone.
+async fn a_replica_restarts(a: &Bench, b: &Bench, cluster: &Cluster, primary: &MemberAssignment) {
+    let id = cluster.id;
+    let before = (a.engine.observe(id).await.started_at, b.engine.observe(id).await.started_at);
+    restart::replica(b.engine.as_ref(), &cluster.replica(b, a), &work()).await.unwrap();
+    let observed = b.engine.observe(id).await;
+    assert_eq!((observed.state, observed.streaming), (EngineState::Running, Some(true)));
+    assert!(observed.started_at > before.1, "{before:?}, then {observed:?}");
+    let refused = restart::replica(a.engine.as_ref(), primary, &work()).await;
+    assert_eq!(reason(refused), Reason::PreconditionFailed);
+    assert_eq!(a.engine.observe(id).await.started_at, before.0);
+}
+
 /// The life of a cluster of two members, with each refusal on its way.
 pub(super) async fn a_cluster_lives_and_ends(a: &Bench, b: &Bench) {
     let mut cluster = Cluster::new(&[a, b]);
@@ -400,6 +413,8 @@ pub(super) async fn a_cluster_lives_and_ends(a: &Bench, b: &Bench) {
     // A start of a running engine changes nothing.
     a.engine.start(&quorum).await.unwrap();
     assert_eq!(a.engine.observe(id).await.started_at, started_at);
+
+    a_replica_restarts(a, b, &cluster, &quorum).await;
 
     // Ended at once, it is gone, and comes back with what it had.
     a.engine.halt(id).await.unwrap();

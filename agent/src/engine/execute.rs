@@ -136,6 +136,13 @@ impl Engines {
                     engine.resync(request, &work).await?;
                 Ok(Success::ResyncMember { how, system_identifier, copied_bytes, set_aside_bytes })
             }
+            Payload::RestartMember(request) => {
+                let engine = self.of(request.member.engine)?;
+                let _held = self.hold_for(request.member.cluster_id, work).await?;
+                let _building = self.build(request.member.cluster_id, payload.kind());
+                super::restart::replica(engine.as_ref(), &request.member, work).await?;
+                Ok(Success::RestartMember)
+            }
             Payload::DestroyMember(request) => {
                 let _held = self.hold_for(request.cluster_id, work).await?;
                 let _building = self.build(request.cluster_id, payload.kind());

@@ -198,6 +198,21 @@ pub(crate) enum Cluster {
     /// Allow failovers to begin by themselves again
     #[command(after_help = "Example:\n  holdfast cluster resume demo")]
     Resume { cluster: String },
+    /// Restart all servers: the replicas one after the other, then the primary by a switchover
+    ///
+    /// Nothing that was acknowledged is lost. Each replica has to receive again before the next is stopped. The old primary stays a
+    /// replica; `cluster promote` moves it back.
+    #[command(
+        after_help = "The plan names the parameters that wait for a restart.\n\nExamples:\n  holdfast cluster restart demo --plan\n  holdfast cluster restart demo"
+    )]
+    Restart {
+        cluster: String,
+        /// Also where writes wait while a replica restarts
+        #[arg(long)]
+        force: bool,
+        #[command(flatten)]
+        run: Run,
+    },
     /// Change how a cluster behaves
     #[command(
         group = clap::ArgGroup::new("setting").required(true).multiple(true),

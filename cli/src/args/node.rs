@@ -5,7 +5,7 @@ use std::time::Duration;
 use clap::Subcommand;
 
 use super::values::duration;
-use super::{Confirm, PlanFlag};
+use super::{Confirm, PlanFlag, Run};
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum Node {
@@ -53,6 +53,28 @@ pub(crate) enum Node {
         #[arg(long, value_parser = duration, value_name = "TIME")]
         step: Option<Duration>,
     },
+    /// Move the primaries off a node and keep new roles away, until it is undrained
+    ///
+    /// One cluster after the other, the best other member becomes the primary by a switchover: nothing that was acknowledged is
+    /// lost. Replicas on the node stay and go on replicating. A drained node is no target of `cluster promote`, takes no new
+    /// members, and a failover chooses it last: only where it alone has everything that was acknowledged.
+    #[command(
+        after_help = "If it fails or is cancelled, the node stays drained, and what has moved stays moved; repeat it to go on.\n\nExamples:\n  holdfast node drain n1 --plan\n  holdfast node drain n1 --reason 'new disks'\n  holdfast node drain n1 --force"
+    )]
+    Drain {
+        name: String,
+        /// Why, for whoever sees it
+        #[arg(long, value_name = "TEXT")]
+        reason: Option<String>,
+        /// Leave primaries that nobody can take over where they are
+        #[arg(long)]
+        force: bool,
+        #[command(flatten)]
+        run: Run,
+    },
+    /// Let a node have new roles again; nothing moves back by itself
+    #[command(after_help = "Example:\n  holdfast node undrain n1\n  holdfast cluster promote demo n1")]
+    Undrain { name: String },
     /// Take a node out of the fleet: its certificate is refused at once
     #[command(after_help = "Example:\n  holdfast node remove n3 --confirm n3")]
     Remove {

@@ -29,6 +29,7 @@ pub(super) async fn run(session: &mut Session, command: Cluster) -> Result<(), E
         Cluster::Promote { .. }
         | Cluster::Failover { .. }
         | Cluster::Resync { .. }
+        | Cluster::Restart { .. }
         | Cluster::Pause { .. }
         | Cluster::Resume { .. }
         | Cluster::Set { .. } => roles::run(session, command).await,

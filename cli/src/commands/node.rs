@@ -8,7 +8,7 @@ use holdfast_proto::v1;
 use jiff::Timestamp;
 use serde_json::json;
 
-use super::{Session, cloud_init, identity, interrupted, next_page, wire_duration};
+use super::{Session, cloud_init, drain, identity, interrupted, next_page, wire_duration};
 use crate::args::Node;
 use crate::client::request_id;
 use crate::error::Error;
@@ -61,6 +61,8 @@ pub(super) async fn run(session: &mut Session, command: Node) -> Result<(), Erro
                 }
             }
         }
+        Node::Drain { name, reason, force, run } => drain::drain(session, name, reason, force, run).await,
+        Node::Undrain { name } => drain::undrain(session, name).await,
         Node::Token(command) => identity::run_join_token(session, command).await,
         Node::CloudInit { name, ttl, coordinator, package_source } => {
             cloud_init::run(session, cloud_init::Wanted { name, ttl, coordinator, package_source }).await
@@ -99,7 +101,7 @@ async fn list(session: &mut Session) -> Result<(), Error> {
         let load = Load::of(node);
         let mut row = vec![
             node.name.clone(),
-            availability(node),
+            drain::state(node, availability(node)),
             output::distance(now, node.availability_time.as_ref()),
             or_dash(Some(node.address.clone())),
             load.cpu,
@@ -149,6 +151,7 @@ async fn show(session: &mut Session, name: String) -> Result<(), Error> {
                 None => "never".to_owned(),
             },
         ),
+        ("drained", drain::told(&node)),
         ("clusters", or_dash(Some(node.clusters.join(", ")))),
         ("agent", node.agent_version.clone()),
         ("certificate ends in", output::expiry(now, node.certificate_expire_time.as_ref())),

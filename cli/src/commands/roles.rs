@@ -1,4 +1,4 @@
-//! `holdfast cluster promote | failover | resync | pause | resume | set`: who is the primary, and what may change that.
+//! `holdfast cluster promote | failover | resync | restart | pause | resume | set`: who is the primary, and what may change that.
 
 use holdfast_proto::v1;
 
@@ -41,6 +41,7 @@ pub(super) async fn run(session: &mut Session, command: Cluster) -> Result<(), E
             changed(session, answer.cluster, &done)
         }
         Cluster::Resync { .. } => resync(session, command).await,
+        Cluster::Restart { cluster, force, run } => restart(session, cluster, force, run).await,
         // `cluster::run` sends no others here.
         other => failover(session, other).await,
     }
@@ -92,6 +93,20 @@ async fn failover(session: &mut Session, command: Cluster) -> Result<(), Error> 
     match answer.outcome.ok_or(Error::Incomplete("outcome"))? {
         v1::failover_cluster_response::Outcome::Plan(plan) => session.plan(&plan),
         v1::failover_cluster_response::Outcome::Operation(operation) => {
+            session.follow(operation, run, &done).await
+        }
+    }
+}
+
+async fn restart(session: &mut Session, cluster: String, force: bool, run: Run) -> Result<(), Error> {
+    let done =
+        format!("All servers of {cluster} were restarted. See them with: holdfast cluster show {cluster}");
+    let (request_id, validate_only) = (request_id(), run.plan.plan);
+    let request = v1::RestartClusterRequest { cluster, force, request_id, validate_only };
+    let answer = session.client().await?.restart_cluster(request).await?;
+    match answer.outcome.ok_or(Error::Incomplete("outcome"))? {
+        v1::restart_cluster_response::Outcome::Plan(plan) => session.plan(&plan),
+        v1::restart_cluster_response::Outcome::Operation(operation) => {
             session.follow(operation, run, &done).await
         }
     }

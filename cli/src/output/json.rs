@@ -22,6 +22,11 @@ pub(crate) fn node(node: &v1::Node) -> Value {
         "join_time": time(node.join_time.as_ref()),
         "certificate_expire_time": time(node.certificate_expire_time.as_ref()),
         "clock_offset_seconds": node.clock_offset_seconds,
+        "drained": node.drained.as_ref().map(|drained| json!({
+            "by": drained.by,
+            "since_time": time(drained.since_time.as_ref()),
+            "reason": drained.reason,
+        })),
     })
 }
 

@@ -228,6 +228,20 @@ impl nodes::NodeService for Fake {
         panic!("not without a confirmation")
     }
 
+    async fn drain_node(
+        &self,
+        _: Request<v1::DrainNodeRequest>,
+    ) -> Result<Response<v1::DrainNodeResponse>, Status> {
+        Err(Status::unimplemented("not here"))
+    }
+
+    async fn undrain_node(
+        &self,
+        _: Request<v1::UndrainNodeRequest>,
+    ) -> Result<Response<v1::UndrainNodeResponse>, Status> {
+        Err(Status::unimplemented("not here"))
+    }
+
     async fn query_metrics(
         &self,
         _: Request<v1::QueryMetricsRequest>,
@@ -325,6 +339,13 @@ impl clusters::ClusterService for Fake {
         _: Request<v1::FailoverClusterRequest>,
     ) -> Result<Response<v1::FailoverClusterResponse>, Status> {
         panic!("not without a confirmation")
+    }
+
+    async fn restart_cluster(
+        &self,
+        _: Request<v1::RestartClusterRequest>,
+    ) -> Result<Response<v1::RestartClusterResponse>, Status> {
+        Err(Status::unimplemented("not here"))
     }
 
     async fn resync_cluster(

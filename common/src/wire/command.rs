@@ -10,7 +10,7 @@ use crate::assignment::MAX_SYSTEM_IDENTIFIER_BYTES;
 use crate::command::{
     Check, CheckMember, CheckedMember, CheckpointMember, CloneMember, Command, DatabaseName, DestroyMember,
     InitialiseMember, InstallEngine, MAX_CHECKS, MAX_LABEL_BYTES, MAX_MESSAGE_BYTES, Outcome, Payload,
-    Progress, ResyncMember, ResyncMode, ResyncedBy, SetPassword, Success, Verifier,
+    Progress, RestartMember, ResyncMember, ResyncMode, ResyncedBy, SetPassword, Success, Verifier,
 };
 use crate::engine::{EngineVersion, ExtensionName, MAX_EXTENSIONS};
 use crate::generation::Generation;
@@ -112,6 +112,10 @@ impl From<&Payload> for WirePayload {
                     in_place: *in_place,
                 })
             }
+            Payload::RestartMember(restart) => {
+                let RestartMember { member } = &**restart;
+                Self::RestartMember(proto::RestartMember { member: Some(member.into()) })
+            }
         }
     }
 }
@@ -140,6 +144,9 @@ impl TryFrom<WirePayload> for Payload {
             }
             WirePayload::ResyncMember(resync) => {
                 Ok(Self::ResyncMember(Box::new(Field("resync_member").nested(resync)?)))
+            }
+            WirePayload::RestartMember(restart) => {
+                Ok(Self::RestartMember(Box::new(Field("restart_member").nested(restart)?)))
             }
         }
     }
@@ -246,6 +253,15 @@ impl TryFrom<proto::ResyncMember> for ResyncMember {
     }
 }
 
+impl TryFrom<proto::RestartMember> for RestartMember {
+    type Error = Error;
+
+    fn try_from(restart: proto::RestartMember) -> Result<Self, Error> {
+        let proto::RestartMember { member } = restart;
+        Ok(Self { member: Field("member").message(member)? })
+    }
+}
+
 impl From<&Progress> for proto::Progress {
     fn from(progress: &Progress) -> Self {
         let Progress { message, done_bytes, total_bytes } = progress;
@@ -299,6 +315,7 @@ pub fn outcome_to_wire(outcome: &Outcome) -> proto::Outcome {
                 set_aside_bytes: *set_aside_bytes,
             })
         }
+        Ok(Success::RestartMember) => WireResult::RestartMember(proto::RestartMemberResult {}),
     };
     proto::Outcome { result: Some(result) }
 }
@@ -327,6 +344,7 @@ pub fn outcome_from_wire(outcome: proto::Outcome) -> Result<Outcome, Error> {
         WireResult::DestroyMember(destroyed) => Success::DestroyMember { removed: destroyed.removed },
         WireResult::SetPassword(proto::SetPasswordResult {}) => Success::SetPassword,
         WireResult::CheckpointMember(proto::CheckpointMemberResult {}) => Success::CheckpointMember,
+        WireResult::RestartMember(proto::RestartMemberResult {}) => Success::RestartMember,
         WireResult::ResyncMember(resynced) => {
             resynced_from_wire(resynced, identifier).map_err(|error| error.within("resync_member"))?
         }

@@ -19,16 +19,20 @@ use crate::rpc::{MAX_DECODED, MAX_DECODED_ACCESS};
 
 /// The engine of all procedures.
 pub(super) fn operations(parts: &Parts) -> (operation::Service<Procedures>, Desk) {
-    let means = Arc::new(Means {
-        records: Records::new(parts.directory.clone()),
-        nodes: Arc::new(parts.fleet.clone()),
-        events: parts.events.clone(),
-        leases: parts.leases.clone(),
-        clock: Clock::system(),
-        coordinator_generation: parts.fleet.coordinator_generation(),
-    });
-    let service = operation::Service::new(Arc::clone(&parts.store), Arc::clone(&means));
-    let desk = Desk { means, operations: service.handle(), keyring: Arc::clone(&parts.keyring) };
+    let means = |handle| {
+        Arc::new(Means {
+            records: Records::new(parts.directory.clone()),
+            nodes: Arc::new(parts.fleet.clone()),
+            parts: Arc::new(handle),
+            events: parts.events.clone(),
+            leases: parts.leases.clone(),
+            clock: Clock::system(),
+            coordinator_generation: parts.fleet.coordinator_generation(),
+        })
+    };
+    let service = operation::Service::with_handle(Arc::clone(&parts.store), means);
+    let (means, operations) = (service.means(), service.handle());
+    let desk = Desk { means, operations, keyring: Arc::clone(&parts.keyring) };
     (service, desk)
 }
 

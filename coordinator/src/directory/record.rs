@@ -25,6 +25,19 @@ pub struct Node {
     pub joined_at: Timestamp,
     /// Those that are welcome, oldest first; any other of the node's is refused.
     pub certificates: Vec<IssuedCertificate>,
+    /// It gets no new roles; none: it may.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub drained: Option<Drained>,
+}
+
+/// Who keeps new roles off a node.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Drained {
+    /// `operator/NAME`.
+    pub by: String,
+    pub since: Timestamp,
+    /// In a person's words; may be empty.
+    pub reason: String,
 }
 
 /// A certificate that was issued.
@@ -157,6 +170,16 @@ impl AccessToken {
     }
 }
 
+// === impl Drained ===
+
+impl fmt::Display for Drained {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { by, since, reason } = self;
+        write!(f, "by {by} since {}", since.strftime("%Y-%m-%d %H:%M:%S UTC"))?;
+        if reason.is_empty() { Ok(()) } else { write!(f, " ({reason})") }
+    }
+}
+
 impl fmt::Display for OperatorRole {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.pad(match self {
@@ -186,6 +209,7 @@ mod tests {
             address: [192, 0, 2, 1].into(),
             joined_at: now,
             certificates: vec![used.clone()],
+            drained: None,
         };
         for number in 1..100 {
             node.add_certificate(certificate(number, now), Some(&used.serial), now);

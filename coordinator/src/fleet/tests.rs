@@ -45,6 +45,7 @@ impl World {
                 address: [192, 0, 2, 1].into(),
                 joined_at: Timestamp::now(),
                 certificates: Vec::new(),
+                drained: None,
             },
             None,
         );

@@ -147,6 +147,7 @@ impl Identity {
             address: enroll.address,
             joined_at: Timestamp::now(),
             certificates: Vec::new(),
+            drained: None,
         };
         let txn = Txn::new().when(Compare::absent(&name_key)).then(directory::put(&name_key, &node.id)?);
         Ok(Place { node, txn })

@@ -59,6 +59,14 @@ impl<P: Procedure> Service<P> {
         Self { shared: Arc::new(shared), means, keep: KEEP_FINISHED }
     }
 
+    /// The same as [`Self::new`], with means that may begin operations too.
+    pub fn with_handle(store: Shared, means: impl FnOnce(Handle<P>) -> Arc<P::Means>) -> Self {
+        let clock = Clock::system();
+        let shared = Arc::new(Inner { store, clock, live: Arc::new(Live::default()), wake: Notify::new() });
+        let means = means(Handle::new(Arc::clone(&shared)));
+        Self { shared, means, keep: KEEP_FINISHED }
+    }
+
     /// The same, keeping so many finished operations (at most the thousand that is kept otherwise).
     #[must_use]
     pub fn keeping(mut self, finished: usize) -> Self {
@@ -69,6 +77,11 @@ impl<P: Procedure> Service<P> {
     /// Talks to this engine.
     pub fn handle(&self) -> Handle<P> {
         Handle::new(Arc::clone(&self.shared))
+    }
+
+    /// What its steps may use.
+    pub fn means(&self) -> Arc<P::Means> {
+        Arc::clone(&self.means)
     }
 
     /// Runs until `shutdown`. Steps under way are dropped then, and repeated at the next start.

@@ -6,6 +6,7 @@
 //!  abandon: the old primary may serve again, in a term above the seals
 //! ```
 
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use holdfast_common::error::{Failure, Reason};
@@ -22,6 +23,7 @@ use super::elect::{self, SERVE_TIME, answered, known, leave, reign_of, served};
 use super::steps;
 use super::{ClusterRef, Means};
 use crate::cluster::{Cluster, Member, MemberPhase};
+use crate::directory::Drained;
 use crate::operation::procedure::{Context, Error, Limits, Next, StepLabel};
 
 /// Beside the times of the cluster's leases: for messages and disks.
@@ -135,7 +137,7 @@ impl Failover {
         }
         let timings = record.lease_profile.timings();
         let time = timings.remembered() + timings.promised() + ALLOWANCE;
-        let preference: Vec<NodeId> = self.target.into_iter().collect();
+        let preference = self.preference(&record, &records.drained(&record).await?);
         let mut enough_since = None;
         let chosen = answered(ctx, &self.cluster, time, |regent| {
             let Ok(chosen) = regent.choose(&preference) else { return Ok(None) };
@@ -152,6 +154,15 @@ impl Failover {
         let loss = self.loss(ctx, chosen)?;
         elect::succeed(ctx, &self.cluster, chosen, &preference).await?;
         Ok(loss)
+    }
+
+    /// Of members that have as much: whoever was asked for, and those on drained nodes last. One that alone has everything is
+    /// chosen wherever it is.
+    fn preference(&self, cluster: &Cluster, drained: &BTreeMap<NodeId, Drained>) -> Vec<NodeId> {
+        let mut members: Vec<NodeId> = cluster.members.iter().map(|member| member.node_id).collect();
+        members.sort_unstable();
+        let others = members.into_iter().filter(|node| !drained.contains_key(node));
+        self.target.into_iter().chain(others).collect()
     }
 
     /// How many bytes of what the old primary last reported the chosen one does not have; none where that is not known.

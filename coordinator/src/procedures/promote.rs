@@ -102,6 +102,14 @@ impl Promote {
         .into()
     }
 
+    /// Whether it is on its way forwards, not back.
+    pub(super) fn goes_on(&self) -> bool {
+        match self.step {
+            Step::Checkpoint | Step::Stop | Step::Elect | Step::Serve | Step::Follow => true,
+            Step::Resume | Step::Abandon | Step::Leave => false,
+        }
+    }
+
     fn at(self, step: Step) -> Next<Self> {
         Next::Step(Self { step, ..self })
     }

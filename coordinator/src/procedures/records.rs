@@ -9,17 +9,19 @@
 //! ```
 //! With every member `node-members/…` and `nodes/…` are written too ([`crate::directory`]).
 
+use std::collections::BTreeMap;
+
 use holdfast_common::access::RulesError;
 use holdfast_common::error::{Classify, Failure, Metadata, Reason, Retry};
 use holdfast_common::id::{ClusterId, NodeId};
-use holdfast_common::name::ClusterName;
+use holdfast_common::name::{ClusterName, NodeName};
 use holdfast_common::term::Term;
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
 use super::ClusterRef;
 use crate::cluster::{ChangeError, Cluster, Member};
-use crate::directory::{self, Directory, Node, membership_key, node_key, put};
+use crate::directory::{self, Directory, Drained, Node, membership_key, node_key, put};
 use crate::store::record::Record;
 use crate::store::{self, Compare, Key, Op, Txn};
 
@@ -52,6 +54,8 @@ pub enum Error {
     NoCluster(ClusterName),
     #[error("node {0} has left the fleet")]
     NoNode(NodeId),
+    #[error("node {0} gets no new members: it is drained; `holdfast node undrain {0}` allows them")]
+    Drained(NodeName),
     #[error("cluster `{0}` was changed by somebody else at the same time, again and again")]
     Contended(ClusterName),
     #[error("the stored access rules make no sense")]
@@ -117,6 +121,19 @@ impl Records {
     /// Those of the store.
     pub async fn all(&self) -> Result<Vec<Cluster>, Error> {
         Ok(self.directory.list(CLUSTERS).await?.into_iter().map(|record| record.value).collect())
+    }
+
+    /// Those of the cluster's members whose nodes get no new roles.
+    ///
+    /// # Errors
+    /// Those of the store.
+    pub async fn drained(&self, cluster: &Cluster) -> Result<BTreeMap<NodeId, Drained>, Error> {
+        let mut drained = BTreeMap::new();
+        for member in &cluster.members {
+            let found = self.directory.get::<Node>(&node_key(member.node_id)).await?;
+            drained.extend(found.and_then(|node| Some((member.node_id, node.value.drained?))));
+        }
+        Ok(drained)
     }
 
     /// Changes the record by compare-and-set and gives it as it then is. `change` must be safe to repeat.
@@ -190,12 +207,16 @@ impl Records {
     /// port is taken or the node changes meanwhile.
     ///
     /// # Errors
-    /// `NoNode`; those of the store.
+    /// `NoNode`, `Drained`; those of the store.
     pub async fn writes_of_new(&self, cluster: &Cluster, member: &Member) -> Result<Writes, Error> {
         let node = node_key(member.node_id);
         let ports: Vec<Key> =
             cluster.ports().into_iter().map(|port| port_key(member.node_id, port)).collect();
         let record = self.directory.get::<Node>(&node).await?.ok_or(Error::NoNode(member.node_id))?;
+        // Since it was looked at.
+        if record.value.drained.is_some() {
+            return Err(Error::Drained(record.value.name));
+        }
         let mut writes = Writes {
             compares: vec![Compare::unchanged(&node, record.revision)],
             ops: vec![
@@ -275,6 +296,7 @@ impl Classify for Error {
         match self {
             Self::NoCluster(_) => Reason::ClusterNotFound,
             Self::NoNode(_) => Reason::NodeNotFound,
+            Self::Drained(_) => Reason::PreconditionFailed,
             Self::Contended(_) => Reason::VersionConflict,
             Self::Access(_) | Self::AccessIncomplete(_) => Reason::StateDamaged,
             Self::Change(error) => error.reason(),
@@ -286,9 +308,11 @@ impl Classify for Error {
     fn retry(&self) -> Retry {
         match self {
             Self::Contended(_) => Retry::Later(None),
-            Self::NoCluster(_) | Self::NoNode(_) | Self::Access(_) | Self::AccessIncomplete(_) => {
-                Retry::Never
-            }
+            Self::NoCluster(_)
+            | Self::NoNode(_)
+            | Self::Drained(_)
+            | Self::Access(_)
+            | Self::AccessIncomplete(_) => Retry::Never,
             Self::Change(error) => error.retry(),
             Self::Directory(error) => error.retry(),
             Self::Store(error) => error.retry(),
@@ -301,6 +325,7 @@ impl Classify for Error {
                 Failure::new(self.reason(), "").with("cluster", name).metadata
             }
             Self::NoNode(node) => Failure::new(self.reason(), "").with("node", node).metadata,
+            Self::Drained(node) => Failure::new(self.reason(), "").with("node", node).metadata,
             Self::Access(_) | Self::AccessIncomplete(_) => Metadata::new(),
             Self::Change(error) => error.metadata(),
             Self::Directory(error) => error.metadata(),

@@ -6,12 +6,14 @@
 mod access;
 pub mod connection;
 mod create;
+mod drain;
 mod failover;
 mod members;
 mod policy;
 mod preconditions;
 mod promote;
 mod removal;
+mod restart;
 mod resync;
 
 use std::sync::Arc;
@@ -28,12 +30,15 @@ use crate::operation::{self, Operation, Request, Submit};
 use crate::store::record::Record;
 
 pub use create::CreateCluster;
+pub use drain::DrainNode;
 pub use failover::FailoverCluster;
 pub use members::AddMember;
 pub use policy::Settings;
 pub use preconditions::Precondition;
 pub use promote::PromoteMember;
+pub(super) use promote::successor;
 pub use removal::{DeleteCluster, RemoveMember};
+pub use restart::RestartCluster;
 pub use resync::ResyncCluster;
 
 /// How often a request is looked at again because others had changed the same nodes meanwhile.

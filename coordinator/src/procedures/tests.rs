@@ -2,7 +2,10 @@
 
 mod access;
 mod agents;
+mod drain;
+mod parts;
 mod password;
+mod restart;
 mod world;
 
 use std::collections::BTreeSet;
@@ -32,7 +35,7 @@ use super::resync::Resync;
 use super::steps::Absent;
 use super::{Means, Procedures};
 use crate::cluster::{Cluster, Member, MemberPhase, Phase};
-use crate::directory::put;
+use crate::directory::{node_key, put};
 use crate::lease::reign_key;
 use crate::operation::harness::{self, Subject};
 use crate::operation::{Operation, Service, State, Submit};
@@ -74,7 +77,8 @@ impl Subject for Case {
         let record = put(&cluster_key(&cluster.name), &cluster).expect("it can be JSON");
         let reign = agents::settled(&cluster);
         let reign = reign.map(|reign| put(&reign_key(cluster.id), &reign).expect("it can be JSON"));
-        [record].into_iter().chain(reign).collect()
+        let nodes = world.records().map(|node| put(&node_key(node.id), &node).expect("it can be JSON"));
+        [record].into_iter().chain(reign).chain(nodes).collect()
     }
 
     fn procedure(&self, world: &World) -> Procedures {

@@ -139,6 +139,7 @@ mod tests {
                 address: member.address,
                 joined_at: Timestamp::UNIX_EPOCH,
                 certificates: Vec::new(),
+                drained: None,
             };
             fleet.admit(node, None);
         }

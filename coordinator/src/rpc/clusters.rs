@@ -7,7 +7,6 @@ use std::pin::Pin;
 use std::time::Duration;
 
 use futures::{Stream, stream};
-use holdfast_common::error::Failure;
 use holdfast_common::error::Violations;
 use holdfast_common::name::ClusterName;
 use holdfast_proto::v1 as proto;
@@ -16,17 +15,19 @@ use prost::Message;
 use tokio::sync::watch;
 use tonic::{Request, Response, Status};
 
+use super::changing::{self, Done, asker};
 use super::convert::{self, PageRequest, refuse};
 use super::peer::Caller;
 use super::repeat::{decoded, repeat};
 use crate::cluster::Cluster;
 use crate::identity::Identity;
 use crate::lease::Leases;
-use crate::operation;
 use crate::procedures::requests::connection::{Connection, Reveal};
 use crate::procedures::requests::{
     AddMember, Asker, DeleteCluster, Desk, FailoverCluster, Prepare, PromoteMember, RemoveMember,
+    RestartCluster,
 };
+use crate::procedures::restart::Writes;
 use crate::store::Txn;
 
 /// What a node measures changes without notice: a watched cluster is looked at as often as this.
@@ -40,12 +41,6 @@ pub struct Clusters {
     pub desk: Desk,
     pub identity: Identity,
     pub leases: Leases,
-}
-
-/// What came of a changing call.
-enum Done {
-    Begun(Box<proto::Operation>),
-    Planned(proto::Plan),
 }
 
 #[tonic::async_trait]
@@ -215,6 +210,22 @@ impl ClusterService for Clusters {
         Ok(Response::new(proto::ResyncClusterResponse { outcome: Some(outcome) }))
     }
 
+    async fn restart_cluster(
+        &self,
+        request: Request<proto::RestartClusterRequest>,
+    ) -> Result<Response<proto::RestartClusterResponse>, Status> {
+        let asker = asker(&request, &request.get_ref().request_id)?;
+        let proto::RestartClusterRequest { cluster, force, validate_only, request_id: _ } =
+            request.into_inner();
+        let cluster = parse::cluster_name("cluster", &cluster).map_err(refuse)?;
+        let parsed = RestartCluster { cluster, writes: if force { Writes::MayWait } else { Writes::GoOn } };
+        let outcome = match self.change(&parsed, &asker, validate_only).await? {
+            Done::Begun(operation) => proto::restart_cluster_response::Outcome::Operation(*operation),
+            Done::Planned(plan) => proto::restart_cluster_response::Outcome::Plan(plan),
+        };
+        Ok(Response::new(proto::RestartClusterResponse { outcome: Some(outcome) }))
+    }
+
     async fn pause_cluster(
         &self,
         request: Request<proto::PauseClusterRequest>,
@@ -282,12 +293,7 @@ impl Clusters {
         asker: &Asker,
         validate_only: bool,
     ) -> Result<Done, Status> {
-        if validate_only {
-            let plan = self.desk.plan(request, asker).await.map_err(refuse)?;
-            return Ok(Done::Planned(render::plan(plan)));
-        }
-        let operation = self.desk.begin(request, asker).await.map_err(refuse)?;
-        Ok(Done::Begun(Box::new(convert::operation(&operation))))
+        changing::change(&self.desk, request, asker, validate_only).await
     }
 
     async fn show(&self, cluster: &Cluster) -> Result<proto::Cluster, Status> {
@@ -359,18 +365,4 @@ fn without_times(cluster: &proto::Cluster) -> proto::Cluster {
         (lease.expire_time, lease.remembered_until_time) = (None, None);
     }
     cluster
-}
-
-/// Who asks, and under which request id.
-fn asker<T: Message>(request: &Request<T>, request_id: &str) -> Result<Asker, Status> {
-    let caller = Caller::of(request).actor();
-    if request_id.is_empty() {
-        return Ok(Asker { caller, request: None });
-    }
-    // The kind of request is part of what must be the same.
-    let mut body = std::any::type_name::<T>().as_bytes().to_vec();
-    body.extend(request.get_ref().encode_to_vec());
-    let request = operation::Request::new(request_id, &body)
-        .map_err(|error| refuse(Failure::invalid_field("request_id", error)))?;
-    Ok(Asker { caller, request: Some(request) })
 }

@@ -14,11 +14,13 @@ use jiff::Timestamp;
 use serde_json::Value;
 use tonic::Status;
 
-use crate::directory::{AccessToken, JoinToken, Operator, OperatorRole};
+use crate::directory::{AccessToken, Drained, JoinToken, Operator, OperatorRole};
 use crate::event::Event;
 use crate::fleet::NodeView;
 use crate::operation::{self, Operation, State, StepState, Unit};
 
+/// The longest reason that a person may give.
+const MAX_REASON_CHARS: usize = 200;
 /// How many entries a page has if the caller does not say.
 const PAGE: usize = 50;
 /// The most that a page has, whatever the caller says.
@@ -197,7 +199,25 @@ pub fn node(view: &NodeView) -> proto::Node {
         join_time: Some(time_to_wire(view.record.joined_at)),
         certificate_expire_time: view.record.certificate_not_after().map(time_to_wire),
         clock_offset_seconds: view.clock_offset_seconds,
+        drained: view.record.drained.as_ref().map(drained),
     }
+}
+
+/// A person's reason for something: one line, or nothing.
+pub fn reason(violations: &mut Violations, text: &str) -> String {
+    let text = text.trim();
+    if text.chars().count() > MAX_REASON_CHARS {
+        violations.add("reason", format!("is longer than {MAX_REASON_CHARS} characters"));
+    }
+    if text.chars().any(char::is_control) {
+        violations.add("reason", "has control characters; one line of text is enough");
+    }
+    text.to_owned()
+}
+
+fn drained(drained: &Drained) -> proto::Drained {
+    let Drained { by, since, reason } = drained;
+    proto::Drained { by: by.clone(), since_time: Some(time_to_wire(*since)), reason: reason.clone() }
 }
 
 pub fn join_token(token: &JoinToken) -> proto::JoinToken {

@@ -1,5 +1,7 @@
 //! `NodeService`.
 
+mod drain;
+
 use std::collections::{BTreeMap, HashSet};
 use std::pin::Pin;
 use std::time::Duration;
@@ -16,6 +18,7 @@ use jiff::{SignedDuration, Timestamp};
 use prost::Message as _;
 use tonic::{Request, Response, Status};
 
+use super::changing::{self, Done};
 use super::convert::{self, PageRequest, refuse};
 use super::peer::Caller;
 use super::repeat::{decoded, repeat};
@@ -24,6 +27,7 @@ use crate::event::{self, NewEvent};
 use crate::fleet::{self, NodeView};
 use crate::history;
 use crate::identity::{Identity, RequestId};
+use crate::procedures::requests::Desk;
 use crate::store::{Compare, Op, Txn};
 
 /// The most names that a watch may list.
@@ -40,6 +44,7 @@ pub struct Nodes {
     pub fleet: fleet::Handle,
     pub history: history::Handle,
     pub events: event::Handle,
+    pub desk: Desk,
 }
 
 #[tonic::async_trait]
@@ -113,6 +118,35 @@ impl NodeService for Nodes {
             tracing::warn!(error = %holdfast_common::error::Chain(&error), "an event is not recorded");
         }
         decoded(&answer)
+    }
+
+    async fn drain_node(
+        &self,
+        request: Request<proto::DrainNodeRequest>,
+    ) -> Result<Response<proto::DrainNodeResponse>, Status> {
+        let asker = changing::asker(&request, &request.get_ref().request_id)?;
+        let request = request.into_inner();
+        let validate_only = request.validate_only;
+        let parsed = drain::parse(request).map_err(refuse)?;
+        let outcome = match changing::change(&self.desk, &parsed, &asker, validate_only).await? {
+            Done::Begun(operation) => proto::drain_node_response::Outcome::Operation(*operation),
+            Done::Planned(plan) => proto::drain_node_response::Outcome::Plan(plan),
+        };
+        Ok(Response::new(proto::DrainNodeResponse { outcome: Some(outcome) }))
+    }
+
+    async fn undrain_node(
+        &self,
+        request: Request<proto::UndrainNodeRequest>,
+    ) -> Result<Response<proto::UndrainNodeResponse>, Status> {
+        let actor = Caller::of(&request).actor();
+        let request = request.into_inner();
+        let repeat = repeat(&request.request_id, &actor, "UndrainNode", &request).map_err(refuse)?;
+        if let Some(answer) = self.identity.recall(repeat.as_ref()).await.map_err(refuse)? {
+            return decoded(&answer);
+        }
+        let view = self.find("name", &request.name).map_err(refuse)?;
+        decoded(&self.undrain(&view, actor, repeat.as_ref()).await.map_err(refuse)?)
     }
 
     async fn query_metrics(

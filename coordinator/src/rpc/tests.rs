@@ -318,6 +318,7 @@ fn record(id: NodeId, name: &str, issued: &Issued) -> Node {
             issued_at: Timestamp::now(),
             not_after: issued.not_after,
         }],
+        drained: None,
     }
 }
 

@@ -201,6 +201,9 @@ fn each_bad_field_of_a_command_is_refused_by_name() {
         "command.resync_member.mode" => payload!(c, ResyncMember, p, p.mode = 0),
         "command.resync_member.mode" => payload!(c, ResyncMember, p, p.mode = 4),
     );
+    bad_fields!(refused_down, payloads.next().unwrap(), Command as c:
+        "command.restart_member.member" => payload!(c, RestartMember, p, p.member = None),
+    );
 }
 
 #[test]

@@ -102,11 +102,12 @@ pub(super) fn payloads() -> Vec<Payload> {
         Payload::DestroyMember(DestroyMember { cluster_id, confirm: "orders".parse().unwrap() }),
         Payload::SetPassword(SetPassword { cluster_id, user: name("app"), password }),
         Payload::ResyncMember(Box::new(ResyncMember {
-            member: member(upstream),
+            member: member(upstream.clone()),
             source: peer("src"),
             mode: ResyncMode::Rewind,
             in_place: true,
         })),
+        Payload::RestartMember(Box::new(RestartMember { member: member(upstream) })),
     ]
 }
 
@@ -142,6 +143,7 @@ pub(super) fn outcomes() -> Vec<Outcome> {
             copied_bytes: 9,
             set_aside_bytes: 8,
         }),
+        Ok(Success::RestartMember),
         Err(Failure::about(Reason::ClusterNotFound, "cluster", "orders", "no such cluster")
             .retry_after(Duration::from_millis(1500))),
         Err(Failure { retry: Retry::Later(None), ..Failure::invalid_field("port", "is taken") }),

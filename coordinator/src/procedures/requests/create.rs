@@ -14,7 +14,7 @@ use holdfast_common::role::Durability;
 use holdfast_common::term::Term;
 
 use super::preconditions::{
-    Precondition, about_node, check_nodes, filters, online, parameters_fit, ports_not_taken,
+    Precondition, about_node, check_nodes, filters, not_draining, online, parameters_fit, ports_not_taken,
 };
 use super::{Asker, Desk, Prepare, Prepared, store_failure};
 use crate::cluster::observed::common_version;
@@ -90,14 +90,15 @@ impl CreateCluster {
         nodes: &[Node],
     ) -> Result<(Vec<Precondition>, Option<EngineVersion>), Failure> {
         let named: Vec<(NodeId, NodeName)> = nodes.iter().map(|node| (node.id, node.name.clone())).collect();
-        let mut conditions = online(desk, id, &named);
-        let clusters = desk.means.records.all().await.map_err(|error| store_failure(&error))?;
+        let mut conditions = online(&desk.means, id, &named);
         let reachable: Vec<&Node> = nodes
             .iter()
             .zip(&conditions)
             .filter(|(_, condition)| condition.met)
             .map(|(node, _)| node)
             .collect();
+        conditions.extend(nodes.iter().map(|node| not_draining(&node.name, node.drained.as_ref())));
+        let clusters = desk.means.records.all().await.map_err(|error| store_failure(&error))?;
         conditions.extend(filters(desk, self.exposure, &reachable));
         let ports: Vec<u16> =
             [self.port].into_iter().chain(self.replication_port).chain(self.gated_ports.clone()).collect();

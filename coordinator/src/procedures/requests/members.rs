@@ -4,7 +4,9 @@ use holdfast_common::command::CheckMember;
 use holdfast_common::error::{Classify as _, Failure, Reason};
 use holdfast_common::name::{ClusterName, NodeName};
 
-use super::preconditions::{Precondition, check_nodes, filters, online, parameters_fit, ports_not_taken};
+use super::preconditions::{
+    Precondition, check_nodes, filters, not_draining, online, parameters_fit, ports_not_taken,
+};
 use super::{Asker, Desk, Prepare, Prepared, store_failure};
 use crate::cluster::{Cluster, Member, MemberPhase, Phase};
 use crate::directory::put;
@@ -34,7 +36,8 @@ impl Prepare for AddMember {
         if let Some(primary) = cluster.primary_member() {
             named.push((primary.node_id, primary.node_name.clone()));
         }
-        preconditions.extend(online(desk, cluster.id, &named));
+        preconditions.extend(online(&desk.means, cluster.id, &named));
+        preconditions.push(not_draining(&node.name, node.drained.as_ref()));
         preconditions.extend(filters(desk, cluster.exposure, &[&node]));
         let clusters = desk.means.records.all().await.map_err(|error| store_failure(&error))?;
         let remedy = "a cluster's ports are the same on all of its nodes: choose another node";
@@ -61,6 +64,10 @@ impl Prepare for AddMember {
             phase: MemberPhase::Joining,
         };
         let with = cluster.clone().with_joining(member.clone()).map_err(|error| error.to_failure())?;
+        let steps = add_member::plan();
+        if preconditions.iter().any(|condition| !condition.met) {
+            return Ok(Prepared { preconditions, steps, notes: Vec::new(), submit: None });
+        }
         let key = cluster_key(&cluster.name);
         let mut submit = asker
             .submit(add_member::AddMember::new(&cluster, node.id), &cluster)
@@ -70,7 +77,7 @@ impl Prepare for AddMember {
             desk.means.records.writes_of_new(&with, &member).await.map_err(|error| store_failure(&error))?;
         submit = compares.into_iter().fold(submit, Submit::when);
         submit = ops.into_iter().fold(submit, Submit::then);
-        Ok(Prepared { preconditions, steps: add_member::plan(), notes: Vec::new(), submit: Some(submit) })
+        Ok(Prepared { preconditions, steps, notes: Vec::new(), submit: Some(submit) })
     }
 }
 

@@ -16,7 +16,8 @@ use jiff::Timestamp;
 
 use super::Desk;
 use crate::cluster::Cluster;
-use crate::directory::Node;
+use crate::directory::{Drained, Node};
+use crate::procedures::Means;
 use crate::procedures::nodes::CallError;
 use crate::procedures::steps::deadline;
 
@@ -50,11 +51,11 @@ pub(super) fn about_node(name: &NodeName) -> String {
 }
 
 /// Whether each node is online.
-pub(super) fn online(desk: &Desk, cluster: ClusterId, nodes: &[(NodeId, NodeName)]) -> Vec<Precondition> {
+pub(super) fn online(means: &Means, cluster: ClusterId, nodes: &[(NodeId, NodeName)]) -> Vec<Precondition> {
     nodes
         .iter()
         .map(|(id, name)| {
-            let state = desk.means.nodes.state(*id, cluster).map(|state| state.availability);
+            let state = means.nodes.state(*id, cluster).map(|state| state.availability);
             let message = match state {
                 Some(availability) => format!("the node is {availability}"),
                 None => "the node is not known".to_owned(),
@@ -68,6 +69,17 @@ pub(super) fn online(desk: &Desk, cluster: ClusterId, nodes: &[(NodeId, NodeName
             Precondition::new("node_online", about_node(name), met, message + remedy)
         })
         .collect()
+}
+
+/// Whether a node may get new roles.
+pub(super) fn not_draining(name: &NodeName, drained: Option<&Drained>) -> Precondition {
+    let message = match drained {
+        None => "the node is not drained".to_owned(),
+        Some(drained) => {
+            format!("the node gets no new roles: drained {drained}; holdfast node undrain {name} allows them")
+        }
+    };
+    Precondition::new("not_draining", about_node(name), drained.is_none(), message)
 }
 
 /// Whether each node can keep people away from the port, or need not.

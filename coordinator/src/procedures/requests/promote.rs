@@ -6,11 +6,12 @@ use holdfast_common::report::{EngineState, MemberReport};
 use holdfast_common::role::{Availability, Role};
 
 use super::members::active;
-use super::preconditions::{Precondition, about_node, online};
-use super::{Asker, Desk, Prepare, Prepared};
+use super::preconditions::{Precondition, about_node, not_draining, online};
+use super::{Asker, Desk, Prepare, Prepared, store_failure};
 use crate::cluster::{Cluster, Member, MemberPhase};
+use crate::procedures::Means;
 use crate::procedures::promote::{self, Promote};
-use crate::procedures::records::cluster_key;
+use crate::procedures::records::{self, cluster_key};
 use crate::store::Compare;
 
 /// Behind by more, the target would keep clients waiting while it catches up.
@@ -40,12 +41,14 @@ impl Prepare for PromoteMember {
         let mut preconditions = vec![active(&cluster), is_replica(&cluster, target)];
         let nodes = [Some(target), cluster.primary_member()].into_iter().flatten();
         let named: Vec<_> = nodes.map(|member| (member.node_id, member.node_name.clone())).collect();
-        preconditions.extend(online(desk, cluster.id, &named));
+        preconditions.extend(online(&desk.means, cluster.id, &named));
+        let drained = desk.means.records.drained(&cluster).await.map_err(|error| store_failure(&error))?;
+        preconditions.push(not_draining(&target.node_name, drained.get(&target.node_id)));
         if let Some(primary) = cluster.primary_member().filter(|primary| primary.node_id != target.node_id) {
-            preconditions.push(serves(desk, &cluster, primary));
-            preconditions.extend(receives(desk, &cluster, target, primary));
-            preconditions.push(is_as_large(desk, target, primary, self.allow_smaller));
-            preconditions.push(may_be_promoted(desk, &cluster, target));
+            preconditions.push(serves(&desk.means, &cluster, primary));
+            preconditions.extend(receives(&desk.means, &cluster, target, primary));
+            preconditions.push(is_as_large(&desk.means, target, primary, self.allow_smaller));
+            preconditions.push(may_be_promoted(&desk.means, &cluster, target));
         }
         let submit = Promote::new(&cluster, target).map(|procedure| {
             let key = cluster_key(&cluster.name);
@@ -58,6 +61,50 @@ impl Prepare for PromoteMember {
         ];
         Ok(Prepared { preconditions, steps: promote::plan(), notes, submit })
     }
+}
+
+/// The member that could best take the primary's place now; or, in words, why each cannot.
+///
+/// # Errors
+/// Those of the store.
+pub(in crate::procedures) async fn successor<'a>(
+    means: &Means,
+    cluster: &'a Cluster,
+) -> Result<Result<&'a Member, String>, records::Error> {
+    let Some(primary) = cluster.primary_member() else { return Ok(Err("it has no primary".to_owned())) };
+    let drained = means.records.drained(cluster).await?;
+    let ready = [active(cluster), serves(means, cluster, primary)];
+    let mut obstacles = unmet(&ready);
+    let mut candidates = Vec::new();
+    for target in cluster.replicas() {
+        let named = [(target.node_id, target.node_name.clone())];
+        let mut conditions = vec![
+            is_replica(cluster, target),
+            not_draining(&target.node_name, drained.get(&target.node_id)),
+            may_be_promoted(means, cluster, target),
+        ];
+        conditions.extend(online(means, cluster.id, &named));
+        conditions.extend(receives(means, cluster, target, primary));
+        let in_the_way = unmet(&conditions);
+        if in_the_way.is_empty() {
+            let large = is_as_large(means, target, primary, false).met;
+            let position = report(means, cluster, target).and_then(|it| it.replayed.or(it.position));
+            candidates.push(((large, position), target));
+        }
+        obstacles.extend(in_the_way);
+    }
+    // With a primary that cannot hand over, nobody can take over.
+    let best = candidates.into_iter().max_by_key(|(worth, _)| *worth).map(|(_, target)| target);
+    Ok(match best.filter(|_| unmet(&ready).is_empty()) {
+        Some(best) => Ok(best),
+        None if obstacles.is_empty() => Err("it has no other member".to_owned()),
+        None => Err(obstacles.join("; ")),
+    })
+}
+
+fn unmet(conditions: &[Precondition]) -> Vec<String> {
+    let unmet = conditions.iter().filter(|condition| !condition.met);
+    unmet.map(|condition| format!("{}: {}", condition.subject, condition.message)).collect()
 }
 
 fn is_replica(cluster: &Cluster, target: &Member) -> Precondition {
@@ -75,14 +122,14 @@ fn is_replica(cluster: &Cluster, target: &Member) -> Precondition {
     Precondition::new("is_replica", about_node(&target.node_name), met, message)
 }
 
-fn report(desk: &Desk, cluster: &Cluster, member: &Member) -> Option<MemberReport> {
-    let state = desk.means.nodes.state(member.node_id, cluster.id)?;
+fn report(means: &Means, cluster: &Cluster, member: &Member) -> Option<MemberReport> {
+    let state = means.nodes.state(member.node_id, cluster.id)?;
     let fresh = matches!(state.availability, Availability::Online | Availability::Late);
     state.report.filter(|_| fresh).map(|(report, _)| report)
 }
 
-fn serves(desk: &Desk, cluster: &Cluster, primary: &Member) -> Precondition {
-    let report = report(desk, cluster, primary);
+fn serves(means: &Means, cluster: &Cluster, primary: &Member) -> Precondition {
+    let report = report(means, cluster, primary);
     let met = report.is_some_and(|report| {
         report.state == EngineState::Running
             && report.role == Some(Role::Primary)
@@ -96,9 +143,9 @@ fn serves(desk: &Desk, cluster: &Cluster, primary: &Member) -> Precondition {
     Precondition::new("primary_serves", about_node(&primary.node_name), met, message)
 }
 
-fn receives(desk: &Desk, cluster: &Cluster, target: &Member, primary: &Member) -> Vec<Precondition> {
+fn receives(means: &Means, cluster: &Cluster, target: &Member, primary: &Member) -> Vec<Precondition> {
     let subject = about_node(&target.node_name);
-    let Some(of_target) = report(desk, cluster, target) else {
+    let Some(of_target) = report(means, cluster, target) else {
         let message = "it has not told how it stands";
         return vec![Precondition::new("streaming", subject, false, message)];
     };
@@ -106,7 +153,7 @@ fn receives(desk: &Desk, cluster: &Cluster, target: &Member, primary: &Member) -
     let message =
         if streams { "it receives from the primary" } else { "it does not receive from the primary" };
     let streaming = Precondition::new("streaming", subject.clone(), streams, message);
-    let of_primary = report(desk, cluster, primary).and_then(|report| report.position);
+    let of_primary = report(means, cluster, primary).and_then(|report| report.position);
     let bytes = of_target.replayed.or(of_target.position).zip(of_primary).map(|(own, its)| own.behind(its));
     let seconds = of_target.lag_seconds.unwrap_or_default();
     let (met, message) = match bytes {
@@ -121,9 +168,9 @@ fn receives(desk: &Desk, cluster: &Cluster, target: &Member, primary: &Member) -
     vec![streaming, Precondition::new("lag_within_bounds", subject, met, message)]
 }
 
-fn is_as_large(desk: &Desk, target: &Member, primary: &Member, allow_smaller: bool) -> Precondition {
+fn is_as_large(means: &Means, target: &Member, primary: &Member, allow_smaller: bool) -> Precondition {
     let subject = about_node(&target.node_name);
-    let machines = (desk.means.nodes.machine(target.node_id), desk.means.nodes.machine(primary.node_id));
+    let machines = (means.nodes.machine(target.node_id), means.nodes.machine(primary.node_id));
     let (Some(own), Some(its)) = machines else {
         let message = "how large the machines are is not known";
         return Precondition::new("machine_as_large", subject, allow_smaller, message);
@@ -140,9 +187,9 @@ fn is_as_large(desk: &Desk, target: &Member, primary: &Member, allow_smaller: bo
     Precondition::new("machine_as_large", subject, enough || allow_smaller, message)
 }
 
-fn may_be_promoted(desk: &Desk, cluster: &Cluster, target: &Member) -> Precondition {
+fn may_be_promoted(means: &Means, cluster: &Cluster, target: &Member) -> Precondition {
     let subject = about_node(&target.node_name);
-    let regent = desk.means.leases.regent(cluster.id);
+    let regent = means.leases.regent(cluster.id);
     let (met, message) = match regent.map(|regent| regent.reign) {
         None => (false, "the cluster's lease is not known yet; try again in a moment"),
         Some(reign) if reign.intended.is_some() => (false, "another change of primary is under way"),

@@ -62,7 +62,11 @@ impl Prepare for RemoveMember {
         confirmed("node", self.node.as_str(), &self.confirm)?;
         let mut preconditions = vec![active(&cluster), not_primary(&cluster, member.node_id, &self.node)];
         if let Some(primary) = cluster.primary_member() {
-            preconditions.extend(online(desk, cluster.id, &[(primary.node_id, primary.node_name.clone())]));
+            preconditions.extend(online(
+                &desk.means,
+                cluster.id,
+                &[(primary.node_id, primary.node_name.clone())],
+            ));
         }
         preconditions.extend(within_reach(
             desk,
@@ -104,7 +108,7 @@ fn within_reach(
     nodes: &[(NodeId, NodeName)],
     absent: Absent,
 ) -> Vec<Precondition> {
-    let conditions = online(desk, cluster.id, nodes);
+    let conditions = online(&desk.means, cluster.id, nodes);
     match absent {
         Absent::Wait => conditions
             .into_iter()

@@ -12,6 +12,7 @@ use holdfast_common::command::{Command, Outcome, Payload, Progress, ResyncedBy, 
 use holdfast_common::error::{Failure, Reason};
 use holdfast_common::generation::Generation;
 use holdfast_common::id::{ClusterId, CommandId, NodeId};
+use holdfast_common::position::Position;
 use holdfast_common::protocol::Reign;
 use holdfast_common::report::{EngineState, MemberReport};
 use holdfast_common::role::{Availability, Durability};
@@ -21,10 +22,11 @@ use jiff::Timestamp;
 use tokio::sync::watch;
 
 use super::agents::Agents;
+use super::parts::{Driven, Kept};
 use crate::cluster::observed::NodeState;
 use crate::cluster::tests::{SYSTEM, Sample, node, report};
 use crate::cluster::{Cluster, MemberPhase, assignment};
-use crate::directory::Directory;
+use crate::directory::{self, Directory};
 use crate::event;
 use crate::fleet::CallError;
 use crate::lease::{Leases, reign_key};
@@ -41,6 +43,8 @@ pub(super) struct World {
     nodes: Vec<NodeId>,
     state: Mutex<State>,
     agents: Agents,
+    /// The parts of operations.
+    pub(super) parts: Kept,
     changes: watch::Sender<u64>,
 }
 
@@ -81,8 +85,8 @@ struct Seen {
 impl World {
     pub(super) fn new(nodes: usize) -> Self {
         let nodes = (0..nodes).map(node).collect();
-        let (state, agents) = (Mutex::default(), Agents::default());
-        Self { sample: Sample::new(), nodes, state, agents, changes: watch::Sender::new(0) }
+        let (state, agents, parts) = (Mutex::default(), Agents::default(), Kept::default());
+        Self { sample: Sample::new(), nodes, state, agents, parts, changes: watch::Sender::new(0) }
     }
 
     pub(super) fn node(&self, index: usize) -> NodeId {
@@ -91,6 +95,18 @@ impl World {
 
     pub(super) fn nodes(&self) -> &[NodeId] {
         &self.nodes
+    }
+
+    /// Their records.
+    pub(super) fn records(&self) -> impl Iterator<Item = directory::Node> {
+        self.active(self.nodes.len()).members.into_iter().map(|member| directory::Node {
+            id: member.node_id,
+            name: member.node_name,
+            address: member.address,
+            joined_at: Timestamp::UNIX_EPOCH,
+            certificates: Vec::new(),
+            drained: None,
+        })
     }
 
     pub(super) fn agents(&self) -> &Agents {
@@ -129,6 +145,7 @@ impl World {
         Arc::new(Means {
             records: Records::new(Directory::new(Arc::clone(store))),
             nodes: Arc::new(Seen { world: Arc::clone(self), store: Arc::clone(store) }),
+            parts: Arc::new(Driven { world: Arc::clone(self) }),
             events: events(store),
             leases,
             clock: Clock::system(),
@@ -225,6 +242,8 @@ fn act(data: &mut BTreeMap<NodeId, String>, node: NodeId, command: &Command) -> 
         Payload::DestroyMember(_) => Ok(Success::DestroyMember { removed: data.remove(&node).is_some() }),
         Payload::SetPassword(_) => Ok(Success::SetPassword),
         Payload::CheckpointMember(_) => Ok(Success::CheckpointMember),
+        Payload::RestartMember(_) if data.contains_key(&node) => Ok(Success::RestartMember),
+        Payload::RestartMember(_) => Err(Failure::new(Reason::MemberNotFound, "there are no data here")),
         Payload::ResyncMember(resync) if data.contains_key(&node) => {
             match data.get(&resync.source.node_id).cloned() {
                 Some(system_identifier) => {
@@ -268,6 +287,7 @@ impl Nodes for Seen {
             synchronous,
             system_identifier,
             message,
+            position: Some(Position { era: 1, offset: 100 }),
             ..report(cluster)
         };
         let away = self.world.lock().away;

@@ -17,11 +17,10 @@ use holdfast_proto::v1 as proto;
 use crate::cluster::OnReplicaLoss;
 use crate::procedures::requests::{CreateCluster, ResyncCluster, Settings};
 use crate::procedures::steps::Absent;
+use crate::rpc::convert;
 
 /// Below it are ports that only root may use, and well-known ones.
 const LEAST_PORT: u16 = 1024;
-/// The longest reason of a pause.
-const MAX_REASON_CHARS: usize = 200;
 /// How far from the clients' port the replication's is, if nobody chooses one.
 const REPLICATION_APART: u16 = 10_000;
 
@@ -83,14 +82,8 @@ pub(super) fn resync(request: proto::ResyncClusterRequest) -> Result<ResyncClust
 pub(super) fn pause(cluster: &str, reason: &str) -> Result<(ClusterName, String), Failure> {
     let mut violations = Violations::default();
     let cluster = violations.take("cluster", cluster.parse());
-    let reason = reason.trim();
-    if reason.chars().count() > MAX_REASON_CHARS {
-        violations.add("reason", format!("is longer than {MAX_REASON_CHARS} characters"));
-    }
-    if reason.chars().any(char::is_control) {
-        violations.add("reason", "has control characters; one line of text is enough");
-    }
-    complete(violations, cluster.map(|cluster| (cluster, reason.to_owned())))
+    let reason = convert::reason(&mut violations, reason);
+    complete(violations, cluster.map(|cluster| (cluster, reason)))
 }
 
 pub(super) fn settings(request: proto::UpdateClusterRequest) -> Result<(ClusterName, Settings), Failure> {

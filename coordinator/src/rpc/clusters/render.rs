@@ -15,18 +15,6 @@ use jiff::Timestamp;
 use crate::cluster::observed::{self, Health, MemberState, MemberView, NodeState};
 use crate::cluster::{Cluster, OnReplicaLoss, Pause};
 use crate::lease;
-use crate::operation::StepLabel;
-use crate::procedures::requests::{Precondition, Prepared};
-
-pub(super) fn plan(prepared: Prepared) -> proto::Plan {
-    let steps =
-        prepared.steps.into_iter().map(|StepLabel { name, title }| proto::PlannedStep { name, title });
-    let preconditions = prepared.preconditions.into_iter().map(|condition| {
-        let Precondition { name, subject, met, message } = condition;
-        proto::Precondition { name, subject, met, message }
-    });
-    proto::Plan { steps: steps.collect(), preconditions: preconditions.collect(), notes: prepared.notes }
-}
 
 pub(super) fn cluster(
     cluster: &Cluster,

@@ -1,0 +1,28 @@
+//! Restarting a cluster.
+
+use super::*;
+use crate::procedures::restart::{Restart, Writes};
+
+#[tokio::test(start_paused = true)]
+async fn restarting_a_cluster_ends_with_another_primary_or_with_the_old_one() {
+    for durability in [Durability::Async, Durability::Quorum] {
+        let case = Case {
+            before: match durability {
+                Durability::Async => |world| Some(waits_for_nobody(world.active(3))),
+                Durability::Quorum => |world| Some(world.active(3)),
+            },
+            procedure: |world| Restart::new(&world.active(3), Writes::GoOn).unwrap().into(),
+            succeeded: |world, cluster| led_by(world, cluster, 1).or_else(|_| led_by(world, cluster, 2)),
+            undone: |world, cluster| {
+                (0..3)
+                    .map(|index| led_by(world, cluster, index))
+                    .find(Result::is_ok)
+                    .ok_or("it is not whole")?
+            },
+            only_once: true,
+        };
+        let report =
+            harness::walk(&case).await.unwrap_or_else(|violation| panic!("{durability}: {violation}"));
+        assert_eq!(report.steps, 9);
+    }
+}
