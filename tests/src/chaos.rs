@@ -161,21 +161,23 @@ pub async fn run(
     Ok(all)
 }
 
-/// `holdfast-chaos MODE MINUTES SEED`.
+/// `holdfast-chaos MODE MINUTES [SEED]`: by the chance of its process number, if no seed is given.
 ///
 /// # Errors
 ///
 /// When a promise is broken, or the arguments are not understood.
 pub fn chaos_main(arguments: &[String]) -> anyhow::Result<()> {
-    let [mode, minutes, seed] = arguments else {
-        anyhow::bail!("usage: holdfast-chaos async|quorum MINUTES SEED")
+    let (mode, minutes, seed) = match arguments {
+        [mode, minutes] => (mode, minutes, u64::from(std::process::id())),
+        [mode, minutes, seed] => (mode, minutes, seed.parse().context("read the seed")?),
+        _ => anyhow::bail!("usage: holdfast-chaos async|quorum MINUTES [SEED]"),
     };
     let quorum = match mode.as_str() {
         "quorum" => true,
         "async" => false,
         other => anyhow::bail!("{other} is no durability: async and quorum are"),
     };
-    let (minutes, seed) = (minutes.parse().context("minutes")?, seed.parse().context("seed")?);
+    let minutes = minutes.parse().context("read the minutes")?;
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().context("begin")?;
     let tell = |line: String| crate::say(&line);
     crate::say(&format!("seed {seed}, {minutes} minutes, durability {mode}"));

@@ -20,7 +20,6 @@ mod tools;
 
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
-use std::time::SystemTime;
 
 use clap::{Parser, Subcommand};
 
@@ -124,11 +123,9 @@ fn chaos(minutes: u64, seed: Option<u64>, durability: &str) -> anyhow::Result<Ve
     machine::prepare(Need::Hosts)?;
     say::step("building");
     Program::cargo(["build", "--workspace", "--bins", "--quiet"]).run()?;
-    // The clock is chance enough; the program says which it was.
-    let since = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
-    let seed = seed.unwrap_or(since.as_secs());
     let chaos = Program::new(source().join("target/debug/holdfast-chaos"));
-    Err(chaos.arg(durability).args([minutes.to_string(), seed.to_string()]).become_it())
+    let seed = seed.map(|seed| seed.to_string());
+    Err(chaos.arg(durability).arg(minutes.to_string()).args(seed).become_it())
 }
 
 /// The top of the source tree.

@@ -1,13 +1,13 @@
 //! The rounds of one member: observe, compare, plan, begin to execute, report.
 
 mod apart;
+mod pace;
 mod report;
 
 use std::sync::Arc;
 use std::time::Duration;
 
 use holdfast_common::assignment::{Exposure, MemberAssignment, Power};
-use holdfast_common::backoff::Backoff;
 use holdfast_common::error::Chain;
 use holdfast_common::generation::Generation;
 use holdfast_common::id::ClusterId;
@@ -20,6 +20,7 @@ use tokio::time::{Instant, MissedTickBehavior, interval, sleep};
 use tokio_util::sync::CancellationToken;
 
 use self::apart::Apart;
+use self::pace::Pace;
 use self::report::report;
 use super::plan::{self, Cover, Leave, Plan, Step};
 use super::probe::Probe;
@@ -35,9 +36,6 @@ const HURRY_PERIOD: Duration = Duration::from_millis(50);
 const HURRY_FOR: Duration = Duration::from_secs(30);
 /// How often the configuration is compared when nothing has changed.
 const COMPARE_PERIOD: Duration = Duration::from_secs(5);
-/// The pause after the first start or failure, and the longest.
-const FIRST_PAUSE: Duration = Duration::from_secs(1);
-const LONGEST_PAUSE: Duration = Duration::from_secs(60);
 /// How long data are without an assignment before that is told.
 const ORPHAN_AFTER: Duration = Duration::from_secs(60);
 /// How long a problem stays before it is told.
@@ -58,8 +56,7 @@ pub(super) struct Member {
 
 /// What a member's rounds remember.
 struct Memory {
-    backoff: Backoff,
-    not_before: Option<Instant>,
+    pace: Pace,
     compared_at: Option<Instant>,
     drift: Option<Drift>,
     /// Generation and observation of the last comparison, whose change makes a new one due.
@@ -197,6 +194,9 @@ impl Member {
         self.note_state(wanted, &observed);
         self.probe.look(&engine, self.cluster, self.serves(wanted, &observed));
         let building = self.means.engines.building(self.cluster);
+        if building.is_some() {
+            self.memory.pace.reset();
+        }
         let mut converged = Generation::NONE;
         let mut problem = None;
         if let (Some(wanted), None) = (wanted, building) {
@@ -209,9 +209,9 @@ impl Member {
             {
                 converged = generation;
             }
-            let due = self.memory.not_before.is_none_or(|at| Instant::now() >= at);
+            self.memory.pace.note(leave.standing);
             if !steps.is_empty()
-                && due
+                && self.memory.pace.is_due()
                 && work.is_empty()
                 && let Some(held) = self.means.engines.try_hold(self.cluster)
                 // Not by what was true before somebody else was done with the member.
@@ -284,7 +284,7 @@ impl Member {
         if steps.contains(&Step::Start) {
             self.memory.starts = self.memory.starts.saturating_add(1);
             // Also if it succeeds: a server that ends again soon after is not started in a tight loop.
-            self.memory.not_before = Some(Instant::now() + self.memory.backoff.next_wait());
+            self.memory.pace.wait();
         }
     }
 
@@ -308,12 +308,12 @@ impl Member {
                 }
             }
             Ok(Err((step, error))) => {
-                self.memory.not_before = Some(Instant::now() + self.memory.backoff.next_wait());
+                self.memory.pace.wait();
                 self.memory.apart.failed(step, &error);
                 self.fail(step.name(), &error);
             }
             Err(join) => {
-                self.memory.not_before = Some(Instant::now() + LONGEST_PAUSE);
+                self.memory.pace.wait_long();
                 self.memory.failure = Some(join.to_string());
             }
         }
@@ -336,8 +336,7 @@ impl Member {
             EngineState::Running => {
                 let since = *memory.running_since.get_or_insert_with(Instant::now);
                 if since.elapsed() >= SETTLED {
-                    memory.backoff.reset();
-                    memory.not_before = None;
+                    memory.pace.reset();
                 }
             }
             EngineState::Stopped | EngineState::Failed | EngineState::Absent => {
@@ -350,8 +349,7 @@ impl Member {
                 let expected = halted || wanted.is_none_or(|wanted| wanted.power == Power::Stopped);
                 let by_command = self.means.engines.building(self.cluster).is_some();
                 if ran && expected {
-                    self.memory.backoff.reset();
-                    self.memory.not_before = None;
+                    self.memory.pace.reset();
                 }
                 if ran && !expected && !by_command {
                     let why =
@@ -446,8 +444,7 @@ impl Member {
 impl Memory {
     fn new() -> Self {
         Self {
-            backoff: Backoff::new(FIRST_PAUSE, LONGEST_PAUSE),
-            not_before: None,
+            pace: Pace::new(),
             compared_at: None,
             drift: None,
             compared: None,

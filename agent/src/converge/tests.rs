@@ -251,6 +251,27 @@ async fn an_engine_that_ends_is_started_again_with_growing_pauses() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn another_term_is_no_reason_to_wait_for_what_failed_before() {
+    let world = World::default();
+    let (a, system) = lone_primary(&world).await;
+    for _ in 0..40 {
+        world.fail_next(a.peer.node_id, Deed::Start, "no space left");
+    }
+    world.crash(cluster(), a.peer.node_id);
+    tokio::time::sleep(Duration::from_secs(120)).await;
+    let (tries, begun) = (world.count(a.peer.node_id, Deed::Start), tokio::time::Instant::now());
+    let later = MemberAssignment { term: Term::new(2), ..member(&a, &[&a], primary(&[]), Some(&system)) };
+    a.assign(2, vec![later]);
+    let again = async {
+        while world.count(a.peer.node_id, Deed::Start) == tries {
+            tokio::time::sleep(Duration::from_millis(100)).await
+        }
+    };
+    timeout(Duration::from_secs(300), again).await.unwrap();
+    assert!(begun.elapsed() < Duration::from_secs(3), "it waited for {:?}", begun.elapsed());
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_member_that_is_not_assigned_any_more_is_left_as_it_is() {
     let world = World::default();
     let (a, _) = lone_primary(&world).await;

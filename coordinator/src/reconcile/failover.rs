@@ -127,6 +127,10 @@ impl Means {
         });
         match suspicion::verdict(cluster, &view.reign, &outlook, promised) {
             Verdict::FailOver { budget } => self.fail_over(cluster, kept, suspicion, budget).await,
+            // A promise that was given before it fell silent may last so long.
+            Verdict::Hold(Hold::Promised) if kept.watch.silent() < timings.suspicion + timings.promised() => {
+                Ok(())
+            }
             Verdict::Hold(hold) => self.hold(cluster, kept, suspicion, &hold).await,
         }
     }
