@@ -11,6 +11,7 @@
 //!
 //! `changes()` is a number that rises whenever a view changed (not with a heartbeat that says nothing new).
 
+mod error;
 pub mod liveness;
 mod node;
 mod pending;
@@ -18,6 +19,7 @@ mod session;
 #[cfg(test)]
 mod tests;
 
+pub use error::CallError;
 pub use node::{NodeView, ReceivedReport};
 pub use pending::MAX_CALLS;
 pub use session::{Received, STALLED_AFTER, Session, Violation};
@@ -29,7 +31,6 @@ use std::time::Duration;
 
 use holdfast_common::assignment::Assignment;
 use holdfast_common::command::{Command, Progress, Success};
-use holdfast_common::error::{Classify, Failure, Metadata, Reason, Resource, Retry, Violation as BadField};
 use holdfast_common::generation::Generation;
 use holdfast_common::id::{CommandId, NodeId, SessionId};
 use holdfast_common::link::{Close, CloseReason, Hello, VERSIONS, Welcome};
@@ -95,20 +96,6 @@ struct Transition {
 #[error("{}", .close.message)]
 pub struct Refused {
     pub close: Close,
-}
-
-/// How a call failed: whether the command may have run is the difference.
-#[derive(Debug, Clone, PartialEq, thiserror::Error)]
-pub enum CallError {
-    /// The node has not got it.
-    #[error("the command was not sent to node {node}: {why}")]
-    NotSent { node: String, why: &'static str },
-    /// The node may have got it; it did not answer in time.
-    #[error("node {node} did not answer the command in time; it may have run")]
-    Unanswered { node: String },
-    /// The node said no, or tried and failed.
-    #[error(transparent)]
-    Failed(Failure),
 }
 
 // === impl Service ===
@@ -453,50 +440,5 @@ impl Transition {
             }
         };
         event::NewEvent { node: Some(node.to_string()), ..event::NewEvent::new(severity, reason, message) }
-    }
-}
-
-// === impl CallError ===
-
-impl Classify for CallError {
-    fn reason(&self) -> Reason {
-        match self {
-            Self::NotSent { .. } => Reason::AgentOffline,
-            Self::Unanswered { .. } => Reason::CommandTimedOut,
-            Self::Failed(failure) => failure.reason,
-        }
-    }
-
-    fn retry(&self) -> Retry {
-        match self {
-            Self::NotSent { .. } | Self::Unanswered { .. } => Retry::Later(None),
-            Self::Failed(failure) => failure.retry,
-        }
-    }
-
-    fn metadata(&self) -> Metadata {
-        match self {
-            Self::NotSent { node, why } => {
-                [("node".to_owned(), node.clone()), ("why".to_owned(), (*why).to_owned())].into()
-            }
-            Self::Unanswered { node } => [("node".to_owned(), node.clone())].into(),
-            Self::Failed(failure) => failure.metadata.clone(),
-        }
-    }
-
-    fn violations(&self) -> Vec<BadField> {
-        match self {
-            Self::NotSent { .. } | Self::Unanswered { .. } => Vec::new(),
-            Self::Failed(failure) => failure.violations.clone(),
-        }
-    }
-
-    fn resource(&self) -> Option<Resource> {
-        match self {
-            Self::NotSent { node, .. } | Self::Unanswered { node } => {
-                Some(Resource { kind: "node".to_owned(), name: node.clone() })
-            }
-            Self::Failed(failure) => failure.resource.clone(),
-        }
     }
 }

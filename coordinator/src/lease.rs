@@ -8,9 +8,11 @@
 //! ```
 //! A change of primary is asked for step by step (`succession`). What must be told is stored before. Nothing here decides what is safe, who should be a member, or to fail over.
 
+mod error;
 mod outlook;
 mod succession;
 
+pub use error::Error;
 pub use outlook::{Obstacle, Outlook, outlook};
 
 use std::collections::BTreeMap;
@@ -19,7 +21,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use holdfast_common::clock::{Boottime, Clock};
-use holdfast_common::error::{Chain, Classify, Reason, Retry};
+use holdfast_common::error::Chain;
 use holdfast_common::id::{ClusterId, NodeId};
 use holdfast_common::link::Leased;
 use holdfast_common::position::Position;
@@ -30,9 +32,9 @@ use holdfast_common::term::Term;
 use tokio::sync::{mpsc, watch};
 
 use crate::cluster::{Cluster, MemberPhase};
-use crate::directory::{self, Directory, put};
+use crate::directory::{Directory, put};
 use crate::procedures::records::Writes;
-use crate::store::{self, Compare, Key, Op, Revision, Txn};
+use crate::store::{Compare, Key, Op, Revision, Txn};
 
 /// Prefix of the reigns.
 const REIGNS: &str = "cluster-reigns/";
@@ -112,22 +114,6 @@ pub struct Attached {
     leases: Leases,
     node: NodeId,
     number: u64,
-}
-
-/// Why a change was not made.
-#[derive(Debug, thiserror::Error)]
-pub enum Error {
-    #[error(transparent)]
-    Directory(#[from] directory::Error),
-    #[error(transparent)]
-    Store(#[from] store::Error),
-    #[error("somebody else has changed who may be promoted in cluster {0}")]
-    Contended(ClusterId),
-    #[error("cluster {0} has no primary whose lease is kept")]
-    NoPrimary(ClusterId),
-    /// The protocol does not allow it now.
-    #[error(transparent)]
-    Obstacle(#[from] protocol::Obstacle),
 }
 
 /// Where a cluster's reign is stored.
@@ -469,26 +455,6 @@ fn declared(regent: &mut Regent, members: &[NodeId], need: Need) -> Result<Vec<D
         return Ok(Vec::new());
     }
     regent.declare(members.iter().copied(), need)
-}
-
-impl Classify for Error {
-    fn reason(&self) -> Reason {
-        match self {
-            Self::Directory(error) => error.reason(),
-            Self::Store(error) => error.reason(),
-            Self::Contended(_) => Reason::VersionConflict,
-            Self::NoPrimary(_) | Self::Obstacle(_) => Reason::PreconditionFailed,
-        }
-    }
-
-    fn retry(&self) -> Retry {
-        match self {
-            Self::Directory(error) => error.retry(),
-            Self::Store(error) => error.retry(),
-            Self::Contended(_) | Self::NoPrimary(_) => Retry::Later(None),
-            Self::Obstacle(_) => Retry::Never,
-        }
-    }
 }
 
 /// Forgets the reign together with its cluster.

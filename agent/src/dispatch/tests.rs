@@ -16,10 +16,11 @@ use jiff::Timestamp;
 use tokio::sync::Notify;
 use tokio::time::timeout;
 
-use self::bench::{Agent, Counting, Fuse, Fused, Gone, Mutant, World, clock, destroy, now};
+use self::bench::{Agent, Counting, Fuse, Gone, Mutant, World, clock, destroy, now};
 use super::*;
 use crate::host::fake::FakeTree;
-use crate::host::files::{self, Access, Deed, Entry, Removed, Space, Stat, Tree};
+use crate::host::fake::mortal::{Fate, Mortal};
+use crate::host::files::{self, Deed};
 
 const STATE: &str = "/state";
 const PATIENCE: Duration = Duration::from_secs(30);
@@ -98,7 +99,7 @@ async fn an_outcome_is_told_only_once_it_is_recorded() {
         // Only the journal is on this fuse: the intent takes two steps, the third is the record of the outcome.
         let (release, hangs) = std::sync::mpsc::channel();
         let fuse = Fuse { hangs: Some(Arc::new(Mutex::new(hangs))), ..Fuse::after(Some(2)) };
-        let files = Files::new(Arc::new(Fused { disk: world.disk.clone(), fuse: fuse.clone() }));
+        let files = Files::new(Arc::new(Mortal { disk: world.disk.clone(), fate: fuse.clone() }));
         let plain = Files::new(Arc::new(world.disk.clone()));
         let terms = Terms::open(plain, Path::new(STATE)).await.unwrap().0;
         let outbox = Outbox::default();

@@ -5,6 +5,8 @@
 
 mod exec;
 mod files;
+#[cfg(test)]
+pub(crate) mod mortal;
 mod units;
 
 use std::collections::BTreeMap;

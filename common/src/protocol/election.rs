@@ -5,8 +5,8 @@
 //!            └──────────────────────────┴─► abandon (store T + 2 for the old one)          from here only a higher term
 //! ```
 //!
-//! A planned change has the primary stopped before ([`switchover`](super::switchover)). Not here yet: the budget of an async
-//! failover, and force.
+//! A planned change has the primary stopped before ([`switchover`](super::switchover)). Not here: when one begins and
+//! what it may lose, which only its conductor can weigh; nor force.
 
 use std::time::Duration;
 

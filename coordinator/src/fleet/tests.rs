@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use holdfast_common::assignment::Assignment;
 use holdfast_common::command::{Command, DestroyMember, Outcome, Payload, Success};
-use holdfast_common::error::{Failure, Reason};
+use holdfast_common::error::{Classify, Failure, Reason};
 use holdfast_common::generation::Generation;
 use holdfast_common::id::{ClusterId, CommandId, InstanceId, NodeId};
 use holdfast_common::link::{

@@ -30,13 +30,6 @@ pub(super) struct Fuse {
     pub(super) hangs: Option<Arc<Mutex<std::sync::mpsc::Receiver<()>>>>,
 }
 
-/// The disk as one agent sees it.
-#[derive(Debug)]
-pub(super) struct Fused {
-    pub(super) disk: FakeTree,
-    pub(super) fuse: Fuse,
-}
-
 /// Executes by counting.
 pub(super) struct Counting {
     pub(super) world: World,
@@ -98,71 +91,24 @@ impl Fuse {
     }
 }
 
-impl Fused {
-    /// A change of the disk: the agent may end before it, or after it.
-    pub(super) fn change<T>(
-        &self,
-        path: &Path,
-        change: impl FnOnce() -> Result<T, files::Error>,
-    ) -> Result<T, files::Error> {
-        let gone = || files::Error::Io {
-            deed: Deed::Write,
-            path: path.to_owned(),
-            source: std::io::Error::other("gone"),
-        };
-        if !self.fuse.step() {
-            if let Some(hangs) = &self.fuse.hangs {
-                let _dropped = hangs.lock().unwrap().recv();
-            }
-            return Err(gone());
-        }
-        let changed = change();
-        if self.fuse.step() { changed } else { Err(gone()) }
-    }
+fn gone(path: &Path) -> files::Error {
+    let source = std::io::Error::other("gone");
+    files::Error::Io { deed: Deed::Write, path: path.to_owned(), source }
 }
 
-impl Tree for Fused {
-    fn write(&self, path: &Path, contents: &[u8], access: Access) -> Result<(), files::Error> {
-        self.change(path, || self.disk.write(path, contents, access))
+impl Fate for Fuse {
+    fn before(&self, path: &Path) -> Result<(), files::Error> {
+        if self.step() {
+            return Ok(());
+        }
+        if let Some(hangs) = &self.hangs {
+            let _dropped = hangs.lock().unwrap().recv();
+        }
+        Err(gone(path))
     }
-    fn read(&self, path: &Path, limit: u64) -> Result<Vec<u8>, files::Error> {
-        self.disk.read(path, limit)
-    }
-    fn read_end(&self, path: &Path, limit: u64) -> Result<Vec<u8>, files::Error> {
-        self.disk.read_end(path, limit)
-    }
-    fn read_start(&self, path: &Path, limit: u64) -> Result<Vec<u8>, files::Error> {
-        self.disk.read_start(path, limit)
-    }
-    fn copy(&self, from: &Path, to: &Path, access: Access) -> Result<u64, files::Error> {
-        self.change(to, || self.disk.copy(from, to, access))
-    }
-    fn size(&self, path: &Path) -> Result<u64, files::Error> {
-        self.disk.size(path)
-    }
-    fn create_dir(&self, path: &Path, access: Access) -> Result<(), files::Error> {
-        self.disk.create_dir(path, access)
-    }
-    fn set_access(&self, path: &Path, access: Access) -> Result<(), files::Error> {
-        self.disk.set_access(path, access)
-    }
-    fn rename(&self, from: &Path, to: &Path) -> Result<(), files::Error> {
-        self.change(from, || self.disk.rename(from, to))
-    }
-    fn remove_file(&self, path: &Path) -> Result<Removed, files::Error> {
-        self.change(path, || self.disk.remove_file(path))
-    }
-    fn remove_tree(&self, path: &Path) -> Result<Removed, files::Error> {
-        self.change(path, || self.disk.remove_tree(path))
-    }
-    fn list(&self, path: &Path) -> Result<Vec<Entry>, files::Error> {
-        self.disk.list(path)
-    }
-    fn stat(&self, path: &Path) -> Result<Option<Stat>, files::Error> {
-        self.disk.stat(path)
-    }
-    fn space(&self, path: &Path) -> Result<Space, files::Error> {
-        self.disk.space(path)
+
+    fn after(&self, path: &Path) -> Result<(), files::Error> {
+        if self.step() { Ok(()) } else { Err(gone(path)) }
     }
 }
 
@@ -228,7 +174,7 @@ impl Agent {
         gate: Option<Arc<Notify>>,
     ) -> Result<Self, Gone> {
         let fuse = Fuse::after(steps);
-        let files = Files::new(Arc::new(Fused { disk: world.disk.clone(), fuse: fuse.clone() }));
+        let files = Files::new(Arc::new(Mortal { disk: world.disk.clone(), fate: fuse.clone() }));
         let outbox = Outbox::default();
         let terms = Terms::open(files.clone(), Path::new(STATE)).await.map_err(|_| Gone)?.0;
         let means = Means {

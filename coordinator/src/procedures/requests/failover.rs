@@ -55,8 +55,8 @@ impl Prepare for FailoverCluster {
         });
         let notes = vec![
             "if the primary can still hand over, `cluster promote` does it without waiting for its lease".to_owned(),
-            "an old primary that comes back follows if its log is a prefix of the new one's; else it is refused, \
-             and `remove-member` and `add-member` copy it anew"
+            "an old primary that comes back follows if its log is a prefix of the new one's; else its own log is \
+             set aside, and it is rewound or copied by itself"
                 .to_owned(),
         ];
         Ok(Prepared { preconditions, steps: failover::plan(), notes, submit })

@@ -5,13 +5,13 @@ use std::sync::atomic::{AtomicU32, Ordering};
 
 use super::*;
 use crate::host::exec::Processes;
-use crate::host::files::{self, Access, Deed as FileDeed, Disk, Entry, Files, Removed, Space, Stat, Tree};
+use crate::host::fake::mortal::{Fate, Mortal};
+use crate::host::files::{self, Deed as FileDeed, Disk, Files};
 use crate::host::system::Machine as RealMachine;
 
-/// A disk under an agent that ends before or after its nth change of what a resync is about: from there on nothing is done.
+/// Of an agent that ends before or after its nth change of what a resync is about.
 #[derive(Debug)]
 struct Cut {
-    disk: Disk,
     left: AtomicU32,
     /// What is left of the disk, where it is not asked.
     room: Option<u64>,
@@ -31,61 +31,19 @@ impl Cut {
         }
         Ok(())
     }
-
-    fn change<T>(
-        &self,
-        path: &Path,
-        change: impl FnOnce() -> Result<T, files::Error>,
-    ) -> Result<T, files::Error> {
-        self.step(path)?;
-        let changed = change()?;
-        self.step(path).map(|()| changed)
-    }
 }
 
-impl Tree for Cut {
-    fn write(&self, path: &Path, contents: &[u8], access: Access) -> Result<(), files::Error> {
-        self.change(path, || self.disk.write(path, contents, access))
+impl Fate for Cut {
+    fn before(&self, path: &Path) -> Result<(), files::Error> {
+        self.step(path)
     }
-    fn read(&self, path: &Path, limit: u64) -> Result<Vec<u8>, files::Error> {
-        self.disk.read(path, limit)
+
+    fn after(&self, path: &Path) -> Result<(), files::Error> {
+        self.step(path)
     }
-    fn read_end(&self, path: &Path, limit: u64) -> Result<Vec<u8>, files::Error> {
-        self.disk.read_end(path, limit)
-    }
-    fn read_start(&self, path: &Path, limit: u64) -> Result<Vec<u8>, files::Error> {
-        self.disk.read_start(path, limit)
-    }
-    fn copy(&self, from: &Path, to: &Path, access: Access) -> Result<u64, files::Error> {
-        self.change(to, || self.disk.copy(from, to, access))
-    }
-    fn size(&self, path: &Path) -> Result<u64, files::Error> {
-        self.disk.size(path)
-    }
-    fn create_dir(&self, path: &Path, access: Access) -> Result<(), files::Error> {
-        self.disk.create_dir(path, access)
-    }
-    fn set_access(&self, path: &Path, access: Access) -> Result<(), files::Error> {
-        self.disk.set_access(path, access)
-    }
-    fn rename(&self, from: &Path, to: &Path) -> Result<(), files::Error> {
-        self.change(from, || self.disk.rename(from, to))
-    }
-    fn remove_file(&self, path: &Path) -> Result<Removed, files::Error> {
-        self.change(path, || self.disk.remove_file(path))
-    }
-    fn remove_tree(&self, path: &Path) -> Result<Removed, files::Error> {
-        self.change(path, || self.disk.remove_tree(path))
-    }
-    fn list(&self, path: &Path) -> Result<Vec<Entry>, files::Error> {
-        self.disk.list(path)
-    }
-    fn stat(&self, path: &Path) -> Result<Option<Stat>, files::Error> {
-        self.disk.stat(path)
-    }
-    fn space(&self, path: &Path) -> Result<Space, files::Error> {
-        let found = self.disk.space(path)?;
-        Ok(Space { available_bytes: self.room.unwrap_or(found.available_bytes), ..found })
+
+    fn room(&self) -> Option<u64> {
+        self.room
     }
 }
 
@@ -96,7 +54,8 @@ async fn mortal(node: &TestNode, left: u32) -> Postgresql {
 
 async fn on_disk(node: &TestNode, left: u32, room: Option<u64>) -> Postgresql {
     let disk = Disk::new([node.home.clone()]);
-    let files = Files::new(Arc::new(Cut { disk, left: AtomicU32::new(left), room }));
+    let fate = Cut { left: AtomicU32::new(left), room };
+    let files = Files::new(Arc::new(Mortal { disk, fate }));
     let units = Supervisor::Plain.open(&node.home.join("units")).await.unwrap();
     let netlink = crate::host::netlink::open();
     let host = Host::from_parts(Arc::new(Processes), files, units, Arc::new(RealMachine), netlink);
