@@ -28,8 +28,8 @@ pub const MEMBER: &str = "member";
 /// What the issue grants beside it.
 pub const GRACE: f64 = 0.3;
 
-/// A cluster whose primary is n1, and anybody's machine with two clients that write: one over IPv4, one over IPv6; and a third
-/// client on n2.
+/// A cluster whose primary is n1, and anybody's machine with two clients that write: one over IPv4, one over IPv6; a third
+/// client on n2; and one with a request that takes for ever.
 #[derive(Debug)]
 pub struct Scene {
     pub fleet: Fleet,
@@ -37,6 +37,7 @@ pub struct Scene {
     pub served: f64,
     uri: Uri,
     writers: Vec<Writer>,
+    waiting: Option<Writer>,
     replicas: &'static [&'static str],
     outside: &'static str,
 }
@@ -89,8 +90,8 @@ impl Scene {
         fleet.psql(&uri.only(n1.v4)?, TABLE).await?;
         let (outside, members) = nodes.split_last().context("no nodes")?;
         let Profile { name: _, lease, served } = profile;
-        let (replicas, writers) = (&members[1..], Vec::new());
-        let mut scene = Self { fleet, lease, served, uri, writers, replicas, outside };
+        let (replicas, writers, waiting) = (&members[1..], Vec::new(), None);
+        let mut scene = Self { fleet, lease, served, uri, writers, waiting, replicas, outside };
         scene.held("coordinator").await?;
         scene.write().await?;
         Ok(scene)
@@ -120,8 +121,10 @@ impl Scene {
         // On another member's machine a client is a client too.
         let on_a_member = targets[0].1.clone();
         let begun = now();
+        let outside = self.fleet.node(self.outside)?;
+        self.waiting = Some(Writer::waiting(outside, &on_a_member, "waiting")?);
         for (name, uri) in targets {
-            self.writers.push(Writer::start(self.fleet.node(self.outside)?, &uri, name)?);
+            self.writers.push(Writer::start(outside, &uri, name)?);
         }
         self.writers.push(Writer::start(self.fleet.node("n2")?, &on_a_member, MEMBER)?);
         wait_until("every client to write", DEADLINE, || async {
@@ -217,16 +220,25 @@ impl Scene {
         self.writers.iter().map(|writer| Ok((writer.name(), writer.last()?))).collect()
     }
 
-    /// Waits until the engine on n1 is stopped.
+    /// Waits until the engine on n1 is stopped, and whoever waits for an answer of it is told.
     ///
     /// # Errors
     ///
-    /// When it is not, in time.
-    pub async fn stopped(&self) -> anyhow::Result<()> {
+    /// When it is not, in time, or one is left waiting.
+    pub async fn stopped(&mut self) -> anyhow::Result<()> {
         let n1 = self.fleet.node("n1")?;
         wait_until("the engine without a lease to be stopped", DEADLINE, || async {
             ensure!(!cluster::has_server(n1)?, "it runs");
             Ok(())
+        })
+        .await?;
+        let waiting = self.waiting.as_mut().context("nobody waits")?;
+        wait_until("the client that waits for an answer to be told", DEADLINE, || {
+            let cut = waiting.is_cut();
+            std::future::ready(cut.and_then(|cut| {
+                ensure!(cut, "it waits");
+                Ok(())
+            }))
         })
         .await
     }

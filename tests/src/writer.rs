@@ -40,15 +40,28 @@ impl Writer {
     ///
     /// When it does not start.
     pub fn start(host: &Host, uri: &Uri, name: &str) -> anyhow::Result<Self> {
-        let secret = host.folder().join(format!("pgpass-{name}"));
-        let script = host.folder().join(format!("{name}.sql"));
-        uri.write_passwords(&secret)?;
         let write = format!(
             "insert into written (writer) values ('{name}') \
              returning 'wrote', id, extract(epoch from clock_timestamp()) \\watch {}\n",
             PAUSE.as_secs_f64()
         );
-        std::fs::write(&script, write).with_context(|| format!("write {}", script.display()))?;
+        Self::with_script(host, uri, name, &write)
+    }
+
+    /// One that writes nothing: it asks once, and waits for an answer that takes longer than any test.
+    ///
+    /// # Errors
+    ///
+    /// When it does not start.
+    pub fn waiting(host: &Host, uri: &Uri, name: &str) -> anyhow::Result<Self> {
+        Self::with_script(host, uri, name, "select pg_sleep(86400);\n")
+    }
+
+    fn with_script(host: &Host, uri: &Uri, name: &str, sql: &str) -> anyhow::Result<Self> {
+        let secret = host.folder().join(format!("pgpass-{name}"));
+        let script = host.folder().join(format!("{name}.sql"));
+        uri.write_passwords(&secret)?;
+        std::fs::write(&script, sql).with_context(|| format!("write {}", script.display()))?;
         let psql = Program::new("stdbuf").args(["-oL", "psql", "--no-psqlrc", "--no-password", "-qAt"]);
         let psql = psql.args(["-v", "ON_ERROR_STOP=1", "-d", &uri.without_password(), "-f"]).arg(&script);
         let psql = psql.env("PGPASSFILE", &secret).env("PGCONNECT_TIMEOUT", "5");

@@ -4,7 +4,7 @@
 //! prerouting ─ port, not loopback, to this machine ─► pN_in      output ─ port, not loopback ─► pN_out
 //!   pN_in:   gate open? ─► pN_in_list · else refuse
 //!   pN_in_list:  members pass · on trial? ─► tried addresses pass · else kept addresses pass · else refuse
-//!   pN_out:  resets and replication pass · then the same, by destination
+//!   pN_out:  resets and replication pass · gate shut? ─► becomes a reset, and leaves · then the same, by destination
 //!   pN_refuse:   count, log some if asked to, answer with a TCP reset
 //! prerouting ─ replication port ─► pN_replication: members pass · else refuse       replication ─ led on to the port
 //! output ─ to another member's replication port ─► pN_users: engine and agent pass · else refuse
@@ -156,7 +156,10 @@ fn port_chains(listing: &mut Listing, port: u16, declared: &Port, way: Way) {
         listing.rule(&chain, both.into_iter().chain([goto(&list)]).collect());
     }
     listing.rule(&chain, vec![way.port_in(SetId::Readers), goto(&list)]);
-    listing.rule(&chain, vec![goto(&refuse)]);
+    match way {
+        Way::In => listing.rule(&chain, vec![goto(&refuse)]),
+        Way::Out => reset_the_other_end(listing, &chain),
+    }
 
     if declared.replication.is_some() {
         way.let_in(listing, &list, port, SetId::Members);
@@ -208,6 +211,15 @@ fn refuse_chains(listing: &mut Listing, port: u16, log: Option<&str>) {
     let chain = Way::Out.refuse(port);
     listing.chains.insert(chain.clone(), json!({}));
     listing.rule(&chain, vec![tcp(), reset]);
+}
+
+/// What leaves through a shut gate tells the other end that the connection is over: a client that waits for an answer would else
+/// wait as long as its machine keeps connections that say nothing, which is hours. What the packet has of data nobody is
+/// given: it comes with a reset.
+fn reset_the_other_end(listing: &mut Listing, chain: &str) {
+    let flags = json!({"payload": {"protocol": "tcp", "field": "flags"}});
+    let reset = json!({"mangle": {"key": flags, "value": {"|": ["rst", "ack"]}}});
+    listing.rule(chain, vec![reset, accept()]);
 }
 
 fn equals(left: &Value, right: &Value) -> Value {

@@ -4,7 +4,8 @@ pub(crate) mod lab;
 mod ports;
 
 use std::collections::BTreeMap;
-use std::net::{IpAddr, TcpStream};
+use std::io::{ErrorKind, Read as _, Write as _};
+use std::net::{IpAddr, Ipv6Addr, TcpListener, TcpStream};
 use std::time::Duration;
 
 use holdfast_common::access::{Cidr, Reach};
@@ -169,7 +170,7 @@ fn an_address_that_is_taken_off_loses_its_connections_at_once() {
 fn what_an_engine_still_wants_to_say_does_not_leave_after_the_cut() {
     with_lab(async |lab| {
         let (mut firewall, _gate) = open_host(&lab, &kept(only(CLIENT))).await;
-        let listener = std::net::TcpListener::bind((SERVER[0], 5999)).unwrap();
+        let listener = TcpListener::bind((SERVER[0], 5999)).unwrap();
         let mut other = declared(Port { kept: only(CLIENT), ..Port::default() });
         other.ports.insert(5999, Port { kept: only(CLIENT), ..Port::default() });
         firewall.apply(&other).await.unwrap();
@@ -182,7 +183,27 @@ fn what_an_engine_still_wants_to_say_does_not_leave_after_the_cut() {
         use std::io::{Read as _, Write as _};
         wait_for("the engine's connection to end", || engine.write_all(b"committed").is_err());
         let error = client.read(&mut [0]).unwrap_err();
-        assert_eq!(error.kind(), std::io::ErrorKind::WouldBlock, "the client heard something");
+        assert_eq!(error.kind(), ErrorKind::WouldBlock, "the client heard something");
+    });
+}
+
+#[test]
+fn who_waits_for_an_answer_while_the_gate_shuts_gets_none_and_is_told_at_once() {
+    with_lab(async |lab| {
+        let mut firewall = Firewall::new(lab.host());
+        firewall.apply(&kept(only(CLIENT))).await.unwrap();
+        let gate = Gate::open(firewall.kernel()).unwrap();
+        let engine = TcpListener::bind((Ipv6Addr::UNSPECIFIED, PORT)).unwrap();
+        for from in CLIENT {
+            gate.open_for_ever(&[PORT]).unwrap();
+            let mut client = lab.connect(from, PORT).unwrap();
+            let (mut session, _) = engine.accept().unwrap();
+            client.write_all(b"commit").unwrap();
+            session.read_exact(&mut [0; 6]).unwrap();
+            gate.shut(&[PORT]).unwrap();
+            session.write_all(b"done").unwrap();
+            assert_eq!(client.read(&mut [0; 4]).unwrap_err().kind(), ErrorKind::ConnectionReset);
+        }
     });
 }
 
