@@ -109,7 +109,10 @@ fn tests(arguments: &Arguments, machines: Machines) -> anyhow::Result<Program> {
             ["--profile", "user"].as_slice()
         }
     };
+    // One more than there are processors: tests of hosts, which begin first, mostly wait.
+    let threads = std::thread::available_parallelism().map_or(1, usize::from) + 1;
     let run = tools::tool("cargo-nextest").args(["nextest", "run", "--workspace", "--no-fail-fast"]);
+    let run = run.args(["--test-threads", &threads.to_string()]);
     // Left out by name, so that the runner counts and shows them as skipped.
     let run = match machines {
         Machines::Possible => run,
