@@ -4,6 +4,7 @@
 mod agent;
 mod firewall;
 mod measure;
+mod roles;
 mod swarm;
 
 use std::io::Write as _;
@@ -65,6 +66,12 @@ pub const ALL: &[Bench] = &[
         about: "what an agent at rest costs its machine",
         patience: Duration::from_secs(900),
         run: || Box::pin(agent::measure()),
+    },
+    Bench {
+        name: "roles",
+        about: "how long nobody can write when the primary changes, beside a switchover by hand and Patroni",
+        patience: Duration::from_secs(3600),
+        run: || Box::pin(roles::measure()),
     },
     Bench {
         name: "firewall",

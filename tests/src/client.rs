@@ -92,16 +92,31 @@ impl Client {
         self.shared.acknowledged.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
+    /// What was acknowledged last.
+    #[must_use]
+    pub fn last(&self) -> Option<Ack> {
+        self.shared.acknowledged.lock().unwrap_or_else(PoisonError::into_inner).last().cloned()
+    }
+
     /// Waits until this member has acknowledged something that was sent after `since`.
     ///
     /// # Errors
     ///
     /// When it has not, in time.
     pub async fn is_served_by(&self, node: &str, since: f64, deadline: Duration) -> anyhow::Result<()> {
-        wait_until(format!("a row that {node} acknowledges"), deadline, || {
-            let last = self.acknowledged().pop();
-            std::future::ready(match last {
-                Some(ack) if ack.node == node && ack.sent > since => Ok(()),
+        let served = self.is_served(|ack| ack.node == node && ack.sent > since, deadline);
+        served.await.with_context(|| format!("by {node}"))
+    }
+
+    /// Waits until the last row that was acknowledged is such a one.
+    ///
+    /// # Errors
+    ///
+    /// When it is not, in time.
+    pub async fn is_served(&self, by: impl Fn(&Ack) -> bool, deadline: Duration) -> anyhow::Result<()> {
+        wait_until("such a row to be acknowledged", deadline, || {
+            std::future::ready(match self.last() {
+                Some(ack) if by(&ack) => Ok(()),
                 other => Err(anyhow::anyhow!("the last was {other:?}")),
             })
         })

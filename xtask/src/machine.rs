@@ -25,6 +25,8 @@ pub(crate) enum Need {
     Hosts,
     /// That, and the tools of the interoperability tests.
     Tests,
+    /// Hosts, and those programs of others that benchmarks compare with.
+    Benchmarks,
 }
 
 /// Who may install, and gets namespaces.
@@ -39,66 +41,89 @@ pub(crate) enum User {
 struct Part {
     package: &'static str,
     present: fn() -> bool,
-    for_tests_only: bool,
+    only_for: Option<Need>,
     for_root_only: bool,
 }
 
 const PARTS: &[Part] = &[
-    Part { package: "iproute2", present: || on_path("ip"), for_tests_only: false, for_root_only: true },
-    Part { package: "nftables", present: || on_path("nft"), for_tests_only: false, for_root_only: true },
+    Part { package: "iproute2", present: || on_path("ip"), only_for: None, for_root_only: true },
+    Part { package: "nftables", present: || on_path("nft"), only_for: None, for_root_only: true },
     Part {
         package: "util-linux",
         present: || on_path("nsenter") && on_path("unshare"),
-        for_tests_only: false,
+        only_for: None,
         for_root_only: true,
     },
-    Part { package: "procps", present: || on_path("ps"), for_tests_only: false, for_root_only: false },
+    Part { package: "procps", present: || on_path("ps"), only_for: None, for_root_only: false },
     Part {
         package: "ca-certificates",
         present: || Path::new("/etc/ssl/certs/ca-certificates.crt").exists(),
-        for_tests_only: false,
+        only_for: None,
         for_root_only: false,
     },
-    Part { package: "postgresql", present: postgres_server, for_tests_only: false, for_root_only: false },
-    Part {
-        package: "postgresql-client",
-        present: || on_path("psql"),
-        for_tests_only: false,
-        for_root_only: false,
-    },
+    Part { package: "postgresql", present: postgres_server, only_for: None, for_root_only: false },
+    Part { package: "postgresql-client", present: || on_path("psql"), only_for: None, for_root_only: false },
     Part {
         package: "systemd",
         present: || on_path("systemd-analyze"),
-        for_tests_only: true,
+        only_for: Some(Need::Tests),
         for_root_only: false,
     },
-    Part { package: "strace", present: || on_path("strace"), for_tests_only: true, for_root_only: false },
+    Part {
+        package: "strace",
+        present: || on_path("strace"),
+        only_for: Some(Need::Tests),
+        for_root_only: false,
+    },
     Part {
         package: "systemd-container",
         present: || on_path("systemd-nspawn"),
-        for_tests_only: true,
+        only_for: Some(Need::Tests),
         for_root_only: true,
     },
     Part {
         package: "mmdebstrap",
         present: || on_path("mmdebstrap"),
-        for_tests_only: true,
+        only_for: Some(Need::Tests),
         for_root_only: true,
     },
     Part {
         package: "apt-utils",
         present: || on_path("apt-ftparchive"),
-        for_tests_only: true,
+        only_for: Some(Need::Tests),
         for_root_only: true,
     },
-    Part { package: "haproxy", present: || on_path("haproxy"), for_tests_only: true, for_root_only: true },
+    Part {
+        package: "haproxy",
+        present: || on_path("haproxy"),
+        only_for: Some(Need::Tests),
+        for_root_only: true,
+    },
     Part {
         package: "pgbouncer",
         present: || on_path("pgbouncer"),
-        for_tests_only: true,
+        only_for: Some(Need::Tests),
         for_root_only: true,
     },
-    Part { package: "python3-venv", present: python_venv, for_tests_only: true, for_root_only: false },
+    Part {
+        package: "patroni",
+        present: || on_path("patroni"),
+        only_for: Some(Need::Benchmarks),
+        for_root_only: true,
+    },
+    Part {
+        package: "etcd-server",
+        present: || on_path("etcd"),
+        only_for: Some(Need::Benchmarks),
+        for_root_only: true,
+    },
+    Part {
+        package: "prometheus-node-exporter",
+        present: || on_path("prometheus-node-exporter"),
+        only_for: Some(Need::Benchmarks),
+        for_root_only: true,
+    },
+    Part { package: "python3-venv", present: python_venv, only_for: Some(Need::Tests), for_root_only: false },
 ];
 
 /// Makes sure that all that is needed is there: installs it as root, else says what an administrator has to install.
@@ -142,7 +167,7 @@ pub(crate) fn prepare(need: Need) -> anyhow::Result<()> {
 
 fn missing(need: Need, user: User) -> Vec<&'static str> {
     let wanted = |part: &&Part| {
-        (need == Need::Tests || !part.for_tests_only) && (user == User::Root || !part.for_root_only)
+        part.only_for.is_none_or(|only| only == need) && (user == User::Root || !part.for_root_only)
     };
     PARTS.iter().filter(wanted).filter(|part| !(part.present)()).map(|part| part.package).collect()
 }

@@ -112,7 +112,7 @@ fn demo(down: bool, json: bool, nodes: u8) -> anyhow::Result<Verdict> {
 }
 
 fn bench(name: Option<&str>) -> anyhow::Result<Verdict> {
-    machine::prepare(Need::Hosts)?;
+    machine::prepare(Need::Benchmarks)?;
     say::step("building with optimisation, which takes some minutes the first time");
     Program::cargo(["build", "--release", "--workspace", "--bins", "--quiet"]).run()?;
     let bench = Program::new(source().join("target/release/holdfast-bench"));
