@@ -314,9 +314,11 @@ impl Keeper {
         match effect {
             Effect::Store(record) => self.begin_store(record, hands),
             Effect::StopEngine => self.halt(hands),
-            Effect::StartEngine | Effect::Lead { .. } => {
-                self.readiness = Readiness::default();
-                self.serve = Serve::May;
+            Effect::StartEngine => self.may_serve(),
+            Effect::Lead { .. } => {
+                self.may_serve();
+                // Its lease is asked for while the engine gets ready, not after.
+                self.hurry();
             }
             Effect::Tell(message) => hands.tell(self.cluster, message),
             Effect::StopEngineCleanly => {
@@ -337,6 +339,11 @@ impl Keeper {
             | Effect::Shut
             | Effect::Send { .. } => {}
         }
+    }
+
+    fn may_serve(&mut self) {
+        self.readiness = Readiness::default();
+        self.serve = Serve::May;
     }
 
     fn begin_store(&mut self, record: Record, hands: &mut dyn Hands) {

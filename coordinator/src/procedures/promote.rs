@@ -118,6 +118,7 @@ impl Promote {
         match self.step {
             Step::Checkpoint => {
                 self.checkpoint(ctx).await?;
+                self.are_free(ctx).await?;
                 Ok(self.at(Step::Stop))
             }
             Step::Stop => {
@@ -150,6 +151,32 @@ impl Promote {
             Some(Success::CheckpointMember) | None => Ok(()),
             Some(other) => Err(unexpected(&other)),
         }
+    }
+
+    /// Waits while a replica is bound by a promise: it could not be sealed until that is over, and nobody could write meanwhile.
+    /// Where promises go on and on, that is taken into the bargain.
+    async fn are_free(&self, ctx: &Context<Means>) -> Result<(), Error> {
+        let cluster = ctx.means().records.get(&self.cluster).await?;
+        let nodes = &ctx.means().nodes;
+        let is_bound = |member: &&Member| {
+            let state = nodes.state(member.node_id, cluster.id);
+            let report = state.and_then(|state| state.report);
+            member.node_id != self.from && report.is_some_and(|(report, _)| report.has_promised)
+        };
+        let free = async {
+            let mut changes = nodes.changes();
+            loop {
+                changes.borrow_and_update();
+                let Some(bound) = cluster.members.iter().find(is_bound) else { return };
+                ctx.say(format!("{} has promised not to be promoted for a few seconds", bound.node_name));
+                if changes.changed().await.is_err() {
+                    return;
+                }
+            }
+        };
+        let patience = 2 * cluster.lease_profile.timings().promised();
+        let _or_not = tokio::time::timeout(patience, free).await;
+        Ok(())
     }
 
     async fn stop(&self, ctx: &Context<Means>) -> Result<(), Error> {

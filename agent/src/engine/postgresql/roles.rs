@@ -23,6 +23,8 @@ use crate::host::files::Access;
 /// How long a replica may take to leave recovery, or to let go of its primary and replay what it has.
 const ROLE_DEADLINE: Duration = Duration::from_secs(30);
 const PAUSE: Duration = Duration::from_millis(20);
+/// Between two looks at a server that becomes primary: clients wait for it.
+const BRIEFLY: Duration = Duration::from_millis(5);
 /// A checkpoint may have to write all of the server's memory.
 const CHECKPOINT_DEADLINE: Duration = Duration::from_secs(10 * 60);
 
@@ -42,7 +44,7 @@ impl Inner {
         }
         while session.is_replica().await.map_err(|why| why.during("promote"))? {
             past(until, "promote")?;
-            sleep(PAUSE).await;
+            sleep(BRIEFLY).await;
         }
         self.admit(member).await?;
         self.unseal(&self.layout(cluster)).await?;

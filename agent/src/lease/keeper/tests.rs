@@ -186,6 +186,18 @@ fn renewals_do_not_wait_for_the_disk_and_what_follows_a_record_does() {
 }
 
 #[test]
+fn a_new_primary_asks_for_its_lease_at_once() {
+    let mut bench = Bench::fresh();
+    bench.disk();
+    bench.pass(Duration::ZERO);
+    bench.happen(Event::Told(ToMember::Promote { term: TERM, list: list(1, &[NodeId::generate()]) }));
+    bench.disk();
+    assert!(bench.last_asked().is_none() && bench.keeper.due_in().is_zero());
+    bench.pass(Duration::ZERO);
+    assert!(bench.last_asked().is_some(), "{:?}", bench.hands.done);
+}
+
+#[test]
 fn a_renewal_is_armed_before_it_is_sent_and_not_sent_if_that_fails() {
     let mut bench = Bench::serving(list(1, &[NodeId::generate()]));
     bench.pass(timings().renewal);
