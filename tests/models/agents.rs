@@ -27,6 +27,10 @@ impl Model {
             if self.may_tell(node) {
                 actions.push(Action::TellStopped(index));
             }
+            let leads = node.engine.running && node.engine.leads.is_some();
+            if world.faults.falls > 0 && node.undone.is_empty() && leads {
+                actions.push(Action::Fall(index));
+            }
             if world.faults.restarts > 0 {
                 actions.push(Action::Restart(index));
                 if self.unreadable && node.disk.list.is_some() {
@@ -223,6 +227,19 @@ impl Model {
         node.engine.stop();
         node.engine.start();
         self.restart(world, index);
+    }
+
+    /// The engine recovers in its place; until enough have followed it is not ready.
+    pub(crate) fn fall(&self, world: &mut World, index: usize) {
+        let timings = self.timings();
+        world.faults.falls -= 1;
+        let node = &mut world.nodes[index];
+        node.engine.stop();
+        node.engine.start();
+        let mut effects = node.member.handle(Event::Ready(false), &timings);
+        effects.retain(|effect| !(*effect == Effect::Shut && self.leaves_out(Rule::NotReadyShuts)));
+        self.begin(world, index, effects.into_iter().map(Deed::Effect).collect());
+        self.settle(world, index);
     }
 
     /// What a dead agent's helper was about to write.

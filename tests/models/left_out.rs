@@ -29,11 +29,11 @@ macro_rules! left_out {
 }
 
 fn restarting(model: Model) -> Model {
-    Model { faults: Faults { restarts: 1, crashes: 0 }, ..model }
+    Model { faults: Faults { restarts: 1, crashes: 0, falls: 0 }, ..model }
 }
 
 fn crashing(model: Model) -> Model {
-    Model { faults: Faults { restarts: 0, crashes: 1 }, ..model }
+    Model { faults: Faults { restarts: 0, crashes: 1, falls: 0 }, ..model }
 }
 
 fn without_promises(model: Model) -> Model {
@@ -79,6 +79,7 @@ left_out! {
     seals_are_durable: [SealsAreDurable] in restarting(safe::small_quorum());
     seals_cut_the_receiver: [SealsCutTheReceiver] in safe::small_quorum();
     serve_only_when_followed: [ServeOnlyWhenFollowed] in safe::small_quorum();
+    not_ready_shuts: [NotReadyShuts] in safe::falling(safe::small_quorum());
     confirm_when_all_have_caught_up: [ConfirmWhenAllHaveCaughtUp] in Model { versions: 2, ..safe::small_quorum() };
     no_way_back_once_stored: [NoWayBackOnceStored] in Model { abandon: true, terms: 3, ..safe::pair() };
 

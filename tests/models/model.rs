@@ -74,6 +74,8 @@ pub(crate) enum Action {
     Restart(usize),
     RestartUnreadable(usize),
     Reboot(usize),
+    /// The engine of a primary ends by itself, and is started again in its place.
+    Fall(usize),
     /// A dead agent's helper writes.
     OrphanWrites(usize),
     Lose(Packet),
@@ -171,6 +173,7 @@ impl Model {
             Action::Restart(index) => self.restart(&mut world, index),
             Action::RestartUnreadable(index) => self.restart_unreadable(&mut world, index),
             Action::Reboot(index) => self.reboot(&mut world, index),
+            Action::Fall(index) => self.fall(&mut world, index),
             Action::OrphanWrites(index) => self.orphan_writes(&mut world, index),
             Action::Lose(packet) => world.packets.retain(|other| *other != packet),
             Action::Deliver(packet) => {

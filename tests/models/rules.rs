@@ -49,6 +49,7 @@ pub(crate) enum Rule {
     SealsAreDurable,
     SealsCutTheReceiver,
     ServeOnlyWhenFollowed,
+    NotReadyShuts,
     ConfirmWhenAllHaveCaughtUp,
     NoWayBackOnceStored,
     HigherTermsAreTaken,

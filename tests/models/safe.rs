@@ -23,7 +23,7 @@ const PLAIN: Model = Model {
     repeats: false,
     unreadable: false,
     reboots: false,
-    faults: Faults { restarts: 0, crashes: 0 },
+    faults: Faults { restarts: 0, crashes: 0, falls: 0 },
     packets: 2,
     terms: 2,
     versions: 1,
@@ -95,7 +95,7 @@ pub(crate) fn is_safe_and_never_stuck(model: &Model) {
 }
 
 pub(crate) fn faults(restarts: u8, crashes: u8, model: Model) -> Model {
-    Model { faults: Faults { restarts, crashes }, ..model }
+    Model { faults: Faults { restarts, crashes, falls: 0 }, ..model }
 }
 
 #[test]
@@ -106,6 +106,18 @@ fn a_stalling_restarting_agent_is_shut_before_the_coordinator_goes_on() {
 #[test]
 fn a_pair_survives_restarts_crashes_and_fences() {
     is_safe_and_never_stuck(&faults(1, 1, Model { fences: true, repeats: true, ..pair() }));
+}
+
+/// Engines that end by themselves.
+pub(crate) fn falling(model: Model) -> Model {
+    Model { faults: Faults { restarts: 0, crashes: 0, falls: 1 }, ..model }
+}
+
+#[test]
+fn an_engine_that_falls_is_started_in_its_place_and_loses_nothing() {
+    is_safe_and_never_stuck(&falling(Model { fences: true, ..pair() }));
+    is_safe_and_never_stuck(&falling(small_quorum()));
+    is_safe(&falling(Model { stalls: true, ..gate() }));
 }
 
 #[test]

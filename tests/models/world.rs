@@ -96,6 +96,8 @@ pub(crate) enum Packet {
 pub(crate) struct Faults {
     pub(crate) restarts: u8,
     pub(crate) crashes: u8,
+    /// Of engines.
+    pub(crate) falls: u8,
 }
 
 // === impl World ===

@@ -41,7 +41,7 @@ const ORPHAN_AFTER: Duration = Duration::from_secs(60);
 /// How long a problem stays before it is told.
 const PROBLEM_AFTER: Duration = Duration::from_secs(5);
 /// A server that ran for so long has started well.
-const SETTLED: Duration = Duration::from_secs(60);
+const SETTLED: Duration = Duration::from_secs(10);
 /// The longest text that is told of a member.
 const MAX_MESSAGE_CHARS: usize = 500;
 

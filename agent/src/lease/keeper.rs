@@ -174,7 +174,12 @@ impl Keeper {
         }
         let list: Option<List> = self.member.record.list.clone();
         if let Some(ready) = self.readiness.is_ready(seen, list.as_ref()) {
+            let was_open = self.member.gate.is_open();
             self.happen(Event::Ready(ready), hands);
+            if was_open && !self.member.gate.is_open() {
+                // What opens it again is asked for while the engine is started anew.
+                self.hurry();
+            }
         }
         if let Some(version) = list.and_then(|list| self.readiness.enforces(seen, &list)) {
             self.happen(Event::Enforced { version }, hands);

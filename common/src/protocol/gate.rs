@@ -57,6 +57,8 @@ enum Phase {
     /// The lease is there; the engine is not ready.
     Held,
     Open,
+    /// The lease is there, for what is left of it; the engine was not ready any more, and this lets nobody in again.
+    Closed,
 }
 
 // === impl Slot ===
@@ -111,7 +113,7 @@ impl Gate {
     pub(super) fn asked(&self, number: RequestNumber) -> Option<Slot> {
         Slot::BOTH.into_iter().find(|slot| match &self.slots[slot.index()].phase {
             Phase::Asked { number: asked, .. } => *asked == number,
-            Phase::Free | Phase::Held | Phase::Open => false,
+            Phase::Free | Phase::Held | Phase::Open | Phase::Closed => false,
         })
     }
 
@@ -167,7 +169,19 @@ impl Gate {
         }
     }
 
-    /// Shuts it, and forgets every request in hand.
+    /// Shuts it, and forgets every request in hand, since the kernel forgets what was armed for it; the lease goes on. Only a
+    /// request that is made afterwards opens it again.
+    pub(super) fn close(&mut self) {
+        self.forget();
+        self.alone = false;
+        for slot in &mut self.slots {
+            if matches!(slot.phase, Phase::Held | Phase::Open) {
+                slot.phase = Phase::Closed;
+            }
+        }
+    }
+
+    /// Shuts it, gives up the lease, and forgets every request in hand.
     pub(super) fn shut(&mut self) {
         *self = Self::default();
     }
@@ -176,7 +190,7 @@ impl Gate {
     pub fn requests(&self) -> impl Iterator<Item = RequestNumber> + '_ {
         self.slots.iter().filter_map(|slot| match &slot.phase {
             Phase::Asked { number, .. } => Some(*number),
-            Phase::Free | Phase::Held | Phase::Open => None,
+            Phase::Free | Phase::Held | Phase::Open | Phase::Closed => None,
         })
     }
 
@@ -213,7 +227,7 @@ impl Hold {
     fn at_stake(&self) -> Duration {
         match self.phase {
             Phase::Free | Phase::Asked { .. } => Duration::ZERO,
-            Phase::Held | Phase::Open => self.left.left(),
+            Phase::Held | Phase::Open | Phase::Closed => self.left.left(),
         }
     }
 }
@@ -308,6 +322,23 @@ mod tests {
         gate.shut();
         assert!(!gate.is_open());
         assert_eq!(gate.asked(number(2)), None);
+    }
+
+    #[test]
+    fn what_is_closed_is_a_lease_that_lets_nobody_in() {
+        let mut gate = Gate::default();
+        gate.ask(number(0), TIMEOUT);
+        answered(&mut gate, 0);
+        gate.ask(number(1), TIMEOUT);
+        gate.pass(SECOND);
+        gate.close();
+        assert_eq!((gate.is_open(), gate.left()), (false, 3 * SECOND));
+        assert_eq!((gate.asked(number(1)), gate.open()), (None, vec![]));
+        assert_eq!(gate.ask(number(2), TIMEOUT), Slot::B);
+        assert_eq!(answered(&mut gate, 2), [Slot::B]);
+        gate.close();
+        gate.pass(TIMEOUT);
+        assert_eq!(gate, Gate::default());
     }
 
     #[test]

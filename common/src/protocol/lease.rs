@@ -122,7 +122,8 @@ impl Member {
         if ready {
             return self.open();
         }
-        self.gate.shut();
+        // It may be started in its place, for as long as the lease goes on.
+        self.gate.close();
         vec![Effect::Shut]
     }
 

@@ -18,6 +18,7 @@ use holdfast_common::id::NodeId;
 use holdfast_common::name::NodeName;
 use holdfast_common::protocol::Obstacle;
 use holdfast_common::term::Term;
+use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 use serde_json::json;
 
@@ -154,21 +155,27 @@ impl Promote {
     }
 
     /// Waits while a replica is bound by a promise: it could not be sealed until that is over, and nobody could write meanwhile.
-    /// Where promises go on and on, that is taken into the bargain.
+    /// Where promises go on and on, or somebody does not say, that is taken into the bargain.
     async fn are_free(&self, ctx: &Context<Means>) -> Result<(), Error> {
         let cluster = ctx.means().records.get(&self.cluster).await?;
         let nodes = &ctx.means().nodes;
-        let is_bound = |member: &&Member| {
-            let state = nodes.state(member.node_id, cluster.id);
-            let report = state.and_then(|state| state.report);
-            member.node_id != self.from && report.is_some_and(|(report, _)| report.has_promised)
+        let told = |member: &Member| nodes.state(member.node_id, cluster.id).and_then(|state| state.report);
+        let replicas: Vec<&Member> =
+            cluster.members.iter().filter(|member| member.node_id != self.from).collect();
+        let before: Vec<_> = replicas.iter().map(|member| told(member).map(|(_, at)| at)).collect();
+        let is_bound = |(member, before): (&&Member, &Option<Timestamp>)| match told(member) {
+            // What was told before may be just before a promise was given.
+            Some((report, at)) => report.has_promised || before.is_some_and(|before| at <= before),
+            None => false,
         };
         let free = async {
             let mut changes = nodes.changes();
             loop {
                 changes.borrow_and_update();
-                let Some(bound) = cluster.members.iter().find(is_bound) else { return };
-                ctx.say(format!("{} has promised not to be promoted for a few seconds", bound.node_name));
+                if !replicas.iter().zip(&before).any(is_bound) {
+                    return;
+                }
+                ctx.say("waiting until no replica is bound by a promise to the primary".to_owned());
                 if changes.changed().await.is_err() {
                     return;
                 }

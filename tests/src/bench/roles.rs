@@ -10,6 +10,7 @@ use std::time::Duration;
 
 use anyhow::{Context as _, ensure};
 use nix::sys::signal::Signal;
+use tokio::time::sleep;
 
 use self::by_hand::ByHand;
 use self::holdfast::Holdfast;
@@ -27,6 +28,8 @@ use crate::wait::wait_until;
 const ROUNDS: usize = 5;
 /// Longer than anybody takes to have a primary and two replicas again.
 const SOON: Duration = Duration::from_secs(300);
+/// How long a server is left alone before it is killed: one that ends again and again is started with pauses.
+const AT_REST: Duration = Duration::from_secs(12);
 /// After this nobody is served by a server that was killed before.
 const DEAD: f64 = 1.0;
 
@@ -107,6 +110,9 @@ async fn rounds(who: &'static str, keeper: &impl Keeper, events: &[Event]) -> an
 async fn one(keeper: &impl Keeper, event: Event) -> anyhow::Result<f64> {
     let primary = wait_until("a whole cluster", SOON, || keeper.whole()).await?;
     let (client, host) = (keeper.client(), keeper.node(&primary)?);
+    if event == Event::KilledServer {
+        sleep(AT_REST).await;
+    }
     client.is_served_by(&primary, now(), SOON).await?;
     let begun = now();
     match event {
@@ -150,9 +156,10 @@ fn report(found: &[Found], load: &[Load; 2]) -> Report {
          rows, in seconds: medians of {ROUNDS}, with the smallest and largest in parentheses. Whoever is under test has a whole \
          cluster before each round. *Switchover*: asked for by a person (`holdfast cluster promote`, `patronictl switchover`; by hand: \
          checkpoint, `pg_ctl stop`, `pg_promote`, in one script, with whatever follows afterwards left out). *Killed server*: SIGKILL of \
-         the postmaster. *Dead node*: its power is cut. *Partition*: it is cut off from everybody, the client too. All with \
+         the postmaster, each time after {} s at rest. *Dead node*: its power is cut. *Partition*: it is cut off from everybody, the client too. All with \
          their defaults (asynchronous), but for what is named; Patroni is Debian's, with one etcd on a host of its own. Load average \
          of the machine {before} before, {after} after.",
+        AT_REST.as_secs()
     );
     let by_hand = found.iter().find(|one| one.who == "by hand").map(|one| one.gaps.median());
     let columns = ["who", "what", "gap in seconds", "aim"].map(String::from).to_vec();

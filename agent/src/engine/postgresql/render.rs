@@ -116,7 +116,7 @@ fn replication(out: &mut Lines, subject: &Subject<'_>) {
     out.text("wal_sender_timeout", "10s");
     out.text("wal_receiver_timeout", "10s");
     out.text("wal_receiver_status_interval", "1s");
-    out.text("wal_retrieve_retry_interval", "1s");
+    out.text("wal_retrieve_retry_interval", "200ms");
     out.plain("synchronous_commit", "on");
     out.text("recovery_target_timeline", "latest");
     match &member.role {

@@ -169,6 +169,28 @@ fn at_the_deadline_the_engine_is_stopped_and_asks_on() {
 }
 
 #[test]
+fn an_engine_that_ends_may_be_started_again_while_the_lease_goes_on() {
+    let mut member = primary(list(1, &[1], Need::All));
+    round(&mut member, 0);
+    assert!(opened_by(&mut member, grant(0)));
+    member.pass(SECOND);
+    assert_eq!(handle(&mut member, Event::Ready(false)), [Effect::Shut]);
+    assert_eq!(member.due(&timings()), [], "its lease goes on");
+    // Ready before the next answer: what was open stays shut.
+    assert_eq!(handle(&mut member, Event::Ready(true)), []);
+    handle(&mut member, Event::Ready(false));
+    round(&mut member, 1);
+    assert_eq!(handle(&mut member, grant(1)), []);
+    assert!(matches!(&handle(&mut member, Event::Ready(true))[..], [Effect::Grant { .. }]));
+
+    // One that stays down ends with its lease.
+    handle(&mut member, Event::Ready(false));
+    member.pass(timings().served());
+    let effects = member.due(&timings());
+    assert!(matches!(&effects[..], [Effect::Shut, Effect::StopEngine, Effect::Store(_)]), "{effects:?}");
+}
+
+#[test]
 fn a_starting_agent_asks_for_a_while_before_it_stops_the_engine() {
     let record = Record::primary(TERM, list(1, &[1], Need::All));
     let mut member = Member::started(record, Gate::default(), &timings());
