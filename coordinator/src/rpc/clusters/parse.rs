@@ -5,7 +5,9 @@ use std::fmt;
 
 use holdfast_common::assignment::{Exposure, MAX_GATED_PORTS, MAX_PEERS};
 use holdfast_common::command::ResyncMode;
-use holdfast_common::engine::{Engine, EngineVersion, ExtensionName, MAX_EXTENSIONS, Parameters};
+use holdfast_common::engine::{
+    Engine, EngineVersion, ExtensionName, MAX_EXTENSIONS, MAX_PARAMETERS, Parameters,
+};
 use holdfast_common::error::{Failure, Violations};
 use holdfast_common::name::{ClusterName, NodeName};
 use holdfast_common::protocol::Profile;
@@ -15,7 +17,8 @@ use holdfast_proto::r#type::v1 as nouns;
 use holdfast_proto::v1 as proto;
 
 use crate::cluster::OnReplicaLoss;
-use crate::procedures::requests::{CreateCluster, ResyncCluster, Settings};
+use crate::procedures::requests::{CreateCluster, ResyncCluster, SetCluster, Settings};
+use crate::procedures::restart::Writes;
 use crate::procedures::steps::Absent;
 use crate::rpc::convert;
 
@@ -86,9 +89,19 @@ pub(super) fn pause(cluster: &str, reason: &str) -> Result<(ClusterName, String)
     complete(violations, cluster.map(|cluster| (cluster, reason)))
 }
 
-pub(super) fn settings(request: proto::UpdateClusterRequest) -> Result<(ClusterName, Settings), Failure> {
+pub(super) fn set(request: proto::UpdateClusterRequest) -> Result<SetCluster, Failure> {
     let on_loss = request.on_replica_loss();
-    let proto::UpdateClusterRequest { cluster, max_lag_on_failover_bytes, on_replica_loss } = request;
+    let proto::UpdateClusterRequest {
+        cluster,
+        max_lag_on_failover_bytes,
+        on_replica_loss,
+        parameters,
+        reset_parameters: reset,
+        durability,
+        force,
+        request_id: _,
+        validate_only: _,
+    } = request;
     let mut violations = Violations::default();
     let cluster = violations.take("cluster", cluster.parse());
     let on_loss = match on_loss {
@@ -100,11 +113,28 @@ pub(super) fn settings(request: proto::UpdateClusterRequest) -> Result<(ClusterN
         proto::OnReplicaLoss::Shrink => Some(OnReplicaLoss::Shrink),
         proto::OnReplicaLoss::Block => Some(OnReplicaLoss::Block),
     };
-    if max_lag_on_failover_bytes.is_none() && on_replica_loss == 0 {
-        violations.add("max_lag_on_failover_bytes", "nothing is to be changed; set this or on_replica_loss");
+    if reset.len() > MAX_PARAMETERS {
+        violations.add("reset_parameters", format!("names more than {MAX_PARAMETERS} parameters"));
     }
+    let nothing = max_lag_on_failover_bytes.is_none() && on_replica_loss == 0 && durability == 0;
+    if nothing && parameters.is_empty() && reset.is_empty() {
+        let others = "parameters, reset_parameters, durability or on_replica_loss";
+        violations.add("max_lag_on_failover_bytes", format!("nothing is to be changed; set this, {others}"));
+    }
+    let durability = (durability != 0).then(|| parse_durability(durability, &mut violations)).flatten();
+    // Of which engine they are, and what fits beside those that are set, the cluster tells.
+    let parameters = parse_parameters(parameters, None, None, &mut violations);
     let settings = Settings { max_lag_on_failover: max_lag_on_failover_bytes, on_replica_loss: on_loss };
-    complete(violations, cluster.map(|cluster| (cluster, settings)))
+    let writes = if force { Writes::MayWait } else { Writes::GoOn };
+    let parts = cluster.zip(parameters).map(|(cluster, parameters)| SetCluster {
+        cluster,
+        settings,
+        parameters,
+        reset,
+        durability,
+        writes,
+    });
+    complete(violations, parts)
 }
 
 pub(super) fn create(request: proto::CreateClusterRequest) -> Result<CreateCluster, Failure> {
