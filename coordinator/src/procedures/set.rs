@@ -18,7 +18,7 @@ mod back;
 use std::time::Duration;
 
 use holdfast_common::engine::Parameters;
-use holdfast_common::error::{Failure, Reason};
+use holdfast_common::error::{Failure, Reason, Retry};
 use holdfast_common::id::NodeId;
 use holdfast_common::report::{EngineState, MemberReport};
 use holdfast_common::role::{Durability, Role};
@@ -28,7 +28,7 @@ use serde_json::json;
 use super::create::tell;
 use super::restart::{self, Writes};
 use super::resync::Target;
-use super::steps::{CONVERGE_TIME, observe};
+use super::steps::{CONVERGE_TIME, observe, observe_starts};
 use super::{ClusterRef, Means, promote, quorum};
 use crate::cluster::{Cluster, Member, OnReplicaLoss};
 use crate::operation::procedure::{Context, Error, Limits, Next, StepLabel};
@@ -313,7 +313,8 @@ impl Set {
         let cluster = self.led(ctx).await?;
         let name = &self.primary.name;
         // Both arms are cancel-safe: they only look.
-        let looks = observe(ctx, &cluster, SERVE_TIME, |state| {
+        let primary: Vec<&Member> = cluster.primary_member().into_iter().collect();
+        let looks = observe_starts(ctx, &cluster, SERVE_TIME, &primary, |state| {
             let Some(report) = state(self.primary.node).and_then(|state| Some(state.report?.0)) else {
                 return Some(format!("{name} has not reported yet"));
             };
@@ -327,7 +328,10 @@ impl Set {
             })
         });
         tokio::select! {
-            served = looks => served,
+            // Clients wait: what was declared before is the quicker way out than another try.
+            served = looks => served.map_err(|why| {
+                Error::new(Failure { retry: Retry::Never, ..why.failure().clone() })
+            }),
             gone = super::elect::gone(ctx, &cluster) => {
                 Err(Error::new(Failure::new(Reason::AgentOffline, format!("{gone} is offline"))))
             }

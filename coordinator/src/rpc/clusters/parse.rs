@@ -1,13 +1,13 @@
 //! Requests about clusters to domain values: all bad fields at once.
 
+mod set;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 
 use holdfast_common::assignment::{Exposure, MAX_GATED_PORTS, MAX_PEERS};
 use holdfast_common::command::ResyncMode;
-use holdfast_common::engine::{
-    Engine, EngineVersion, ExtensionName, MAX_EXTENSIONS, MAX_PARAMETERS, Parameters,
-};
+use holdfast_common::engine::{Engine, EngineVersion, ExtensionName, MAX_EXTENSIONS, Parameters};
 use holdfast_common::error::{Failure, Violations};
 use holdfast_common::name::{ClusterName, NodeName};
 use holdfast_common::protocol::Profile;
@@ -16,11 +16,11 @@ use holdfast_common::wire::WireEnum as _;
 use holdfast_proto::r#type::v1 as nouns;
 use holdfast_proto::v1 as proto;
 
-use crate::cluster::OnReplicaLoss;
-use crate::procedures::requests::{CreateCluster, ResyncCluster, SetCluster, Settings};
-use crate::procedures::restart::Writes;
+use crate::procedures::requests::{CreateCluster, ResyncCluster};
 use crate::procedures::steps::Absent;
 use crate::rpc::convert;
+
+pub(super) use set::set;
 
 /// Below it are ports that only root may use, and well-known ones.
 const LEAST_PORT: u16 = 1024;
@@ -87,54 +87,6 @@ pub(super) fn pause(cluster: &str, reason: &str) -> Result<(ClusterName, String)
     let cluster = violations.take("cluster", cluster.parse());
     let reason = convert::reason(&mut violations, reason);
     complete(violations, cluster.map(|cluster| (cluster, reason)))
-}
-
-pub(super) fn set(request: proto::UpdateClusterRequest) -> Result<SetCluster, Failure> {
-    let on_loss = request.on_replica_loss();
-    let proto::UpdateClusterRequest {
-        cluster,
-        max_lag_on_failover_bytes,
-        on_replica_loss,
-        parameters,
-        reset_parameters: reset,
-        durability,
-        force,
-        request_id: _,
-        validate_only: _,
-    } = request;
-    let mut violations = Violations::default();
-    let cluster = violations.take("cluster", cluster.parse());
-    let on_loss = match on_loss {
-        proto::OnReplicaLoss::Unspecified if on_replica_loss != 0 => {
-            violations.add("on_replica_loss", format!("{on_replica_loss} is unknown; use shrink or block"));
-            None
-        }
-        proto::OnReplicaLoss::Unspecified => None,
-        proto::OnReplicaLoss::Shrink => Some(OnReplicaLoss::Shrink),
-        proto::OnReplicaLoss::Block => Some(OnReplicaLoss::Block),
-    };
-    if reset.len() > MAX_PARAMETERS {
-        violations.add("reset_parameters", format!("names more than {MAX_PARAMETERS} parameters"));
-    }
-    let nothing = max_lag_on_failover_bytes.is_none() && on_replica_loss == 0 && durability == 0;
-    if nothing && parameters.is_empty() && reset.is_empty() {
-        let others = "parameters, reset_parameters, durability or on_replica_loss";
-        violations.add("max_lag_on_failover_bytes", format!("nothing is to be changed; set this, {others}"));
-    }
-    let durability = (durability != 0).then(|| parse_durability(durability, &mut violations)).flatten();
-    // Of which engine they are, and what fits beside those that are set, the cluster tells.
-    let parameters = parse_parameters(parameters, None, None, &mut violations);
-    let settings = Settings { max_lag_on_failover: max_lag_on_failover_bytes, on_replica_loss: on_loss };
-    let writes = if force { Writes::MayWait } else { Writes::GoOn };
-    let parts = cluster.zip(parameters).map(|(cluster, parameters)| SetCluster {
-        cluster,
-        settings,
-        parameters,
-        reset,
-        durability,
-        writes,
-    });
-    complete(violations, parts)
 }
 
 pub(super) fn create(request: proto::CreateClusterRequest) -> Result<CreateCluster, Failure> {
