@@ -2,7 +2,7 @@
 
 pub mod postgresql;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::str::FromStr;
 
@@ -31,6 +31,16 @@ pub struct ExtensionName(Box<str>);
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(try_from = "BTreeMap<String, String>", into = "BTreeMap<String, String>")]
 pub struct Parameters(BTreeMap<String, String>);
+
+/// When a running engine goes by a changed parameter.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum TakesEffect {
+    AtOnce,
+    /// When it is started next.
+    AtStart,
+    /// It is an extension's: only the server knows.
+    AsTheServerSays,
+}
 
 /// What is wrong with a value.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -97,6 +107,21 @@ impl Engine {
     pub fn beyond_memory(self, parameters: &Parameters, bytes: u64) -> Vec<Violation> {
         match self {
             Self::Postgresql => postgresql::beyond_memory(parameters, bytes),
+        }
+    }
+
+    /// When a running engine of this version goes by a change of the parameter.
+    pub fn takes_effect(self, name: &str, version: &EngineVersion) -> TakesEffect {
+        match self {
+            Self::Postgresql => postgresql::takes_effect(name, version),
+        }
+    }
+
+    /// Parameters that a replica must not have less of than its primary, and that become less: the primary must take them
+    /// over first.
+    pub fn lowered(self, from: &Parameters, to: &Parameters) -> Vec<&'static str> {
+        match self {
+            Self::Postgresql => postgresql::lowered(from, to),
         }
     }
 
@@ -234,6 +259,12 @@ impl Parameters {
 
     pub fn is_empty(&self) -> bool {
         self.0.is_empty()
+    }
+
+    /// The names whose values differ, or that only one of both has.
+    pub fn changed<'a>(&'a self, other: &'a Self) -> BTreeSet<&'a str> {
+        let names = self.0.keys().chain(other.0.keys()).map(String::as_str);
+        names.filter(|name| self.get(name) != other.get(name)).collect()
     }
 
     /// All names and values that cannot be written into a configuration file, each with the reason.

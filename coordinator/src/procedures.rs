@@ -13,6 +13,7 @@
 //! | `failover` | [`failover`]: another member becomes primary though the present one cannot hand over | the same |
 //! | `resync` | [`resync`]: replicas' data aligned with the primary's | one that could not be aligned keeps what it has |
 //! | `restart_cluster` | [`restart`]: replicas one after the other, then the primary by a switchover | of the switchover: its own |
+//! | `set_cluster` | [`set`]: parameters, durability and the like of a living cluster | until the primary goes by it: what was declared before |
 //! | `regroup` | [`regroup`]: a quorum counts on fewer or more replicas | growing: those as before |
 //! | `delete_cluster` | [`delete`] | none: goes on |
 //! | `drain_node` | [`drain`]: moves the primaries off a node and keeps new roles away | what has moved stays, and so does the mark |
@@ -36,6 +37,7 @@ pub mod remove_member;
 pub mod requests;
 pub mod restart;
 pub mod resync;
+pub mod set;
 pub mod steps;
 #[cfg(test)]
 mod tests;
@@ -136,6 +138,7 @@ procedures! {
     CleanNode(clean::Clean),
     DrainNode(drain::Drain),
     RestartCluster(restart::Restart),
+    SetCluster(set::Set),
 }
 
 /// What an operation on the node holds while it runs.

@@ -130,6 +130,16 @@ impl Stage {
         Ok(all)
     }
 
+    /// What this member answers to a query, without the line's end.
+    ///
+    /// # Errors
+    ///
+    /// When it does not answer.
+    pub async fn ask(&self, node: &str, query: &str) -> anyhow::Result<String> {
+        let uri = self.uri.only(self.fleet.node(node)?.address())?;
+        Ok(self.fleet.psql(&uri, query).await?.trim().to_owned())
+    }
+
     /// Checks that this server has every acknowledged row.
     ///
     /// # Errors

@@ -204,7 +204,9 @@ impl Member {
             let leave = self.leave(wanted);
             let Plan { steps, problem: found } = plan::plan(wanted, &observed, self.memory.drift, leave);
             problem = found.map(|problem| problem.to_string());
-            if self.is_enforced(wanted, generation)
+            // What is still being done is not done, though its files may be written.
+            if work.is_empty()
+                && self.is_enforced(wanted, generation)
                 && self.memory.drift.is_some_and(|drift| plan::is_converged(wanted, &observed, drift, leave))
             {
                 converged = generation;

@@ -21,6 +21,7 @@ mod checks;
 mod configuration;
 mod control;
 mod copying;
+mod floor;
 mod history;
 mod layout;
 mod observation;
@@ -121,6 +122,8 @@ struct Known {
     slow_at: Option<Instant>,
     pending_restart: Vec<String>,
     refused_settings: Vec<String>,
+    /// How often the server was made to read its configuration anew: what was asked before that is out of date.
+    reloads: u64,
     size_at: Option<Instant>,
     data_bytes: Option<u64>,
 }
@@ -306,6 +309,7 @@ impl Inner {
             .create(self.host.files(), owner)
             .await
             .map_err(|error| Error::failed("make the folders", error))?;
+        self.write_floor(member, &layout, &marker).await?;
         let start = Start {
             host: &self.host,
             layout: &layout,

@@ -216,7 +216,7 @@ pub(crate) enum Cluster {
     /// Change how a cluster behaves
     #[command(
         group = clap::ArgGroup::new("setting").required(true).multiple(true),
-        after_help = "Examples:\n  holdfast cluster set demo --max-lag-on-failover 16MiB\n  holdfast cluster set demo --on-replica-loss block"
+        after_help = "Examples:\n  holdfast cluster set demo --parameter work_mem=64MB --parameter max_connections=300 --plan\n  holdfast cluster set demo --reset-parameter work_mem\n  holdfast cluster set demo --durability quorum\n  holdfast cluster set demo --max-lag-on-failover 16MiB\n  holdfast cluster set demo --on-replica-loss block\nServers are restarted one after the other where a parameter needs it, the primary's in its place; --plan says which do."
     )]
     Set {
         cluster: String,
@@ -226,6 +226,20 @@ pub(crate) enum Cluster {
         /// What becomes of a quorum when a replica is lost [default at first: shrink]
         #[arg(long, value_enum, group = "setting")]
         on_replica_loss: Option<OnReplicaLoss>,
+        /// A parameter of the engine; may be given more than once
+        #[arg(long, visible_alias = "param", value_parser = parameter, value_name = "KEY=VALUE", action = ArgAction::Append, group = "setting")]
+        parameter: Vec<(String, String)>,
+        /// A parameter that is to be as if nobody had set it; may be given more than once
+        #[arg(long, value_name = "KEY", action = ArgAction::Append, group = "setting")]
+        reset_parameter: Vec<String>,
+        /// When a commit is acknowledged
+        #[arg(long, value_enum, group = "setting")]
+        durability: Option<Durability>,
+        /// Also where writes wait while a replica restarts
+        #[arg(long)]
+        force: bool,
+        #[command(flatten)]
+        run: Run,
     },
     /// Remove a replica and its data
     #[command(after_help = "Example:\n  holdfast cluster remove-member demo n4 --confirm n4")]

@@ -137,7 +137,9 @@ fn port_or_default(option: &str, port: Option<u32>) -> Result<u32, Error> {
 }
 
 /// The same key twice would be decided by chance.
-fn parameters(given: Vec<(String, String)>) -> Result<std::collections::HashMap<String, String>, Error> {
+pub(super) fn parameters(
+    given: Vec<(String, String)>,
+) -> Result<std::collections::HashMap<String, String>, Error> {
     let mut map = std::collections::HashMap::new();
     for (key, value) in given {
         if map.contains_key(&key) {

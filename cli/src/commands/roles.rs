@@ -1,9 +1,10 @@
 //! `holdfast cluster promote | failover | resync | restart | pause | resume | set`: who is the primary, and what may change that.
 
+use holdfast_proto::r#type::v1 as nouns;
 use holdfast_proto::v1;
 
 use super::Session;
-use crate::args::{Cluster, OnReplicaLoss, ResyncMode, Run};
+use crate::args::{Cluster, Durability, OnReplicaLoss, ResyncMode, Run};
 use crate::client::request_id;
 use crate::error::Error;
 use crate::output::json;
@@ -25,21 +26,7 @@ pub(super) async fn run(session: &mut Session, command: Cluster) -> Result<(), E
             let answer = session.client().await?.resume_cluster(v1::ResumeClusterRequest { cluster }).await?;
             changed(session, answer.cluster, &done)
         }
-        Cluster::Set { cluster, max_lag_on_failover, on_replica_loss } => {
-            let done = format!("Changed. See it with: holdfast cluster show {cluster}");
-            let on_replica_loss = match on_replica_loss {
-                None => v1::OnReplicaLoss::Unspecified,
-                Some(OnReplicaLoss::Shrink) => v1::OnReplicaLoss::Shrink,
-                Some(OnReplicaLoss::Block) => v1::OnReplicaLoss::Block,
-            };
-            let request = v1::UpdateClusterRequest {
-                cluster,
-                max_lag_on_failover_bytes: max_lag_on_failover,
-                on_replica_loss: on_replica_loss.into(),
-            };
-            let answer = session.client().await?.update_cluster(request).await?;
-            changed(session, answer.cluster, &done)
-        }
+        Cluster::Set { .. } => set(session, command).await,
         Cluster::Resync { .. } => resync(session, command).await,
         Cluster::Restart { cluster, force, run } => restart(session, cluster, force, run).await,
         // `cluster::run` sends no others here.
@@ -53,6 +40,52 @@ fn changed(session: &mut Session, cluster: Option<v1::Cluster>, done: &str) -> R
         return Ok(session.out.json(&json::cluster(&cluster))?);
     }
     Ok(session.out.line(done)?)
+}
+
+async fn set(session: &mut Session, command: Cluster) -> Result<(), Error> {
+    let Cluster::Set {
+        cluster,
+        max_lag_on_failover,
+        on_replica_loss,
+        parameter,
+        reset_parameter,
+        durability,
+        force,
+        run,
+    } = command
+    else {
+        return Ok(());
+    };
+    let done = format!("Changed. See it with: holdfast cluster show {cluster}");
+    let on_replica_loss = match on_replica_loss {
+        None => v1::OnReplicaLoss::Unspecified,
+        Some(OnReplicaLoss::Shrink) => v1::OnReplicaLoss::Shrink,
+        Some(OnReplicaLoss::Block) => v1::OnReplicaLoss::Block,
+    };
+    let durability = match durability {
+        None => nouns::Durability::Unspecified,
+        Some(Durability::Async) => nouns::Durability::Async,
+        Some(Durability::Quorum) => nouns::Durability::Quorum,
+    };
+    let request = v1::UpdateClusterRequest {
+        cluster,
+        max_lag_on_failover_bytes: max_lag_on_failover,
+        on_replica_loss: on_replica_loss.into(),
+        parameters: super::cluster::parameters(parameter)?,
+        reset_parameters: reset_parameter,
+        durability: durability.into(),
+        force,
+        request_id: request_id(),
+        validate_only: run.plan.plan,
+    };
+    let answer = session.client().await?.update_cluster(request).await?;
+    match answer.outcome.ok_or(Error::Incomplete("outcome"))? {
+        v1::update_cluster_response::Outcome::Cluster(cluster) => changed(session, Some(cluster), &done),
+        v1::update_cluster_response::Outcome::Plan(plan) => session.plan(&plan),
+        v1::update_cluster_response::Outcome::Operation(operation) => {
+            session.follow(operation, run, &done).await
+        }
+    }
 }
 
 async fn promote(

@@ -1,8 +1,9 @@
 //! Which parameters of PostgreSQL an operator may set, and to what.
 
+mod restarts;
 mod settings;
 
-use super::{EngineVersion, Parameters};
+use super::{EngineVersion, Parameters, TakesEffect};
 use crate::error::Violation;
 
 /// Parameters that Holdfast sets itself, or that would take durability, identity or safety away from it.
@@ -150,8 +151,10 @@ pub(super) fn misfits(parameters: &Parameters, version: Option<&EngineVersion>) 
 }
 
 /// Connections that the server takes where nobody says otherwise.
-pub const MAX_CONNECTIONS: u64 = 100;
-/// Those of them that are kept for the superuser, and so for the agent.
+pub const MAX_CONNECTIONS: u32 = 100;
+/// Processes besides connections where nobody says otherwise: more than any machine's parallel queries here need.
+pub const WORKER_PROCESSES: u32 = 32;
+/// Of the connections, those that are kept for the superuser, and so for the agent.
 pub const SUPERUSER_RESERVED_CONNECTIONS: u64 = 5;
 
 /// What the server would not start with although each parameter is fine by itself: all of its connections reserved.
@@ -159,7 +162,7 @@ fn contradictions(parameters: &Parameters) -> Vec<Violation> {
     let number = |name: &str| parameters.get(name).map(|value| value.parse::<u64>().ok());
     let of = |name: &str, default: u64| number(name).unwrap_or(Some(default));
     let (Some(connections), Some(superuser), Some(others)) = (
-        of("max_connections", MAX_CONNECTIONS),
+        of("max_connections", MAX_CONNECTIONS.into()),
         of("superuser_reserved_connections", SUPERUSER_RESERVED_CONNECTIONS),
         of("reserved_connections", 0),
     ) else {
@@ -177,6 +180,16 @@ fn contradictions(parameters: &Parameters) -> Vec<Violation> {
          (superuser_reserved_connections and reserved_connections); raise the first or lower the others"
     );
     vec![Violation { name: format!("parameters[{name}]"), subject: String::new(), message }]
+}
+
+/// When a running server goes by a change of the parameter.
+pub(super) fn takes_effect(name: &str, version: &EngineVersion) -> TakesEffect {
+    restarts::takes_effect(name, version.number())
+}
+
+/// Those that a replica must not have less of than its primary, and that become less.
+pub(super) fn lowered(from: &Parameters, to: &Parameters) -> Vec<&'static str> {
+    restarts::lowered(from, to)
 }
 
 /// All that ask for more memory than there is, each with the reason.

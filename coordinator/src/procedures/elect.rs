@@ -108,7 +108,7 @@ pub(super) async fn served(
 }
 
 /// Waits until the recorded primary's node is offline. Gives its name.
-async fn gone(ctx: &Context<Means>, record: &Cluster) -> String {
+pub(super) async fn gone(ctx: &Context<Means>, record: &Cluster) -> String {
     let nodes = &ctx.means().nodes;
     let mut changes = nodes.changes();
     loop {

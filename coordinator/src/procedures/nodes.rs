@@ -3,6 +3,7 @@
 use std::fmt;
 
 use futures::future::BoxFuture;
+use holdfast_common::assignment::MemberAssignment;
 use holdfast_common::command::{Command, Progress, Success};
 use holdfast_common::error::{Classify as _, Failure};
 use holdfast_common::id::{ClusterId, CommandId, NodeId};
@@ -19,6 +20,9 @@ pub use crate::fleet::CallError;
 pub trait Nodes: fmt::Debug + Send + Sync {
     /// What is known of a node and its member of the cluster; `None`: the node is not in the fleet.
     fn state(&self, node: NodeId, cluster: ClusterId) -> Option<NodeState>;
+
+    /// The member's assignment that is fully true on its node, as far as that has said; none while it has a newer one to make true.
+    fn converged(&self, node: NodeId, cluster: ClusterId) -> Option<MemberAssignment>;
 
     /// Whether the node can keep anybody away from its engines, as it last told.
     fn filtering(&self, node: NodeId) -> Filtering;
@@ -56,6 +60,14 @@ impl Nodes for fleet::Handle {
         let view = self.node(node)?;
         let report = view.report.as_ref().map(|received| (&*received.report, received.received_at));
         Some(NodeState::new(view.availability, report, cluster))
+    }
+
+    fn converged(&self, node: NodeId, cluster: ClusterId) -> Option<MemberAssignment> {
+        let view = self.node(node)?;
+        let (assignment, report) = (view.assignment?, view.report?);
+        let member = report.report.members.iter().find(|member| member.cluster_id == cluster)?;
+        let member = (member.converged_generation == assignment.generation).then_some(member)?;
+        assignment.member(member.cluster_id).cloned()
     }
 
     fn filtering(&self, node: NodeId) -> Filtering {

@@ -36,6 +36,10 @@ const STOP_TIME: Duration = Duration::from_secs(20);
 /// The same of what follows; a replica that has promised to the primary is sealed only when that is over.
 const ELECT_TIME: Duration = Duration::from_secs(30);
 
+/// Of the steps that stop a primary by plan.
+pub(super) const CHECKPOINT: Limits = Limits { attempts: 3, deadline: CHECKPOINT_TIME.saturating_mul(2) };
+pub(super) const STOP: Limits = Limits { attempts: 3, deadline: STOP_TIME.saturating_mul(3) };
+
 /// The operation's record.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Promote {
@@ -118,12 +122,12 @@ impl Promote {
     pub(super) async fn next(self, ctx: &Context<Means>) -> Result<Next<Self>, Error> {
         match self.step {
             Step::Checkpoint => {
-                self.checkpoint(ctx).await?;
+                checkpoint(ctx, &self.cluster, (self.from, self.term)).await?;
                 self.are_free(ctx).await?;
                 Ok(self.at(Step::Stop))
             }
             Step::Stop => {
-                self.stop(ctx).await?;
+                stop(ctx, &self.cluster, (self.from, self.term)).await?;
                 Ok(self.at(Step::Elect))
             }
             Step::Elect if self.is_done(ctx) => Ok(self.at(Step::Serve)),
@@ -139,18 +143,6 @@ impl Promote {
             Step::Follow => self.follow(ctx).await,
             Step::Resume | Step::Abandon => self.back(ctx).await,
             Step::Leave => Ok(Next::done(json!({ "cluster": self.cluster.name }))),
-        }
-    }
-
-    async fn checkpoint(&self, ctx: &Context<Means>) -> Result<(), Error> {
-        reign_of(ctx, &self.cluster, (self.from, self.term))?;
-        let cluster = ctx.means().records.get(&self.cluster).await?;
-        let Some(member) = cluster.member(self.from) else { return Ok(()) };
-        let payload = Payload::CheckpointMember(CheckpointMember { cluster_id: cluster.id });
-        let orders = vec![Order { member, term: cluster.term, payload }];
-        match call_all(ctx, CHECKPOINT_TIME, orders).await?.remove(&self.from) {
-            Some(Success::CheckpointMember) | None => Ok(()),
-            Some(other) => Err(unexpected(&other)),
         }
     }
 
@@ -183,16 +175,6 @@ impl Promote {
         };
         let patience = 2 * cluster.lease_profile.timings().promised();
         let _or_not = tokio::time::timeout(patience, free).await;
-        Ok(())
-    }
-
-    async fn stop(&self, ctx: &Context<Means>) -> Result<(), Error> {
-        let leases = &ctx.means().leases;
-        // What an earlier try of this step has asked for.
-        leases.resume(self.cluster.id);
-        reign_of(ctx, &self.cluster, (self.from, self.term))?;
-        leases.halt(self.cluster.id).await?;
-        answered(ctx, &self.cluster, STOP_TIME, |regent| Ok(regent.stop.and_then(|stop| stop.tail))).await?;
         Ok(())
     }
 
@@ -284,8 +266,8 @@ impl Promote {
     pub(super) fn limits(&self) -> Limits {
         let day = Duration::from_secs(24 * 60 * 60);
         match self.step {
-            Step::Checkpoint => Limits { attempts: 3, deadline: 2 * CHECKPOINT_TIME },
-            Step::Stop => Limits { attempts: 3, deadline: 3 * STOP_TIME },
+            Step::Checkpoint => CHECKPOINT,
+            Step::Stop => STOP,
             Step::Elect => Limits { attempts: 3, deadline: SERVE_TIME + ELECT_TIME },
             // Longer, and it would keep a failover away.
             Step::Serve => Limits { attempts: 3, deadline: 2 * SERVE_TIME },
@@ -294,6 +276,38 @@ impl Promote {
             }
         }
     }
+}
+
+/// Has the primary of this term write out its memory, so that its stop is short.
+pub(super) async fn checkpoint(
+    ctx: &Context<Means>,
+    cluster: &ClusterRef,
+    (primary, term): (NodeId, Term),
+) -> Result<(), Error> {
+    reign_of(ctx, cluster, (primary, term))?;
+    let record = ctx.means().records.get(cluster).await?;
+    let Some(member) = record.member(primary) else { return Ok(()) };
+    let payload = Payload::CheckpointMember(CheckpointMember { cluster_id: record.id });
+    let orders = vec![Order { member, term: record.term, payload }];
+    match call_all(ctx, CHECKPOINT_TIME, orders).await?.remove(&primary) {
+        Some(Success::CheckpointMember) | None => Ok(()),
+        Some(other) => Err(unexpected(&other)),
+    }
+}
+
+/// Has the primary of this term stop cleanly, behind a shut gate; it stays so until it is told otherwise.
+pub(super) async fn stop(
+    ctx: &Context<Means>,
+    cluster: &ClusterRef,
+    (primary, term): (NodeId, Term),
+) -> Result<(), Error> {
+    let leases = &ctx.means().leases;
+    // What an earlier try of this step has asked for.
+    leases.resume(cluster.id);
+    reign_of(ctx, cluster, (primary, term))?;
+    leases.halt(cluster.id).await?;
+    answered(ctx, cluster, STOP_TIME, |regent| Ok(regent.stop.and_then(|stop| stop.tail))).await?;
+    Ok(())
 }
 
 /// The steps as they stand in a plan.

@@ -11,6 +11,7 @@ use holdfast_common::assignment::Synchronous;
 use holdfast_common::error::{Failure, Reason};
 use holdfast_common::id::NodeId;
 use holdfast_common::protocol::Need;
+use holdfast_common::role::Durability;
 use tokio::time::timeout;
 
 use super::steps::{CONVERGE_TIME, not_serving, observe};
@@ -22,6 +23,9 @@ use crate::operation::procedure::{Context, Error};
 
 /// Between two looks at what a primary has confirmed.
 const LOOK: Duration = Duration::from_millis(50);
+
+/// How long a replica is waited for that the quorum could begin with.
+const RECEIVE_TIME: Duration = Duration::from_secs(10);
 
 /// Makes the primary enforce the set that the declared durability asks for: first enforced, then recorded.
 pub(super) async fn strengthen(ctx: &Context<Means>, cluster: &ClusterRef) -> Result<Cluster, Error> {
@@ -41,14 +45,65 @@ pub(super) async fn strengthen_to(
         return Ok(now);
     }
     let told = record(ctx, cluster, None, |cluster| cluster.with_strengthening(wanted.clone())).await?;
-    observe(ctx, &told, CONVERGE_TIME, |state| {
+    caught_up(ctx, &told, wanted).await?;
+    Ok(records.update(cluster, Cluster::with_strengthened).await?)
+}
+
+/// Waits until the primary enforces the set, and all of it has what the primary has.
+async fn caught_up(ctx: &Context<Means>, told: &Cluster, wanted: &Synchronous) -> Result<(), Error> {
+    observe(ctx, told, CONVERGE_TIME, |state| {
         told.replicas()
             .filter(|member| wanted.nodes.contains(&member.node_id))
-            .find_map(|member| not_serving(&told, member, state(member.node_id)))
-            .or_else(|| not_enforced(&told, wanted, state))
+            .find_map(|member| not_serving(told, member, state(member.node_id)))
+            .or_else(|| not_enforced(told, wanted, state))
     })
-    .await?;
-    Ok(records.update(cluster, Cluster::with_strengthened).await?)
+    .await
+}
+
+/// Durability quorum, from the active replicas that receive now: first enforced, then recorded.
+pub(super) async fn begin(ctx: &Context<Means>, cluster: &ClusterRef) -> Result<(), Error> {
+    let Means { records, nodes, .. } = ctx.means();
+    let now = records.get(cluster).await?;
+    if now.durability == Durability::Quorum {
+        return Ok(());
+    }
+    let receives = |node: &NodeId| nodes.state(*node, now.id).is_some_and(|state| state.receives());
+    let active = || now.replicas().filter(|member| member.phase == MemberPhase::Active);
+    // One that is only late is not left out; for one that is lost nobody waits longer.
+    let all = observe(ctx, &now, RECEIVE_TIME, |_| {
+        let lacks = active().find(|member| !receives(&member.node_id))?;
+        Some(format!("{} does not receive from the primary", lacks.node_name))
+    });
+    let _some = all.await;
+    let set = active().map(|member| member.node_id).filter(receives).collect();
+    let wanted = Cluster { durability: Durability::Quorum, ..now.clone() }.synchronous_of(set);
+    if wanted.count == 0 {
+        let message = "no replica receives from the primary, so that commits could wait for none";
+        return Err(Error::again(Failure::new(Reason::PreconditionFailed, message)));
+    }
+    let told = match now.strengthening.as_ref() {
+        Some(set) if *set == wanted => now,
+        Some(_) | None => {
+            record(ctx, cluster, None, |cluster| cluster.with_strengthening(wanted.clone())).await?
+        }
+    };
+    caught_up(ctx, &told, &wanted).await?;
+    let quorum = |cluster| Cluster { durability: Durability::Quorum, ..cluster };
+    records.update(cluster, |cluster| cluster.with_strengthened().map(quorum)).await?;
+    Ok(())
+}
+
+/// Durability async: first recorded, then relaxed by the primary. Gives what was recorded.
+pub(super) async fn give_up(ctx: &Context<Means>, cluster: &ClusterRef) -> Result<Cluster, Error> {
+    let now = ctx.means().records.get(cluster).await?;
+    let nobody = now.synchronous == Synchronous::default() && now.strengthening.is_none();
+    if now.durability == Durability::Async && nobody {
+        return Ok(now);
+    }
+    record(ctx, cluster, None, |cluster| {
+        Cluster { durability: Durability::Async, ..cluster }.with_relaxed(Synchronous::default())
+    })
+    .await
 }
 
 /// The set that the declared durability asks for, from the active replicas that receive now.
@@ -114,7 +169,7 @@ pub(super) async fn set_aside(
     Ok(told)
 }
 
-async fn is_enforced(ctx: &Context<Means>, told: &Cluster) -> Result<(), Error> {
+pub(super) async fn is_enforced(ctx: &Context<Means>, told: &Cluster) -> Result<(), Error> {
     let wanted = told.synchronous.clone();
     observe(ctx, told, CONVERGE_TIME, |state| not_enforced(told, &wanted, state)).await
 }

@@ -15,6 +15,7 @@ mod promote;
 mod removal;
 mod restart;
 mod resync;
+mod set;
 
 use std::sync::Arc;
 
@@ -40,6 +41,7 @@ pub(super) use promote::successor;
 pub use removal::{DeleteCluster, RemoveMember};
 pub use restart::RestartCluster;
 pub use resync::ResyncCluster;
+pub use set::SetCluster;
 
 /// How often a request is looked at again because others had changed the same nodes meanwhile.
 const TRIES: usize = 10;

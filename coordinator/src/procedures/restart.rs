@@ -30,6 +30,9 @@ const RESTART_TIME: Duration = Duration::from_secs(5 * 60);
 const PATIENCE: Duration = Duration::from_secs(60);
 const AGAIN: Duration = Duration::from_millis(500);
 
+/// Of the step that restarts one replica.
+pub(super) const REPLICA: Limits = Limits { attempts: 3, deadline: RESTART_TIME.saturating_mul(3) };
+
 /// The operation's record.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Restart {
@@ -110,7 +113,7 @@ impl Restart {
         match self.step.clone() {
             Step::Replica(at) => {
                 let Some(replica) = self.replicas.get(at) else { return Ok(self.at(Step::Choose)) };
-                self.restart(ctx, replica.node).await?;
+                restart_replica(ctx, &self.cluster, replica.node, self.writes).await?;
                 let more = at + 1 < self.replicas.len();
                 Ok(self.at(if more { Step::Replica(at + 1) } else { Step::Choose }))
             }
@@ -136,40 +139,6 @@ impl Restart {
                 Ok(Next::done(json!({ "cluster": self.cluster.name, "primary": primary })))
             }
         }
-    }
-
-    /// One that has become the primary meanwhile, or is no member any more, is passed over.
-    async fn restart(&self, ctx: &Context<Means>, node: NodeId) -> Result<(), Error> {
-        let begun = Instant::now();
-        let cluster = loop {
-            let cluster = ctx.means().records.get(&self.cluster).await?;
-            let Some(waits) = self.waits_for(ctx.means(), &cluster, node) else { break cluster };
-            if begun.elapsed() >= PATIENCE {
-                return Err(Error::new(Failure::new(Reason::PreconditionFailed, waits)));
-            }
-            pause(ctx, waits).await?;
-        };
-        let Some(member) = cluster.member(node).filter(|_| cluster.primary != Some(node)) else {
-            return Ok(());
-        };
-        let restart = RestartMember { member: assignment::prospective(&cluster, member) };
-        let payload = Payload::RestartMember(Box::new(restart));
-        let orders = vec![Order { member, term: cluster.term, payload }];
-        match call_all(ctx, RESTART_TIME, orders).await?.remove(&node) {
-            Some(Success::RestartMember) | None => Ok(()),
-            Some(other) => Err(unexpected(&other)),
-        }
-    }
-
-    /// What must come about before this one may be stopped.
-    fn waits_for(&self, means: &Means, cluster: &Cluster, node: NodeId) -> Option<String> {
-        if self.writes == Writes::MayWait {
-            return None;
-        }
-        let (there, needed) = without(means, cluster, node);
-        let message =
-            format!("too few other replicas receive: {there} of the {needed} that commits wait for");
-        (there < needed).then_some(message)
     }
 
     /// Who takes over; none where somebody has done so already.
@@ -211,7 +180,7 @@ impl Restart {
 
     pub(super) fn limits(&self) -> Limits {
         match &self.step {
-            Step::Replica(_) => Limits { attempts: 3, deadline: 3 * RESTART_TIME },
+            Step::Replica(_) => REPLICA,
             Step::Choose | Step::Finish | Step::Leave => Limits::default(),
             Step::Switch(promote) => promote.limits(),
         }
@@ -229,6 +198,44 @@ impl Restart {
             .chain([StepLabel::new("finish", "Tell of it")])
             .collect()
     }
+}
+
+/// Stops a replica and starts it, until it receives. One that has become the primary meanwhile, or is no member any more, is passed over.
+pub(super) async fn restart_replica(
+    ctx: &Context<Means>,
+    cluster: &ClusterRef,
+    node: NodeId,
+    writes: Writes,
+) -> Result<(), Error> {
+    let begun = Instant::now();
+    let cluster = loop {
+        let cluster = ctx.means().records.get(cluster).await?;
+        let Some(waits) = waits_for(ctx.means(), &cluster, node, writes) else { break cluster };
+        if begun.elapsed() >= PATIENCE {
+            return Err(Error::new(Failure::new(Reason::PreconditionFailed, waits)));
+        }
+        pause(ctx, waits).await?;
+    };
+    let Some(member) = cluster.member(node).filter(|_| cluster.primary != Some(node)) else {
+        return Ok(());
+    };
+    let restart = RestartMember { member: assignment::prospective(&cluster, member) };
+    let payload = Payload::RestartMember(Box::new(restart));
+    let orders = vec![Order { member, term: cluster.term, payload }];
+    match call_all(ctx, RESTART_TIME, orders).await?.remove(&node) {
+        Some(Success::RestartMember) | None => Ok(()),
+        Some(other) => Err(unexpected(&other)),
+    }
+}
+
+/// What must come about before this one may be stopped.
+fn waits_for(means: &Means, cluster: &Cluster, node: NodeId, writes: Writes) -> Option<String> {
+    if writes == Writes::MayWait {
+        return None;
+    }
+    let (there, needed) = without(means, cluster, node);
+    let message = format!("too few other replicas receive: {there} of the {needed} that commits wait for");
+    (there < needed).then_some(message)
 }
 
 /// How many replicas that commits may wait for receive, without this one; and for how many they wait.

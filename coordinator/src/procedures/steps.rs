@@ -192,7 +192,7 @@ pub(super) async fn observe(
 }
 
 /// The same, and not any longer than until the server of one of `starting` has ended again and again.
-async fn observe_starts(
+pub(super) async fn observe_starts(
     ctx: &Context<Means>,
     cluster: &Cluster,
     time: Duration,

@@ -6,6 +6,7 @@ mod drain;
 mod parts;
 mod password;
 mod restart;
+mod set;
 mod world;
 
 use std::collections::BTreeSet;

@@ -25,7 +25,7 @@ use crate::lease::Leases;
 use crate::procedures::requests::connection::{Connection, Reveal};
 use crate::procedures::requests::{
     AddMember, Asker, DeleteCluster, Desk, FailoverCluster, Prepare, PromoteMember, RemoveMember,
-    RestartCluster,
+    RestartCluster, SetCluster,
 };
 use crate::procedures::restart::Writes;
 use crate::store::Txn;
@@ -251,10 +251,21 @@ impl ClusterService for Clusters {
         &self,
         request: Request<proto::UpdateClusterRequest>,
     ) -> Result<Response<proto::UpdateClusterResponse>, Status> {
-        let by = Caller::of(&request).actor();
-        let (name, settings) = parse::settings(request.into_inner()).map_err(refuse)?;
-        let cluster = self.desk.set(&name, by, settings).await.map_err(refuse)?;
-        Ok(Response::new(proto::UpdateClusterResponse { cluster: Some(self.show(&cluster).await?) }))
+        use proto::update_cluster_response::Outcome;
+        let asker = asker(&request, &request.get_ref().request_id)?;
+        let validate_only = request.get_ref().validate_only;
+        let parsed = parse::set(request.into_inner()).map_err(refuse)?;
+        let outcome = if parsed.needs_operation() || validate_only {
+            match self.change(&parsed, &asker, validate_only).await? {
+                Done::Begun(operation) => Outcome::Operation(*operation),
+                Done::Planned(plan) => Outcome::Plan(plan),
+            }
+        } else {
+            let SetCluster { cluster, settings, .. } = parsed;
+            let cluster = self.desk.set(&cluster, asker.caller, settings).await.map_err(refuse)?;
+            Outcome::Cluster(self.show(&cluster).await?)
+        };
+        Ok(Response::new(proto::UpdateClusterResponse { outcome: Some(outcome) }))
     }
 
     async fn get_connection(

@@ -122,7 +122,10 @@ impl Inner {
             // Also when nothing was written: the agent may have been killed between a write and its reload.
             let session = self.session(member.cluster_id).await.map_err(|why| why.during("reload"))?;
             session.reload().await.map_err(|why| why.during("reload"))?;
-            self.with_known(member.cluster_id, |known| known.slow_at = None);
+            self.with_known(member.cluster_id, |known| {
+                known.slow_at = None;
+                known.reloads += 1;
+            });
         }
         Ok(())
     }

@@ -163,6 +163,11 @@ impl Layout {
         self.conf().join("sealed.conf")
     }
 
+    /// What it includes before that: what a replica must have, whatever is declared.
+    pub(super) fn floor(&self) -> PathBuf {
+        self.conf().join("floor.conf")
+    }
+
     /// In which term a primary was that was stopped for another to take over.
     pub(super) fn resting(&self) -> PathBuf {
         self.root.join("resting")

@@ -134,8 +134,10 @@ impl Inner {
         if due(known.slow_at, SLOW_PERIOD) {
             let pending = session.pending_restart().await;
             let refused = session.refused_settings().await;
+            let before = known.reloads;
             self.with_known(cluster, |known| {
-                known.slow_at = Some(now);
+                // Not where the server has read its configuration anew in between: that is asked again.
+                known.slow_at = (known.reloads == before).then_some(now);
                 known.pending_restart = pending.unwrap_or_default();
                 known.refused_settings = refused.unwrap_or_default();
             });

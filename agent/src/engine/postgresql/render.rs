@@ -89,6 +89,8 @@ pub(super) fn server(subject: &Subject<'_>) -> String {
             out.text(name, value);
         }
     }
+    out.section("As a replica no less than its log was written with");
+    out.include(&layout.floor());
     out.section("While it is sealed it receives from nobody");
     out.include(&layout.sealed());
     out.0

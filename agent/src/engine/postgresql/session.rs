@@ -13,7 +13,7 @@ use holdfast_common::report::{EngineState, Follower};
 use holdfast_common::role::Role;
 use holdfast_common::term::Term;
 use jiff::Timestamp;
-use tokio::time::timeout;
+use tokio::time::{Instant, sleep, timeout};
 use tokio_postgres::error::SqlState;
 use tokio_postgres::{Client, NoTls, Row, Statement};
 use tokio_util::task::AbortOnDropHandle;
@@ -24,6 +24,9 @@ use crate::engine::{Error, Observation};
 
 const CONNECT_DEADLINE: Duration = Duration::from_secs(2);
 const QUERY_DEADLINE: Duration = Duration::from_secs(3);
+/// How long a server is watched until it goes by its new configuration.
+const RELOAD_DEADLINE: Duration = Duration::from_secs(1);
+const PAUSE: Duration = Duration::from_millis(10);
 /// The server gives up a little before we do.
 const OPTIONS: &str = "-c search_path=pg_catalog -c statement_timeout=2500 -c lock_timeout=1000 \
                        -c idle_in_transaction_session_timeout=5000 -c log_statement=none \
@@ -68,7 +71,9 @@ select (greatest(received, replayed) - '0/0')::int8
  where pg_is_in_recovery() and replayed >= coalesce(received, replayed)
    and not exists (select from pg_stat_activity where backend_type = 'walreceiver')
    and current_setting('primary_conninfo') = ''";
-const PENDING: &str = "select name from pg_settings where pending_restart order by name limit 64";
+/// Those too that are only held up to what a replica's log was written with, whatever is declared.
+const PENDING: &str = "
+select name from pg_settings where pending_restart or sourcefile like '%/floor.conf' order by name limit 64";
 const SIZE: &str = "select sum(pg_database_size(oid))::int8 from pg_database";
 const SLOTS: &str = "
 select slot_name, active_pid, coalesce(wal_status, '') from pg_replication_slots
@@ -351,14 +356,29 @@ impl Session {
         bounded(async { Ok(self.client.batch_execute(statements).await?) }).await
     }
 
+    /// Has the server read its configuration anew, and waits until this session has too. Not for long: a server that refuses all
+    /// of it does not say when.
     pub(super) async fn reload(&self) -> Result<(), NoAnswer> {
-        bounded(async { Ok(self.client.execute("select pg_reload_conf()", &[]).await.map(drop)?) }).await
+        let loaded = "select pg_conf_load_time()::text";
+        bounded(async {
+            let before: String = self.client.query_one(loaded, &[]).await?.try_get(0)?;
+            self.client.execute("select pg_reload_conf()", &[]).await?;
+            let until = Instant::now() + RELOAD_DEADLINE;
+            while self.client.query_one(loaded, &[]).await?.try_get::<_, String>(0)? == before
+                && Instant::now() < until
+            {
+                sleep(PAUSE).await;
+            }
+            Ok(())
+        })
+        .await
     }
 
-    /// Files of the configuration that the server could not take over, in its own words.
+    /// Files of the configuration that the server could not take over, in its own words; what only waits for a restart is no such.
     pub(super) async fn refused_settings(&self) -> Result<Vec<String>, NoAnswer> {
-        let query = "select coalesce(name, sourcefile) || ': ' || error from pg_file_settings
-                      where error is not null and error !~ 'restart' limit 8";
+        let query = "select coalesce(name, sourcefile) || ': ' || error from pg_file_settings f
+                      where error is not null and error !~ 'restart'
+                        and not exists (select from pg_settings s where s.name = f.name and s.pending_restart) limit 8";
         bounded(async {
             let rows = self.client.query(query, &[]).await?;
             Ok(rows.iter().map(|row| row.try_get(0)).collect::<Result<_, _>>()?)

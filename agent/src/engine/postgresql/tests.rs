@@ -1,6 +1,7 @@
 //! The driver on real servers: on loopback addresses, in a folder of their own, under the plain supervisor.
 
 mod guards;
+mod parameters;
 mod quoting;
 mod resync;
 

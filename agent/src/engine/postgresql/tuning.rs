@@ -2,14 +2,14 @@
 
 use serde::{Deserialize, Serialize};
 
-use holdfast_common::engine::postgresql::{MAX_CONNECTIONS, SUPERUSER_RESERVED_CONNECTIONS};
+use holdfast_common::engine::postgresql::{
+    MAX_CONNECTIONS, SUPERUSER_RESERVED_CONNECTIONS, WORKER_PROCESSES,
+};
 
 use crate::host::files::Space;
 
 const MIB: u64 = 1024 * 1024;
 const GIB: u64 = 1024 * MIB;
-/// The same on every member, since a replica does not start with less than its primary has; more than any machine's parallel queries here need.
-const WORKER_PROCESSES: u64 = 32;
 
 /// What of the machine a member may count on.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -46,7 +46,7 @@ pub(super) fn settings(budget: Budget) -> Settings {
     let Budget { memory_bytes, cores, disk_bytes } = budget;
     let cores = u64::from(cores.max(1));
     // The same on every member, whatever its machine; PostgreSQL's own default, which also the smallest bears.
-    let connections = MAX_CONNECTIONS;
+    let connections = u64::from(MAX_CONNECTIONS);
     let shared = (memory_bytes / 4).clamp(32 * MIB, 32 * GIB);
     // A query may use several times work_mem, and each connection may run one: a quarter of what is left is for them.
     let work = ((memory_bytes - shared.min(memory_bytes)) / 4 / connections).clamp(MIB, 256 * MIB);
@@ -61,6 +61,7 @@ pub(super) fn settings(budget: Budget) -> Settings {
         ("work_mem", megabytes(work)),
         ("maintenance_work_mem", megabytes(maintenance)),
         ("huge_pages", "try".to_owned()),
+        // The same on every member too: a replica does not start with less than its primary has.
         ("max_worker_processes", WORKER_PROCESSES.to_string()),
         ("max_parallel_workers", cores.to_string()),
         ("max_parallel_workers_per_gather", parallel.to_string()),

@@ -106,6 +106,18 @@ pub(super) fn memory_bytes(name: &str, value: &str) -> Option<f64> {
     Some(amount(value, *whole, unit).ok()? * scale)
 }
 
+/// The value of a parameter that is a plain number.
+pub(super) fn plain_number(name: &str, value: &str) -> Option<f64> {
+    let setting = SETTINGS.iter().find(|it| it.name == name)?;
+    let Kind::Number { whole, unit, .. } = &setting.kind else { return None };
+    amount(value, *whole, unit).ok()
+}
+
+#[cfg(test)]
+pub(super) fn is_known(name: &str) -> bool {
+    SETTINGS.iter().any(|it| it.name == name)
+}
+
 // === impl Setting ===
 
 impl Setting {

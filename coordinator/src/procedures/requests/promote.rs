@@ -128,7 +128,7 @@ fn report(means: &Means, cluster: &Cluster, member: &Member) -> Option<MemberRep
     state.report.filter(|_| fresh).map(|(report, _)| report)
 }
 
-fn serves(means: &Means, cluster: &Cluster, primary: &Member) -> Precondition {
+pub(super) fn serves(means: &Means, cluster: &Cluster, primary: &Member) -> Precondition {
     let report = report(means, cluster, primary);
     let met = report.is_some_and(|report| {
         report.state == EngineState::Running

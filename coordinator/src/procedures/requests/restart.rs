@@ -38,7 +38,7 @@ impl Prepare for RestartCluster {
             met,
             message,
         ));
-        preconditions.extend(self.writes_go_on(desk, &cluster));
+        preconditions.extend(writes_go_on(desk, &cluster, self.writes));
         let procedure = Restart::new(&cluster, self.writes);
         let steps = procedure.as_ref().map(Restart::plan).unwrap_or_default();
         let submit = procedure.map(|procedure| {
@@ -49,24 +49,22 @@ impl Prepare for RestartCluster {
     }
 }
 
-impl RestartCluster {
-    /// Whether each replica can be away for a moment.
-    fn writes_go_on(&self, desk: &Desk, cluster: &Cluster) -> Vec<Precondition> {
-        let look = |member: &crate::cluster::Member| {
-            let (there, needed) = restart::without(&desk.means, cluster, member.node_id);
-            let enough = there >= needed;
-            let message = match (enough, self.writes) {
-                (true, _) => format!("without it {there} replicas receive, and commits wait for {needed}"),
-                (false, Writes::MayWait) => "writes wait while it restarts".to_owned(),
-                (false, Writes::GoOn) => format!(
-                    "without it {there} replicas receive, and commits wait for {needed}: writes would wait; --force restarts it nevertheless"
-                ),
-            };
-            let met = enough || self.writes == Writes::MayWait;
-            Precondition::new("writes_go_on", about_node(&member.node_name), met, message)
+/// Whether each replica can be away for a moment.
+pub(super) fn writes_go_on(desk: &Desk, cluster: &Cluster, writes: Writes) -> Vec<Precondition> {
+    let look = |member: &crate::cluster::Member| {
+        let (there, needed) = restart::without(&desk.means, cluster, member.node_id);
+        let enough = there >= needed;
+        let message = match (enough, writes) {
+            (true, _) => format!("without it {there} replicas receive, and commits wait for {needed}"),
+            (false, Writes::MayWait) => "writes wait while it restarts".to_owned(),
+            (false, Writes::GoOn) => format!(
+                "without it {there} replicas receive, and commits wait for {needed}: writes would wait; --force restarts it nevertheless"
+            ),
         };
-        cluster.replicas().map(look).collect()
-    }
+        let met = enough || writes == Writes::MayWait;
+        Precondition::new("writes_go_on", about_node(&member.node_name), met, message)
+    };
+    cluster.replicas().map(look).collect()
 }
 
 fn notes(desk: &Desk, cluster: &Cluster) -> Vec<String> {

@@ -114,6 +114,9 @@ fn talk(world: Weak<World>, leases: Leases, node: NodeId) -> AbortHandle {
         while let Some(Leased { cluster_id, message }) = messages.recv().await {
             let Some(world) = world.upgrade() else { return };
             let timings = world.draft(1, holdfast_common::role::Durability::Async).lease_profile.timings();
+            if matches!(message, ToMember::Stop { .. }) {
+                world.stop(node);
+            }
             for said in world.agents().obey(node, message, &timings) {
                 if let Some(work) = leases.hear(node, Leased { cluster_id, message: said }) {
                     work.await;

@@ -6,9 +6,10 @@ use std::sync::{Arc, Mutex, MutexGuard};
 
 use futures::FutureExt as _;
 use futures::future::BoxFuture;
-use holdfast_common::assignment::{RoleAssignment, Synchronous};
+use holdfast_common::assignment::{MemberAssignment, RoleAssignment, Synchronous};
 use holdfast_common::clock::Clock;
 use holdfast_common::command::{Command, Outcome, Payload, Progress, ResyncedBy, Success, Verifier};
+use holdfast_common::engine::{Parameters, TakesEffect};
 use holdfast_common::error::{Failure, Reason};
 use holdfast_common::generation::Generation;
 use holdfast_common::id::{ClusterId, CommandId, NodeId};
@@ -59,6 +60,8 @@ struct State {
     /// Of the next command.
     fate: Fate,
     away: bool,
+    /// What each server that runs was started with; those that are not named start with what is recorded.
+    started: BTreeMap<NodeId, Parameters>,
     /// No server starts: what it says at each try.
     refuses: Option<(EngineState, String)>,
 }
@@ -136,7 +139,21 @@ impl World {
     pub(super) fn populate(&self, cluster: &Cluster) {
         let active = cluster.members.iter().filter(|member| member.phase == MemberPhase::Active);
         self.lock().data = active.map(|member| (member.node_id, SYSTEM.to_owned())).collect();
+        let all = cluster.members.iter().map(|member| (member.node_id, cluster.parameters.clone()));
+        self.lock().started = all.collect();
         self.agents.populate(cluster);
+    }
+
+    /// Its server is started anew with what is recorded when it is looked at next.
+    pub(super) fn stop(&self, node: NodeId) {
+        self.lock().started.remove(&node);
+        self.changes.send_modify(|number| *number += 1);
+    }
+
+    /// What the servers have that run, of the members in the record.
+    pub(super) fn started(&self, cluster: &Cluster) -> Vec<Parameters> {
+        let started = &self.lock().started;
+        cluster.members.iter().filter_map(|member| started.get(&member.node_id).cloned()).collect()
     }
 
     pub(super) fn means(self: &Arc<Self>, store: &Shared) -> Arc<Means> {
@@ -204,6 +221,10 @@ impl World {
         if let Payload::SetPassword(set) = &command.payload {
             state.password = Some(set.password.clone());
         }
+        if let Payload::RestartMember(restart) = &command.payload {
+            let started = no_less_than_its_primary(&state.started, &restart.member);
+            state.started.insert(node, started);
+        }
         let outcome = act(&mut state.data, node, command);
         state.outcomes.insert(command.id, outcome.clone());
         drop(state);
@@ -217,6 +238,17 @@ fn events(store: &Shared) -> event::Handle {
     let open = |store: Shared| event::Handle::open(store).now_or_never();
     let opened = open(Arc::clone(store)).unwrap_or_else(|| open(Memory::shared()).unwrap());
     opened.unwrap()
+}
+
+/// What a replica is started with: where it would have too little, what its primary runs with.
+fn no_less_than_its_primary(started: &BTreeMap<NodeId, Parameters>, member: &MemberAssignment) -> Parameters {
+    let RoleAssignment::Replica { upstream } = &member.role else { return member.parameters.clone() };
+    let Some(its) = started.get(&upstream.node_id) else { return member.parameters.clone() };
+    let mut own = BTreeMap::from(member.parameters.clone());
+    for name in member.engine.lowered(its, &member.parameters) {
+        own.insert(name.to_owned(), its.get(name).unwrap().to_owned());
+    }
+    own.try_into().unwrap()
 }
 
 fn act(data: &mut BTreeMap<NodeId, String>, node: NodeId, command: &Command) -> Outcome {
@@ -280,8 +312,17 @@ impl Nodes for Seen {
             Some(RoleAssignment::Primary { synchronous }) => synchronous.clone(),
             Some(RoleAssignment::Replica { .. }) | None => Synchronous::default(),
         };
+        let pending_restart = assigned.as_ref().map_or_else(Vec::new, |assigned| {
+            let mut state = self.world.lock();
+            let started = state.started.entry(node).or_insert_with(|| assigned.parameters.clone());
+            let waits = |name: &&str| {
+                assigned.engine.takes_effect(name, &assigned.engine_version) == TakesEffect::AtStart
+            };
+            started.changed(&assigned.parameters).into_iter().filter(waits).map(str::to_owned).collect()
+        });
         let report = MemberReport {
             state,
+            pending_restart,
             role: assigned.as_ref().map(|assigned| assigned.role.role()),
             term: assigned.as_ref().map_or(Term::NONE, |assigned| assigned.term),
             synchronous,
@@ -293,6 +334,11 @@ impl Nodes for Seen {
         let away = self.world.lock().away;
         let availability = if away { Availability::Offline } else { Availability::Online };
         Some(NodeState { availability, report: Some((report, Timestamp::UNIX_EPOCH)) })
+    }
+
+    fn converged(&self, node: NodeId, cluster: ClusterId) -> Option<MemberAssignment> {
+        let record = self.world.cluster(&self.store).filter(|record| record.id == cluster)?;
+        assignment::member_assignment(&record, None, node)
     }
 
     fn filtering(&self, _: NodeId) -> Filtering {

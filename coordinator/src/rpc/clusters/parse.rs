@@ -1,5 +1,7 @@
 //! Requests about clusters to domain values: all bad fields at once.
 
+mod set;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 
@@ -14,10 +16,11 @@ use holdfast_common::wire::WireEnum as _;
 use holdfast_proto::r#type::v1 as nouns;
 use holdfast_proto::v1 as proto;
 
-use crate::cluster::OnReplicaLoss;
-use crate::procedures::requests::{CreateCluster, ResyncCluster, Settings};
+use crate::procedures::requests::{CreateCluster, ResyncCluster};
 use crate::procedures::steps::Absent;
 use crate::rpc::convert;
+
+pub(super) use set::set;
 
 /// Below it are ports that only root may use, and well-known ones.
 const LEAST_PORT: u16 = 1024;
@@ -84,27 +87,6 @@ pub(super) fn pause(cluster: &str, reason: &str) -> Result<(ClusterName, String)
     let cluster = violations.take("cluster", cluster.parse());
     let reason = convert::reason(&mut violations, reason);
     complete(violations, cluster.map(|cluster| (cluster, reason)))
-}
-
-pub(super) fn settings(request: proto::UpdateClusterRequest) -> Result<(ClusterName, Settings), Failure> {
-    let on_loss = request.on_replica_loss();
-    let proto::UpdateClusterRequest { cluster, max_lag_on_failover_bytes, on_replica_loss } = request;
-    let mut violations = Violations::default();
-    let cluster = violations.take("cluster", cluster.parse());
-    let on_loss = match on_loss {
-        proto::OnReplicaLoss::Unspecified if on_replica_loss != 0 => {
-            violations.add("on_replica_loss", format!("{on_replica_loss} is unknown; use shrink or block"));
-            None
-        }
-        proto::OnReplicaLoss::Unspecified => None,
-        proto::OnReplicaLoss::Shrink => Some(OnReplicaLoss::Shrink),
-        proto::OnReplicaLoss::Block => Some(OnReplicaLoss::Block),
-    };
-    if max_lag_on_failover_bytes.is_none() && on_replica_loss == 0 {
-        violations.add("max_lag_on_failover_bytes", "nothing is to be changed; set this or on_replica_loss");
-    }
-    let settings = Settings { max_lag_on_failover: max_lag_on_failover_bytes, on_replica_loss: on_loss };
-    complete(violations, cluster.map(|cluster| (cluster, settings)))
 }
 
 pub(super) fn create(request: proto::CreateClusterRequest) -> Result<CreateCluster, Failure> {

@@ -1,0 +1,205 @@
+//! `UpdateCluster`.
+
+use std::collections::BTreeMap;
+
+use holdfast_common::engine::{Parameters, TakesEffect};
+use holdfast_common::error::{Failure, Violations};
+use holdfast_common::name::ClusterName;
+use holdfast_common::role::Durability;
+
+use super::members::active;
+use super::policy::Settings;
+use super::preconditions::{Precondition, about_node, online};
+use super::promote::serves;
+use super::restart::writes_go_on;
+use super::{Asker, Desk, Prepare, Prepared};
+use crate::cluster::Cluster;
+use crate::procedures::records::cluster_key;
+use crate::procedures::restart::Writes;
+use crate::procedures::set::{Declared, Restarts, Set};
+use crate::store::Compare;
+
+/// The request, checked field by field as far as that can be done without the cluster.
+#[derive(Debug, Clone)]
+pub struct SetCluster {
+    pub cluster: ClusterName,
+    pub settings: Settings,
+    pub parameters: Parameters,
+    pub reset: Vec<String>,
+    pub durability: Option<Durability>,
+    pub writes: Writes,
+}
+
+impl SetCluster {
+    /// Whether it is about more than the record.
+    pub fn needs_operation(&self) -> bool {
+        !self.parameters.is_empty() || !self.reset.is_empty() || self.durability.is_some()
+    }
+
+    /// What is to be declared, as it would be checked at a creation.
+    fn declared(&self, cluster: &Cluster) -> Result<Declared, Failure> {
+        let mut all = BTreeMap::from(cluster.parameters.clone());
+        let mut violations = Violations::default();
+        for (index, name) in self.reset.iter().enumerate() {
+            let field = format!("reset_parameters[{index}]");
+            if self.parameters.get(name).is_some() {
+                violations.add(field, format!("names `{name}`, which is to be set too; do one of both"));
+            } else if all.remove(name).is_none() {
+                let shown = format!("`holdfast cluster show {}` names those that are", cluster.name);
+                violations.add(field, format!("names `{name}`, which nobody has set; {shown}"));
+            }
+        }
+        all.extend(self.parameters.iter().map(|(name, value)| (name.to_owned(), value.to_owned())));
+        let all = violations.take("parameters", Parameters::try_from(all));
+        let database = cluster.access.database.as_str();
+        let all = all.map(|all| cluster.engine.with_needed(all, &cluster.extensions, database));
+        let parameters = all.and_then(|all| violations.take("parameters", all));
+        if let Some(parameters) = &parameters {
+            violations.extend(cluster.engine.violations(parameters));
+            violations.extend(cluster.engine.misfits(parameters, Some(&cluster.engine_version)));
+        }
+        let Some(parameters) = parameters.filter(|_| violations.is_empty()) else {
+            return Err(violations.into_failure());
+        };
+        let Settings { max_lag_on_failover, on_replica_loss } = self.settings;
+        Ok(Declared {
+            parameters,
+            durability: self.durability.unwrap_or(cluster.durability),
+            max_lag_on_failover: max_lag_on_failover.unwrap_or(cluster.max_lag_on_failover),
+            on_replica_loss: on_replica_loss.unwrap_or(cluster.on_replica_loss),
+        })
+    }
+}
+
+impl Prepare for SetCluster {
+    async fn prepare(&self, desk: &Desk, asker: &Asker) -> Result<Prepared, Failure> {
+        let found = desk.cluster(&self.cluster).await?;
+        let cluster = found.value;
+        let to = self.declared(&cluster)?;
+        let changes = Changes::of(&cluster, &to);
+        let mut preconditions = vec![active(&cluster)];
+        if self.needs_operation() {
+            let members = cluster.members.iter();
+            let named: Vec<_> = members.map(|member| (member.node_id, member.node_name.clone())).collect();
+            preconditions.extend(online(&desk.means, cluster.id, &named));
+            preconditions.extend(memory(desk, &cluster, &to));
+        }
+        if changes.restarts() == Restarts::WhereNeeded {
+            preconditions.push(has_replica(
+                &cluster,
+                "a server that is restarted with nobody to take its place",
+                "leave out what needs a restart",
+            ));
+            preconditions
+                .extend(cluster.primary_member().map(|primary| serves(&desk.means, &cluster, primary)));
+            preconditions.extend(writes_go_on(desk, &cluster, self.writes));
+        }
+        if cluster.durability == Durability::Async && to.durability == Durability::Quorum {
+            preconditions.push(has_replica(
+                &cluster,
+                "durability quorum with nobody to wait for",
+                "stay with async",
+            ));
+        }
+        let notes = match self.needs_operation() {
+            true => changes.notes(&cluster, &to),
+            false => vec!["recorded at once: nothing is done on the nodes".to_owned()],
+        };
+        let procedure = Set::new(&cluster, to.clone(), changes.restarts(), self.writes);
+        let steps = procedure.as_ref().map(Set::plan).unwrap_or_default();
+        let submit = procedure.map(|procedure| {
+            let unchanged = Compare::unchanged(cluster_key(&cluster.name), found.revision);
+            asker.submit(procedure, &cluster).when(unchanged)
+        });
+        Ok(Prepared { preconditions, steps, notes, submit })
+    }
+}
+
+/// The changed parameters, by when they take effect.
+struct Changes<'a> {
+    at_once: Vec<&'a str>,
+    at_start: Vec<&'a str>,
+    as_the_server_says: Vec<&'a str>,
+    lowered: Vec<&'static str>,
+}
+
+impl<'a> Changes<'a> {
+    fn of(cluster: &'a Cluster, to: &'a Declared) -> Self {
+        let lowered = cluster.engine.lowered(&cluster.parameters, &to.parameters);
+        let mut changes =
+            Self { at_once: Vec::new(), at_start: Vec::new(), as_the_server_says: Vec::new(), lowered };
+        for name in cluster.parameters.changed(&to.parameters) {
+            match cluster.engine.takes_effect(name, &cluster.engine_version) {
+                TakesEffect::AtOnce => changes.at_once.push(name),
+                TakesEffect::AtStart => changes.at_start.push(name),
+                TakesEffect::AsTheServerSays => changes.as_the_server_says.push(name),
+            }
+        }
+        changes
+    }
+
+    fn restarts(&self) -> Restarts {
+        let none = self.at_start.is_empty() && self.as_the_server_says.is_empty();
+        if none { Restarts::None } else { Restarts::WhereNeeded }
+    }
+
+    fn notes(&self, cluster: &Cluster, to: &Declared) -> Vec<String> {
+        let mut notes = Vec::new();
+        let mut note = |names: &[&str], what: &str| {
+            if !names.is_empty() {
+                notes.push(format!("{}: {what}", names.join(", ")));
+            }
+        };
+        note(&self.at_once, "taken over at once, without a restart");
+        note(&self.at_start, "taken over when a server starts: each is restarted");
+        note(
+            &self.as_the_server_says,
+            "of an extension: servers are restarted if they say that they need it",
+        );
+        note(&self.lowered, "lowered, so the primary takes it over first, and the replicas after it");
+        if self.restarts() == Restarts::WhereNeeded {
+            notes.push(
+                "the primary stays where it is: writes wait, and open connections are cut, while its server restarts"
+                    .to_owned(),
+            );
+            notes.push("readers of a replica are cut off while it restarts".to_owned());
+        }
+        let members = cluster.members.len();
+        match (cluster.durability, to.durability) {
+            (Durability::Async, Durability::Quorum) => notes.push(format!(
+                "durability quorum: a commit is acknowledged once {} of {} replicas have it; recorded once the primary enforces it",
+                Durability::Quorum.synchronous_count(members),
+                members.saturating_sub(1)
+            )),
+            (Durability::Quorum, Durability::Async) => {
+                notes.push("durability async: losing the primary may lose the last commits".to_owned());
+            }
+            (Durability::Async, Durability::Async) | (Durability::Quorum, Durability::Quorum) => {}
+        }
+        notes.push("if a step fails, what was declared before is put back".to_owned());
+        notes
+    }
+}
+
+fn has_replica(cluster: &Cluster, why: &str, other: &str) -> Precondition {
+    let met = cluster.replicas().next().is_some();
+    let message = if met {
+        "the cluster has a replica".to_owned()
+    } else {
+        format!("it has one member only, and this would be {why}; add a member first, or {other}")
+    };
+    Precondition::new("has_replica", format!("clusters/{}", cluster.name), met, message)
+}
+
+/// What asks for more memory than a member's machine has.
+fn memory(desk: &Desk, cluster: &Cluster, to: &Declared) -> Vec<Precondition> {
+    let beyond = |member: &crate::cluster::Member| {
+        let machine = desk.means.nodes.machine(member.node_id)?;
+        let beyond = cluster.engine.beyond_memory(&to.parameters, machine.memory_bytes);
+        let unmet = |it: holdfast_common::error::Violation| {
+            Precondition::new(&it.name, about_node(&member.node_name), false, it.message)
+        };
+        Some(beyond.into_iter().map(unmet).collect::<Vec<_>>())
+    };
+    cluster.members.iter().filter_map(beyond).flatten().collect()
+}

@@ -1,0 +1,427 @@
+//! Changes what was declared of a living cluster: its engine's parameters, its durability, how it behaves. All of it, or none.
+//!
+//! ```text
+//!  strengthen ─► record ─► reload ─► each replica ─► checkpoint, stop, serve ─► each replica again ─► relax ─► finish
+//!      └────────────┴─────────┴───────────┴──────────────┴─► put back                └──────────────────┴──► leave
+//! ```
+//! Only what is asked for is gone through. Servers are restarted where they say themselves that a parameter waits for that.
+//!
+//! The order is PostgreSQL's: a replica with less connections (or the like) than its primary stops replaying. What is raised comes to
+//! the replicas first; what is lowered to the primary first, and to a replica once that has replayed that it was. A replica that is
+//! started in between keeps what its log was written with: its node sees to it.
+//!
+//! The primary's server is restarted where it is, behind its shut gate, by the stop that a switchover begins with: a switchover could
+//! never lower anything, because no replica can run with less before its primary does.
+
+mod back;
+
+use std::time::Duration;
+
+use holdfast_common::engine::Parameters;
+use holdfast_common::error::{Failure, Reason, Retry};
+use holdfast_common::id::NodeId;
+use holdfast_common::report::{EngineState, MemberReport};
+use holdfast_common::role::{Durability, Role};
+use serde::{Deserialize, Serialize};
+use serde_json::json;
+
+use super::create::tell;
+use super::restart::{self, Writes};
+use super::resync::Target;
+use super::steps::{CONVERGE_TIME, observe, observe_starts};
+use super::{ClusterRef, Means, promote, quorum};
+use crate::cluster::{Cluster, Member, OnReplicaLoss};
+use crate::operation::procedure::{Context, Error, Limits, Next, StepLabel};
+
+/// How long a primary may take to serve again with what its replicas have started with already.
+const SERVE_TIME: Duration = Duration::from_secs(60);
+
+/// What an operator can declare anew.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Declared {
+    pub parameters: Parameters,
+    pub durability: Durability,
+    pub max_lag_on_failover: u64,
+    pub on_replica_loss: OnReplicaLoss,
+}
+
+/// The operation's record.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Set {
+    pub cluster: ClusterRef,
+    pub from: Declared,
+    pub to: Declared,
+    /// Parameters that the primary must take over before its replicas do.
+    pub lowered: Vec<String>,
+    pub restarts: Restarts,
+    /// In this order.
+    pub replicas: Vec<Target>,
+    pub primary: Target,
+    pub writes: Writes,
+    pub step: Step,
+}
+
+/// Whether servers are restarted.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Restarts {
+    None,
+    /// Those that say that a parameter waits for it.
+    WhereNeeded,
+}
+
+/// The step that runs next.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Step {
+    Strengthen,
+    Record,
+    Reload,
+    /// The replica of this number, with all but what is lowered.
+    Replica(usize),
+    Checkpoint,
+    Stop,
+    Serve,
+    /// The replica of this number, with what the primary has by now.
+    Lower(usize),
+    Relax,
+    Finish,
+    /// The ways back: as it was, or as far as it has come.
+    PutBack,
+    Leave,
+}
+
+// === impl Declared ===
+
+impl Declared {
+    pub fn of(cluster: &Cluster) -> Self {
+        Self {
+            parameters: cluster.parameters.clone(),
+            durability: cluster.durability,
+            max_lag_on_failover: cluster.max_lag_on_failover,
+            on_replica_loss: cluster.on_replica_loss,
+        }
+    }
+
+    /// The durability is recorded by the steps that enforce or relax it.
+    fn record(&self, cluster: Cluster) -> Cluster {
+        let Self { parameters, durability: _, max_lag_on_failover, on_replica_loss } = self.clone();
+        Cluster { parameters, max_lag_on_failover, on_replica_loss, ..cluster }
+    }
+}
+
+// === impl Set ===
+
+impl Set {
+    /// From the beginning; none where the cluster has no primary.
+    pub fn new(cluster: &Cluster, to: Declared, restarts: Restarts, writes: Writes) -> Option<Self> {
+        let target = |member: &Member| Target { node: member.node_id, name: member.node_name.clone() };
+        let from = Declared::of(cluster);
+        let lowered = cluster.engine.lowered(&from.parameters, &to.parameters);
+        let set = Self {
+            cluster: ClusterRef { id: cluster.id, name: cluster.name.clone() },
+            lowered: lowered.into_iter().map(str::to_owned).collect(),
+            from,
+            to,
+            restarts,
+            replicas: cluster.replicas().map(target).collect(),
+            primary: cluster.primary_member().map(target)?,
+            writes,
+            step: Step::Finish,
+        };
+        let step = set.program().first().copied().unwrap_or(Step::Finish);
+        Some(Self { step, ..set })
+    }
+
+    /// The steps that this change takes, in order.
+    fn program(&self) -> Vec<Step> {
+        let Self { from, to, .. } = self;
+        let reloads = from.parameters != to.parameters;
+        let restarts = reloads && self.restarts == Restarts::WhereNeeded;
+        let mut program = Vec::new();
+        let mut add = |when: bool, steps: &[Step]| program.extend(steps.iter().filter(|_| when));
+        let replicas = |step: fn(usize) -> Step| (0..self.replicas.len()).map(step).collect::<Vec<_>>();
+        let changes = |from_is, to_is| (from.durability, to.durability) == (from_is, to_is);
+        add(changes(Durability::Async, Durability::Quorum), &[Step::Strengthen]);
+        add(Declared { durability: from.durability, ..to.clone() } != *from, &[Step::Record]);
+        add(reloads, &[Step::Reload]);
+        add(restarts, &replicas(Step::Replica));
+        add(restarts, &[Step::Checkpoint, Step::Stop, Step::Serve]);
+        add(restarts && !self.lowered.is_empty(), &replicas(Step::Lower));
+        add(changes(Durability::Quorum, Durability::Async), &[Step::Relax]);
+        add(true, &[Step::Finish]);
+        program
+    }
+
+    fn label(&self, step: Step) -> StepLabel {
+        let name = |at: usize| self.replicas.get(at).map_or_else(String::new, |it| it.name.to_string());
+        let primary = &self.primary.name;
+        match step {
+            Step::Strengthen => {
+                StepLabel::new("strengthen", "Have the primary wait for replicas, then record it")
+            }
+            Step::Record => StepLabel::new("record", "Record what is declared"),
+            Step::Reload => StepLabel::new("reload", "Have every server read its parameters anew"),
+            Step::Replica(at) => {
+                let title = format!("Restart {}, if a parameter needs it", name(at));
+                StepLabel::new(format!("restart/{}", name(at)), title)
+            }
+            Step::Checkpoint => StepLabel::new("checkpoint", "Write out what the primary has in memory"),
+            Step::Stop => {
+                StepLabel::new("stop", format!("Stop the server of {primary}: writes wait from here"))
+            }
+            Step::Serve => {
+                StepLabel::new("serve", format!("Start it again: writes go on, {primary} stays the primary"))
+            }
+            Step::Lower(at) => {
+                let title = format!("Restart {}, with no more than the primary has now", name(at));
+                StepLabel::new(format!("lower/{}", name(at)), title)
+            }
+            Step::Relax => {
+                StepLabel::new("relax", "Record that commits wait for no replica, then tell the primary")
+            }
+            Step::Finish => StepLabel::new("finish", "Tell of it"),
+            Step::PutBack => StepLabel::new("put_back", "Put back what was declared before"),
+            Step::Leave => {
+                StepLabel::new("leave", "Leave it as far as it has come: a restart brings the rest")
+            }
+        }
+    }
+
+    /// The steps as they stand in a plan.
+    pub fn plan(&self) -> Vec<StepLabel> {
+        self.program().into_iter().map(|step| self.label(step)).collect()
+    }
+
+    pub(super) fn kind(&self) -> &'static str {
+        "set_cluster"
+    }
+
+    pub(super) fn steps(&self) -> Vec<StepLabel> {
+        match self.step {
+            Step::PutBack | Step::Leave => vec![self.label(self.step)],
+            _ => self.plan(),
+        }
+    }
+
+    pub(super) fn step(&self) -> String {
+        self.label(self.step).name
+    }
+
+    /// The step that follows this one.
+    fn after(self, step: Step) -> Next<Self> {
+        let program = self.program();
+        let next = program.iter().skip_while(|it| **it != step).nth(1).copied();
+        Next::Step(Self { step: next.unwrap_or(Step::Finish), ..self })
+    }
+
+    pub(super) async fn next(self, ctx: &Context<Means>) -> Result<Next<Self>, Error> {
+        let records = &ctx.means().records;
+        let step = self.step;
+        match step {
+            Step::Strengthen => quorum::begin(ctx, &self.cluster).await?,
+            Step::Record => {
+                records.update(&self.cluster, |cluster| Ok(self.to.record(cluster))).await?;
+            }
+            Step::Reload => {
+                let waiting = self.reload(ctx).await?;
+                let restarts = if waiting { Restarts::WhereNeeded } else { self.restarts };
+                return Ok(Self { restarts, ..self }.after(step));
+            }
+            Step::Replica(at) => self.replica(ctx, at).await?,
+            Step::Checkpoint => {
+                let cluster = self.led(ctx).await?;
+                if waiting(ctx.means(), &cluster, self.primary.node).is_empty() {
+                    return Ok(self.after(Step::Serve));
+                }
+                promote::checkpoint(ctx, &self.cluster, (self.primary.node, cluster.term)).await?;
+            }
+            Step::Stop => {
+                let cluster = self.led(ctx).await?;
+                promote::stop(ctx, &self.cluster, (self.primary.node, cluster.term)).await?;
+            }
+            Step::Serve => self.serve(ctx).await?,
+            Step::Lower(at) => self.lower(ctx, at).await?,
+            Step::Relax => {
+                let told = quorum::give_up(ctx, &self.cluster).await?;
+                quorum::is_enforced(ctx, &told).await?;
+            }
+            Step::Finish => return self.finish(ctx).await,
+            Step::PutBack => return self.put_back(ctx).await,
+            Step::Leave => return Ok(Next::done(json!({ "cluster": self.cluster.name }))),
+        }
+        Ok(self.after(step))
+    }
+
+    /// The record, while the primary is the one that it began with.
+    async fn led(&self, ctx: &Context<Means>) -> Result<Cluster, Error> {
+        let cluster = ctx.means().records.get(&self.cluster).await?;
+        if cluster.primary == Some(self.primary.node) {
+            return Ok(cluster);
+        }
+        let message = format!("{} is not the primary any more", self.primary.name);
+        Err(Error::new(Failure::new(Reason::PreconditionFailed, message)))
+    }
+
+    /// Waits until every server goes by the new parameters as far as it can without a restart. Whether one waits for that.
+    async fn reload(&self, ctx: &Context<Means>) -> Result<bool, Error> {
+        let means = ctx.means();
+        let cluster = means.records.get(&self.cluster).await?;
+        observe(ctx, &cluster, CONVERGE_TIME, |state| {
+            cluster.members.iter().find_map(|member| {
+                let goes_by = means.nodes.converged(member.node_id, cluster.id);
+                let there = goes_by.is_some_and(|it| it.parameters == cluster.parameters);
+                let report = state(member.node_id).and_then(|state| Some(state.report?.0));
+                let why = report.map(|report| report.message).filter(|why| !why.is_empty());
+                let why = why.map(|why| format!(" ({why})")).unwrap_or_default();
+                (!there).then(|| format!("{} does not go by its parameters yet{why}", member.node_name))
+            })
+        })
+        .await?;
+        for member in &cluster.members {
+            let report =
+                means.nodes.state(member.node_id, cluster.id).and_then(|state| Some(state.report?.0));
+            if let Some(why) = report.and_then(|report| self.refused(&report)) {
+                let message = format!("node {} does not take a parameter: {why}", member.node_name);
+                return Err(Error::new(Failure::new(Reason::InvalidField, message)));
+            }
+        }
+        Ok(cluster.members.iter().any(|member| !waiting(means, &cluster, member.node_id).is_empty()))
+    }
+
+    /// What a server says of a changed parameter that it does not take.
+    fn refused(&self, report: &MemberReport) -> Option<String> {
+        let changed = self.from.parameters.changed(&self.to.parameters);
+        let told = |part: &&str| changed.iter().any(|name| part.starts_with(&format!("{name}: ")));
+        report.message.split("; ").find(told).map(str::to_owned)
+    }
+
+    async fn replica(&self, ctx: &Context<Means>, at: usize) -> Result<(), Error> {
+        let Some(replica) = self.replicas.get(at) else { return Ok(()) };
+        let cluster = self.led(ctx).await?;
+        let mut names = waiting(ctx.means(), &cluster, replica.node);
+        names.retain(|name| !self.lowered.contains(name));
+        if names.is_empty() {
+            ctx.say("nothing waits for a restart");
+            return Ok(());
+        }
+        restart::restart_replica(ctx, &self.cluster, replica.node, self.writes).await
+    }
+
+    async fn serve(&self, ctx: &Context<Means>) -> Result<(), Error> {
+        ctx.means().leases.resume(self.cluster.id);
+        let cluster = self.led(ctx).await?;
+        let name = &self.primary.name;
+        // Both arms are cancel-safe: they only look.
+        let primary: Vec<&Member> = cluster.primary_member().into_iter().collect();
+        let looks = observe_starts(ctx, &cluster, SERVE_TIME, &primary, |state| {
+            let Some(report) = state(self.primary.node).and_then(|state| Some(state.report?.0)) else {
+                return Some(format!("{name} has not reported yet"));
+            };
+            let open = report.lease.as_ref().is_none_or(|lease| lease.open);
+            let runs = report.state == EngineState::Running && report.role == Some(Role::Primary) && open;
+            // What was said before it stopped still names what it waited for.
+            (!runs || !report.pending_restart.is_empty()).then(|| {
+                let why =
+                    if report.message.is_empty() { String::new() } else { format!(" ({})", report.message) };
+                format!("{name} does not serve again yet{why}")
+            })
+        });
+        tokio::select! {
+            // Clients wait: what was declared before is the quicker way out than another try.
+            served = looks => served.map_err(|why| {
+                Error::new(Failure { retry: Retry::Never, ..why.failure().clone() })
+            }),
+            gone = super::elect::gone(ctx, &cluster) => {
+                Err(Error::new(Failure::new(Reason::AgentOffline, format!("{gone} is offline"))))
+            }
+        }
+    }
+
+    /// The replica has replayed that its primary has less, so that it can start with as much.
+    async fn lower(&self, ctx: &Context<Means>, at: usize) -> Result<(), Error> {
+        let Some(replica) = self.replicas.get(at) else { return Ok(()) };
+        let means = ctx.means();
+        let cluster = self.led(ctx).await?;
+        let report = |node| means.nodes.state(node, cluster.id).and_then(|state| Some(state.report?.0));
+        let goal = report(self.primary.node).and_then(|report| report.position);
+        observe(ctx, &cluster, CONVERGE_TIME, |state| {
+            let report = state(replica.node).and_then(|state| Some(state.report?.0))?;
+            let there = report.replayed.or(report.position);
+            (there < goal).then(|| format!("{} has not replayed what the primary has written", replica.name))
+        })
+        .await?;
+        if waiting(means, &cluster, replica.node).is_empty() {
+            ctx.say("nothing waits for a restart");
+            return Ok(());
+        }
+        restart::restart_replica(ctx, &self.cluster, replica.node, self.writes).await
+    }
+
+    async fn finish(&self, ctx: &Context<Means>) -> Result<Next<Self>, Error> {
+        let cluster = ctx.means().records.get(&self.cluster).await?;
+        tell(ctx, &cluster, "CLUSTER_CHANGED", self.changes().join("; ")).await?;
+        Ok(Next::done(json!({ "cluster": self.cluster.name, "changed": self.changes() })))
+    }
+
+    /// What becomes of it, for a person.
+    fn changes(&self) -> Vec<String> {
+        let Self { from, to, .. } = self;
+        let mut told: Vec<String> = (from.parameters.changed(&to.parameters).into_iter())
+            .map(|name| match to.parameters.get(name) {
+                Some(value) => format!("{name} = {value}"),
+                None => format!("{name} as Holdfast sets it"),
+            })
+            .collect();
+        if from.durability != to.durability {
+            told.push(format!("durability {}", to.durability));
+        }
+        if from.max_lag_on_failover != to.max_lag_on_failover {
+            told.push(format!("a failover may lose {} bytes of log", to.max_lag_on_failover));
+        }
+        if from.on_replica_loss != to.on_replica_loss {
+            told.push(format!("a quorum that lost a replica is to {}", to.on_replica_loss));
+        }
+        told
+    }
+
+    pub(super) fn way_back(&self, _why: &Error) -> Option<Self> {
+        let step = match self.step {
+            Step::Strengthen
+            | Step::Record
+            | Step::Reload
+            | Step::Replica(_)
+            | Step::Checkpoint
+            | Step::Stop
+            | Step::Serve => Step::PutBack,
+            // The primary goes by it.
+            Step::Lower(_) | Step::Relax => Step::Leave,
+            Step::Finish | Step::PutBack | Step::Leave => return None,
+        };
+        Some(Self { step, ..self.clone() })
+    }
+
+    pub(super) fn may_cancel(&self) -> bool {
+        // Clients wait while it serves again: that is the quickest way out.
+        !matches!(self.step, Step::Serve | Step::Finish | Step::PutBack | Step::Leave)
+    }
+
+    pub(super) fn limits(&self) -> Limits {
+        match self.step {
+            Step::Replica(_) | Step::Lower(_) => restart::REPLICA,
+            Step::Checkpoint => promote::CHECKPOINT,
+            Step::Stop => promote::STOP,
+            Step::Serve => Limits { attempts: 3, deadline: 2 * SERVE_TIME },
+            Step::Strengthen | Step::Relax => Limits { attempts: 2, deadline: Duration::from_secs(5 * 60) },
+            Step::Reload => Limits { attempts: 3, deadline: 2 * CONVERGE_TIME },
+            Step::Record | Step::Finish | Step::Leave => Limits::default(),
+            Step::PutBack => Limits { attempts: 100, deadline: Duration::from_secs(60 * 60) },
+        }
+    }
+}
+
+/// The parameters that wait for a restart of this member's server, as it said last.
+fn waiting(means: &Means, cluster: &Cluster, node: NodeId) -> Vec<String> {
+    let report = means.nodes.state(node, cluster.id).and_then(|state| state.report);
+    report.map(|(report, _)| report.pending_restart).unwrap_or_default()
+}
