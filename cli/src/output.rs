@@ -3,6 +3,7 @@
 //! Text that comes from nodes is printed without control characters: a log line must not drive the terminal.
 
 pub(crate) mod json;
+pub(crate) mod progress;
 
 use std::io::{self, IsTerminal as _, Write};
 

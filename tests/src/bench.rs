@@ -4,6 +4,7 @@
 mod agent;
 mod firewall;
 mod measure;
+mod resync;
 mod roles;
 mod swarm;
 
@@ -72,6 +73,12 @@ pub const ALL: &[Bench] = &[
         about: "how long nobody can write when the primary changes, beside a switchover by hand and Patroni",
         patience: Duration::from_secs(3600),
         run: || Box::pin(roles::measure()),
+    },
+    Bench {
+        name: "resync",
+        about: "how long a replica of 2 GB takes to be made anew, beside pg_basebackup alone, and by a rewind",
+        patience: Duration::from_secs(3600),
+        run: || Box::pin(resync::measure()),
     },
     Bench {
         name: "firewall",

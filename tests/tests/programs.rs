@@ -12,7 +12,7 @@ use holdfast_tests::network::Network;
 
 /// All that an agent starts on a node whose engine is installed, and what these start in turn: PostgreSQL's programs ask for
 /// each other's version, and `initdb` for the locales, through the shell; `apt-cache` asks `dpkg` for the architecture.
-const ALLOWED: [&str; 10] = [
+const ALLOWED: [&str; 11] = [
     "apt-cache",
     "dpkg",
     "holdfast-agent",
@@ -20,6 +20,7 @@ const ALLOWED: [&str; 10] = [
     "locale",
     "nft",
     "pg_basebackup",
+    "pg_controldata",
     "postgres",
     "setsid",
     "sh",

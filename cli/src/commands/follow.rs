@@ -13,6 +13,7 @@ use tokio::time::Instant;
 use super::{Session, interrupted};
 use crate::args::Run;
 use crate::error::Error;
+use crate::output::progress::amount;
 use crate::output::{self, json, plain};
 
 /// How long a step runs before it is said what it waits for, and between two such lines.
@@ -244,11 +245,13 @@ fn said_lines(said: &mut HashMap<String, (String, Instant)>, operation: &v1::Ope
     let mut lines = Vec::new();
     for step in operation.steps.iter().filter(|step| step.state() == StepState::Running) {
         let (told, at) = said.entry(step.name.clone()).or_insert_with(|| (String::new(), Instant::now()));
-        if step.message.is_empty() || *told == step.message || at.elapsed() < BETWEEN_WORDS {
+        let words = [amount(operation, step).unwrap_or_default(), plain(&step.message)];
+        let words = words.into_iter().filter(|words| !words.is_empty()).collect::<Vec<_>>().join(" · ");
+        if words.is_empty() || *told == words || at.elapsed() < BETWEEN_WORDS {
             continue;
         }
-        (*told, *at) = (step.message.clone(), Instant::now());
-        lines.push(format!("         {}", plain(&step.message)));
+        lines.push(format!("         {words}"));
+        (*told, *at) = (words, Instant::now());
     }
     lines
 }
@@ -256,17 +259,12 @@ fn said_lines(said: &mut HashMap<String, (String, Instant)>, operation: &v1::Ope
 /// The steps as a table.
 pub(super) fn rows(operation: &v1::Operation) -> Vec<Vec<String>> {
     let each = operation.steps.iter().map(|step| {
-        let bytes = match (step.done_bytes, step.total_bytes) {
-            (Some(done), Some(total)) => format!("{} of {}", output::bytes(done), output::bytes(total)),
-            (Some(done), None) => output::bytes(done),
-            (None, _) => "-".to_owned(),
-        };
         vec![
             step.title.clone(),
             output::word(step.state().as_str_name(), "STEP_STATE_").unwrap_or_else(|| "unknown".to_owned()),
             step.attempts.to_string(),
             output::or_dash(Some(took(step).trim().to_owned())),
-            bytes,
+            output::or_dash(amount(operation, step)),
             step.message.clone(),
         ]
     });

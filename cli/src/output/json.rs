@@ -5,6 +5,7 @@ use holdfast_proto::r#type::v1 as nouns;
 use holdfast_proto::v1;
 use serde_json::{Map, Value, json};
 
+use super::progress::remaining_seconds;
 use super::{text_or_null, time, word};
 
 pub(crate) fn node(node: &v1::Node) -> Value {
@@ -321,6 +322,7 @@ pub(crate) fn operation(operation: &v1::Operation) -> Value {
             "message": step.message,
             "done_bytes": step.done_bytes,
             "total_bytes": step.total_bytes,
+            "remaining_seconds": remaining_seconds(operation, step),
         })
     });
     let (failure, response) = match &operation.result {

@@ -13,6 +13,7 @@ use futures::{
     stream::{self, BoxStream},
 };
 use holdfast_common::id::OperationId;
+use jiff::Timestamp;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
@@ -51,11 +52,20 @@ impl Live {
         }
     }
 
-    /// Notes how far a step is.
-    pub(super) fn progress(&self, id: OperationId, step: &str, progress: Option<Progress>, message: String) {
+    /// Notes how far a step is, and when that was.
+    pub(super) fn progress(
+        &self,
+        id: OperationId,
+        step: &str,
+        progress: Option<Progress>,
+        message: String,
+        at: Timestamp,
+    ) {
         if let Some(entry) = self.lock().get(&id) {
             entry.snapshot.send_modify(|operation| {
-                let step = Arc::make_mut(operation).step_mut(step);
+                let operation = Arc::make_mut(operation);
+                operation.updated = at;
+                let step = operation.step_mut(step);
                 step.progress = progress.or(step.progress);
                 step.say(message);
             });

@@ -86,6 +86,7 @@
 use std::{fmt::Debug, future::Future, sync::Arc, time::Duration};
 
 use holdfast_common::{
+    clock::Clock,
     error::{Classify, Failure, Reason, Retry},
     id::{CommandId, OperationId},
 };
@@ -189,6 +190,7 @@ pub(super) struct Run {
     pub(super) round: u32,
     pub(super) cancelled: CancellationToken,
     pub(super) live: Arc<Live>,
+    pub(super) clock: Clock,
 }
 
 // === impl StepLabel ===
@@ -306,14 +308,17 @@ impl<M: ?Sized> Context<M> {
 
     /// Says how far the step is. Cheap: the newest wins, nothing is stored.
     pub fn progress(&self, progress: Progress, message: impl Into<String>) {
-        let Run { operation, step, live, .. } = &self.run;
-        live.progress(*operation, step, Some(progress), message.into());
+        self.tell(Some(progress), message.into());
     }
 
     /// Says what the step is about, where there is nothing to count.
     pub fn say(&self, message: impl Into<String>) {
-        let Run { operation, step, live, .. } = &self.run;
-        live.progress(*operation, step, None, message.into());
+        self.tell(None, message.into());
+    }
+
+    fn tell(&self, progress: Option<Progress>, message: String) {
+        let Run { operation, step, live, clock, .. } = &self.run;
+        live.progress(*operation, step, progress, message, clock.now());
     }
 
     /// Ends when a person cancels while [`Procedure::may_cancel`]. A step that does not heed it is dropped a

@@ -251,6 +251,7 @@ impl<P: Procedure> Runner<P> {
             step: name,
             cancelled: cancelled.clone(),
             live: Arc::clone(&self.shared.live),
+            clock: self.shared.clock.clone(),
         };
         let context = Context::new(Arc::clone(&self.means), run);
         let given_up = async {
@@ -281,7 +282,8 @@ impl<P: Procedure> Runner<P> {
             step.round += 1;
         }
         let message = step.message.clone();
-        self.shared.live.progress(self.operation.id, &state.step(), None, message);
+        let now = self.shared.clock.now();
+        self.shared.live.progress(self.operation.id, &state.step(), None, message, now);
     }
 
     /// Begins the way back. `None`: there is none, and the operation is settled.
