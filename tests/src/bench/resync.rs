@@ -66,8 +66,8 @@ async fn fill(stage: &Stage) -> anyhow::Result<()> {
     let rows = CHUNK_MIB * 1024 * 1024 / 2000;
     for _ in 0..CHUNKS {
         let chunk = format!(
-            "insert into ballast select i, (select string_agg(md5(random()::text || i), '') \
-             from generate_series(1, 60 + i % 2)) from generate_series(1, {rows}) i"
+            "insert into ballast select i, (select string_agg(md5(random()::text || i || k), '') \
+             from generate_series(1, 60 + i % 2) k) from generate_series(1, {rows}) i"
         );
         stage.ask("n1", &chunk).await?;
     }
