@@ -64,7 +64,8 @@ impl Replicas {
             } else {
                 (kept.lost + elapsed, Duration::ZERO)
             };
-            if kept.back >= LONGEST {
+            // What was tried has helped.
+            if kept.back >= AGAIN {
                 kept.tried = None;
             }
         }
@@ -137,8 +138,10 @@ impl Look for Replicas {
     const TICK: Duration = Duration::from_secs(1);
 
     async fn look(&mut self, clusters: &[Cluster], elapsed: Duration) {
+        // One that has become primary since is another matter when it comes back.
         self.kept.retain(|(id, node), _| {
-            clusters.iter().any(|cluster| cluster.id == *id && cluster.member(*node).is_some())
+            let is_replica = |cluster: &Cluster| cluster.replicas().any(|member| member.node_id == *node);
+            clusters.iter().any(|cluster| cluster.id == *id && is_replica(cluster))
         });
         for cluster in clusters.iter().filter(|cluster| cluster.phase == Phase::Active) {
             let Some((node, procedure)) = self.due(cluster, elapsed) else { continue };
