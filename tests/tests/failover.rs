@@ -7,14 +7,14 @@ use holdfast_tests::scene::now;
 use holdfast_tests::stage::Stage;
 
 /// Cut off from all but its clients, n1 loses its place.
-async fn fails_over(stage: &Stage) -> anyhow::Result<String> {
+async fn fails_over(stage: &Stage, more: &[&str]) -> anyhow::Result<String> {
     let fleet = &stage.fleet;
     let (n1, n2, n3) = (fleet.node("n1")?, fleet.node("n2")?, fleet.node("n3")?);
     fleet.cli(["cluster", "pause", "orders", "--reason", "a person decides"])?.run().await?;
     fleet.network().partition(&[n1], &[n2, n3, fleet.controller()]).await?;
     let begun = now();
     let failover = ["cluster", "failover", "orders", "--confirm", "orders"];
-    fleet.cli(failover)?.deadline(DEADLINE).run().await?;
+    fleet.cli(failover.into_iter().chain(more.iter().copied()))?.deadline(DEADLINE).run().await?;
     let primary = stage.successor(begun).await?;
     let served = stage.client.served();
     ensure!(served == ["n1", primary.as_str()], "two served at once: {served:?}");
@@ -30,7 +30,7 @@ mod as_root {
     -> anyhow::Result<()> {
         let stage = Stage::set(&["--durability", "quorum"]).await?;
         stage.is_whole_under("n1").await?;
-        let primary = fails_over(&stage).await?;
+        let primary = fails_over(&stage, &[]).await?;
         stage.nothing_is_lost(&primary).await?;
 
         // It was stopped in the middle of its work: what only it has is set aside, and it comes back by itself.
@@ -41,6 +41,19 @@ mod as_root {
         stage.nothing_is_lost(&primary).await?;
         let served = stage.client.served();
         ensure!(served == ["n1", primary.as_str()], "two served at once: {served:?}");
+        Ok(())
+    }
+
+    #[tokio::test]
+    async fn a_failover_in_async_mode_says_what_it_may_lose_and_two_never_serve() -> anyhow::Result<()> {
+        let stage = Stage::set(&["--durability", "async"]).await?;
+        stage.is_whole_under("n1").await?;
+        fails_over(&stage, &["--accept-data-loss"]).await?;
+        let listed = stage.fleet.json(["event", "list"]).await?;
+        let events = listed["events"].as_array().into_iter().flatten();
+        let told = events.filter(|event| event["reason"] == "PRIMARY_CHANGED");
+        let told: Vec<&str> = told.filter_map(|event| event["message"].as_str()).collect();
+        ensure!(told.len() == 1 && told[0].contains("bytes of what the old one last reported"), "{told:?}");
         Ok(())
     }
 }

@@ -278,7 +278,7 @@ fn waits_for_nobody(cluster: Cluster) -> Cluster {
 }
 
 #[tokio::test(start_paused = true)]
-async fn aligning_a_replica_leaves_it_active_whether_it_succeeds_or_not() {
+async fn aligning_replicas_leaves_them_active_whether_it_succeeds_or_not() {
     for durability in [Durability::Async, Durability::Quorum] {
         let case = Case {
             before: match durability {
@@ -287,7 +287,8 @@ async fn aligning_a_replica_leaves_it_active_whether_it_succeeds_or_not() {
             },
             procedure: |world| {
                 let cluster = world.active(3);
-                Resync::new(&cluster, &[&cluster.members[1]], ResyncMode::Auto, false).into()
+                Resync::new(&cluster, &[&cluster.members[1], &cluster.members[2]], ResyncMode::Auto, false)
+                    .into()
             },
             succeeded: |world, cluster| led_by(world, cluster, 0),
             // A quorum that is to count on it again is grown by whoever looks after the replicas.
@@ -302,7 +303,7 @@ async fn aligning_a_replica_leaves_it_active_whether_it_succeeds_or_not() {
         };
         let report =
             harness::walk(&case).await.unwrap_or_else(|violation| panic!("{durability}: {violation}"));
-        assert_eq!(report.steps, 4);
+        assert_eq!(report.steps, 8);
     }
 }
 
