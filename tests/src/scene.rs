@@ -117,7 +117,9 @@ impl Scene {
         targets.extend(n1.v6.map(|v6| anyhow::Ok(("v6", self.uri.at(v6)?))).transpose()?);
         let ask = || self.fleet.psql(&targets[0].1, "select 1");
         wait_until("n1 to let clients in", DEADLINE, ask).await?;
+        // Before the new ones: the old ones take their password files with them, which have the same names.
         self.writers.clear();
+        self.waiting = None;
         // On another member's machine a client is a client too.
         let on_a_member = targets[0].1.clone();
         let begun = now();
@@ -131,6 +133,14 @@ impl Scene {
             for writer in &self.writers {
                 ensure!(writer.last()? > begun, "nothing was acknowledged");
             }
+            Ok(())
+        })
+        .await?;
+        let asks =
+            "select count(*) from pg_stat_activity where query like 'select pg_sleep%' and state = 'active'";
+        wait_until("the client that waits to have asked", DEADLINE, || async {
+            let asked = self.fleet.psql(&on_a_member, asks).await?;
+            ensure!(asked.trim() != "0", "it has not");
             Ok(())
         })
         .await
