@@ -33,6 +33,15 @@ impl NodeState {
         Self { availability, report }
     }
 
+    /// Whether it may be bound by a promise. What came no later than `before` says nothing of promises that were given since; nor
+    /// does a node that is offline.
+    pub fn may_have_promised(&self, before: Option<Timestamp>) -> bool {
+        let bound = |(report, at): &(MemberReport, Timestamp)| {
+            report.has_promised || before.is_some_and(|before| *at <= before)
+        };
+        self.availability == Availability::Online && self.report.as_ref().is_some_and(bound)
+    }
+
     /// Whether it is a replica that receives from its primary.
     pub fn receives(&self) -> bool {
         let streams = |(report, _): &(MemberReport, Timestamp)| report.streaming == Some(true);

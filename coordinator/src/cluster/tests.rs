@@ -317,3 +317,22 @@ fn what_was_not_told_is_unknown_and_never_what_it_should_be() {
     assert_eq!((behind.members[0].lag_bytes, behind.members[1].lag_bytes), (None, Some(600)));
     assert_eq!(behind.members.iter().map(|it| it.synchronous).collect::<Vec<_>>(), [false, true]);
 }
+
+#[test]
+fn a_promise_is_ruled_out_only_by_what_was_told_after_it_could_be_given() {
+    let before = Timestamp::UNIX_EPOCH;
+    let after = Timestamp::from_second(1).unwrap();
+    let report =
+        MemberReport::only(ClusterId::generate(), Engine::Postgresql, EngineState::Running, Term::FIRST);
+    let state = |availability, has_promised, at| NodeState {
+        availability,
+        report: Some((MemberReport { has_promised, ..report.clone() }, at)),
+    };
+    let (online, offline) = (Availability::Online, Availability::Offline);
+    assert!(state(online, false, before).may_have_promised(Some(before)));
+    assert!(!state(online, false, after).may_have_promised(Some(before)));
+    assert!(state(online, true, after).may_have_promised(Some(before)));
+    // Nobody waits for one that says nothing any more.
+    assert!(!state(offline, true, before).may_have_promised(Some(before)));
+    assert!(!NodeState { availability: online, report: None }.may_have_promised(None));
+}

@@ -151,14 +151,12 @@ impl Promote {
     async fn are_free(&self, ctx: &Context<Means>) -> Result<(), Error> {
         let cluster = ctx.means().records.get(&self.cluster).await?;
         let nodes = &ctx.means().nodes;
-        let told = |member: &Member| nodes.state(member.node_id, cluster.id).and_then(|state| state.report);
+        let state = |member: &Member| nodes.state(member.node_id, cluster.id);
         let replicas: Vec<&Member> =
             cluster.members.iter().filter(|member| member.node_id != self.from).collect();
-        let before: Vec<_> = replicas.iter().map(|member| told(member).map(|(_, at)| at)).collect();
-        let is_bound = |(member, before): (&&Member, &Option<Timestamp>)| match told(member) {
-            // What was told before may be just before a promise was given.
-            Some((report, at)) => report.has_promised || before.is_some_and(|before| at <= before),
-            None => false,
+        let before: Vec<_> = replicas.iter().map(|member| Some(state(member)?.report?.1)).collect();
+        let is_bound = |(member, before): (&&Member, &Option<Timestamp>)| {
+            state(member).is_some_and(|state| state.may_have_promised(*before))
         };
         let free = async {
             let mut changes = nodes.changes();

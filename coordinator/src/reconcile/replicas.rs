@@ -23,6 +23,8 @@ use crate::procedures::{Nodes, Procedures, resource};
 const LOST_AFTER: Duration = Duration::from_secs(10);
 /// For how long it must receive before the quorum counts on it again.
 const BACK_AFTER: Duration = Duration::from_secs(3);
+/// For how long it must receive for what was tried to have helped.
+const HELPED_AFTER: Duration = Duration::from_secs(30);
 /// After something was tried; doubled each time, for one member.
 const AGAIN: Duration = Duration::from_secs(30);
 const LONGEST: Duration = Duration::from_secs(15 * 60);
@@ -46,6 +48,33 @@ struct Kept {
     tried: Option<(Instant, u32)>,
 }
 
+// === impl Kept ===
+
+impl Kept {
+    /// Whether its primary sends to it now.
+    fn see(&mut self, streams: bool, elapsed: Duration) {
+        (self.lost, self.back) = match streams {
+            true => (Duration::ZERO, self.back + elapsed),
+            false => (self.lost + elapsed, Duration::ZERO),
+        };
+        if self.back >= HELPED_AFTER {
+            self.tried = None;
+        }
+    }
+
+    fn may_try(&self) -> bool {
+        self.tried.is_none_or(|(until, _)| Instant::now() >= until)
+    }
+
+    fn has_tried(&mut self) {
+        let tries = self.tried.map_or(0, |(_, tries)| tries);
+        let pause = AGAIN.saturating_mul(1 << tries.min(5)).min(LONGEST);
+        self.tried = Some((Instant::now() + pause, tries + 1));
+    }
+}
+
+// === impl Replicas ===
+
 impl Replicas {
     pub fn new(nodes: Arc<dyn Nodes>, leases: Leases, operations: operation::Handle<Procedures>) -> Self {
         Self { nodes, leases, operations, kept: BTreeMap::new() }
@@ -59,15 +88,7 @@ impl Replicas {
                 |it: &&holdfast_common::report::Follower| it.node_id == member.node_id && it.streaming;
             let streams = primary.followers.iter().find(follows).is_some();
             let kept = self.kept.entry((cluster.id, member.node_id)).or_default();
-            (kept.lost, kept.back) = if streams {
-                (Duration::ZERO, kept.back + elapsed)
-            } else {
-                (kept.lost + elapsed, Duration::ZERO)
-            };
-            // What was tried has helped.
-            if kept.back >= AGAIN {
-                kept.tried = None;
-            }
+            kept.see(streams, elapsed);
         }
         self.alignable(cluster).or_else(|| self.shrinkable(cluster)).or_else(|| self.growable(cluster))
     }
@@ -129,8 +150,7 @@ impl Replicas {
     }
 
     fn may_try(&self, cluster: ClusterId, node: NodeId) -> bool {
-        let kept = self.kept.get(&(cluster, node));
-        kept.and_then(|kept| kept.tried).is_none_or(|(until, _)| Instant::now() >= until)
+        self.kept.get(&(cluster, node)).is_none_or(Kept::may_try)
     }
 }
 
@@ -148,10 +168,7 @@ impl Look for Replicas {
             let submit = Submit::new(procedure, resource(&cluster.name), "coordinator");
             match self.operations.submit(submit).await {
                 Ok(_) => {
-                    let kept = self.kept.entry((cluster.id, node)).or_default();
-                    let tries = kept.tried.map_or(0, |(_, tries)| tries);
-                    let pause = AGAIN.saturating_mul(1 << tries.min(5)).min(LONGEST);
-                    kept.tried = Some((Instant::now() + pause, tries + 1));
+                    self.kept.entry((cluster.id, node)).or_default().has_tried();
                 }
                 Err(error) if error.reason() == Reason::OperationInProgress => {}
                 Err(error) => {
@@ -164,4 +181,33 @@ impl Look for Replicas {
 
 const fn has_data(member: &Member) -> bool {
     matches!(member.phase, MemberPhase::Active | MemberPhase::Aligning)
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::time::advance;
+
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn pauses_grow_while_nothing_helps_and_what_helped_is_forgotten() {
+        let mut kept = Kept::default();
+        let second = Duration::from_secs(1);
+        for tries in 0..3 {
+            assert!(kept.may_try());
+            kept.has_tried();
+            // It comes back for less than what counts.
+            kept.see(true, HELPED_AFTER - second);
+            kept.see(false, second);
+            advance(AGAIN * (1 << tries) - second).await;
+            assert!(!kept.may_try(), "after {tries} tries");
+            advance(second).await;
+        }
+        kept.has_tried();
+        kept.see(true, HELPED_AFTER);
+        assert!(kept.may_try());
+        kept.has_tried();
+        advance(AGAIN).await;
+        assert!(kept.may_try(), "the pauses have not begun anew");
+    }
 }
