@@ -13,7 +13,6 @@ use rand::seq::IndexedRandom as _;
 use rand::{RngExt as _, SeedableRng as _};
 
 pub use self::fault::{Fault, Role};
-use crate::cluster::{self, NODES};
 use crate::scene::now;
 use crate::stage::Stage;
 use crate::wait::wait_until;
@@ -95,7 +94,7 @@ impl Chaos {
         self.inflict(strike, &primary).await.with_context(|| format!("inflict {strike}"))?;
         self.stage.fleet.network().heal().await?;
         let ended = now();
-        let (primary, after) = self.is_whole().await?;
+        let (primary, after) = wait_until("a whole cluster, by itself", WHOLE, || self.stage.whole()).await?;
         let whole = now() - ended;
         self.stage.client.is_served_by(&primary, ended, WHOLE).await?;
         let (changes, found) = (after - term, self.stage.client.served());
@@ -115,23 +114,6 @@ impl Chaos {
         let shown = self.stage.fleet.json(["cluster", "show", "orders"]).await?;
         let primary = shown["primary"].as_str().with_context(|| format!("no primary in {shown}"))?;
         Ok((primary.to_owned(), shown["term"].as_u64().unwrap_or_default()))
-    }
-
-    /// Waits until all follow one primary, and it counts on them.
-    async fn is_whole(&self) -> anyhow::Result<(String, u64)> {
-        wait_until("a whole cluster, by itself", WHOLE, || async {
-            let shown = self.stage.fleet.json(["cluster", "show", "orders"]).await?;
-            let counted = shown["lease"]["promotable_nodes"].as_array().map(Vec::len);
-            ensure!(shown["state"] == "healthy" && shown["operation_id"].is_null(), "it is {shown}");
-            ensure!(counted == Some(2) && shown["lease"]["settled"] == true, "it is {shown}");
-            ensure!(!self.quorum || shown["synchronous_count"] == 1, "it is {shown}");
-            let members = cluster::members(&self.stage.fleet).await?;
-            let streaming = members.iter().filter(|(_, _, state)| state == "streaming").count();
-            ensure!(members.len() == NODES.len() && streaming == 2, "they are {members:?}");
-            let primary = shown["primary"].as_str().unwrap_or_default().to_owned();
-            Ok((primary, shown["term"].as_u64().unwrap_or_default()))
-        })
-        .await
     }
 }
 

@@ -70,6 +70,24 @@ impl Stage {
         .await
     }
 
+    /// The primary and its term, if all follow it and it counts on them, and nothing is under way.
+    ///
+    /// # Errors
+    ///
+    /// When it is not so.
+    pub async fn whole(&self) -> anyhow::Result<(String, u64)> {
+        let shown = self.fleet.json(["cluster", "show", "orders"]).await?;
+        let counted = shown["lease"]["promotable_nodes"].as_array().map(Vec::len);
+        ensure!(shown["state"] == "healthy" && shown["operation_id"].is_null(), "it is {shown}");
+        ensure!(counted == Some(2) && shown["lease"]["settled"] == true, "it is {shown}");
+        ensure!(shown["durability"] != "quorum" || shown["synchronous_count"] == 1, "it is {shown}");
+        let members = cluster::members(&self.fleet).await?;
+        let streaming = members.iter().filter(|(_, _, state)| state == "streaming").count();
+        ensure!(members.len() == cluster::NODES.len() && streaming == 2, "they are {members:?}");
+        let primary = shown["primary"].as_str().with_context(|| format!("no primary in {shown}"))?;
+        Ok((primary.to_owned(), shown["term"].as_u64().unwrap_or_default()))
+    }
+
     /// Promotes it by plan, and waits until it serves and all is whole.
     ///
     /// # Errors

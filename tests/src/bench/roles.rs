@@ -40,12 +40,16 @@ const AIM_GONE: f64 = 7.5;
 const AIM_GONE_FAST: f64 = 4.0;
 
 /// A primary and two replicas on n1, n2 and n3, by whomever they are kept, and a client of all of them on n4.
+struct Site<'a> {
+    network: &'a Network,
+    controller: &'a Host,
+    nodes: &'a [Host],
+    client: &'a Client,
+}
+
+/// Who keeps them.
 trait Keeper {
-    fn network(&self) -> &Network;
-    fn node(&self, name: &str) -> anyhow::Result<&Host>;
-    /// Everybody else whom a member talks to.
-    fn others(&self) -> Vec<&Host>;
-    fn client(&self) -> &Client;
+    fn site(&self) -> Site<'_>;
     /// The primary, if two replicas stream from it.
     async fn whole(&self) -> anyhow::Result<String>;
     /// Makes another member the primary, by plan.
@@ -109,7 +113,8 @@ async fn rounds(who: &'static str, keeper: &impl Keeper, events: &[Event]) -> an
 /// From a whole cluster to a whole cluster.
 async fn one(keeper: &impl Keeper, event: Event) -> anyhow::Result<f64> {
     let primary = wait_until("a whole cluster", SOON, || keeper.whole()).await?;
-    let (client, host) = (keeper.client(), keeper.node(&primary)?);
+    let Site { network, controller, nodes, client } = keeper.site();
+    let host = nodes.iter().find(|host| host.name() == primary).context("no such node")?;
     if event == Event::KilledServer {
         sleep(AT_REST).await;
     }
@@ -130,18 +135,16 @@ async fn one(keeper: &impl Keeper, event: Event) -> anyhow::Result<f64> {
             client.is_served(|ack| ack.sent > begun && ack.node != primary, SOON).await?;
         }
         Event::Partition => {
-            let mut all = keeper.others();
-            for node in NODES.into_iter().filter(|node| *node != primary) {
-                all.push(keeper.node(node)?);
-            }
-            keeper.network().partition(&[host], &all).await?;
+            let others = nodes.iter().filter(|host| host.name() != primary);
+            let all: Vec<&Host> = others.chain([controller]).collect();
+            network.partition(&[host], &all).await?;
             client.is_served(|ack| ack.sent > begun && ack.node != primary, SOON).await?;
         }
     }
     let gap = client.longest_gap_since(begun);
     match event {
         Event::DeadNode => host.boot().await?,
-        Event::Partition => keeper.network().heal().await?,
+        Event::Partition => network.heal().await?,
         Event::Switchover | Event::KilledServer => {}
     }
     wait_until("a whole cluster again", SOON, || keeper.whole()).await?;

@@ -3,11 +3,10 @@
 use std::path::PathBuf;
 
 use super::servers::{ACCESS, FOLDER, PASSWORD, PORT, Servers, as_postgres, programs};
-use super::{Keeper, streams};
+use super::{Keeper, Site, streams};
 use crate::client::Client;
 use crate::cluster::NODES;
 use crate::host::Host;
-use crate::network::Network;
 
 pub(super) struct ByHand {
     servers: Servers,
@@ -58,20 +57,8 @@ EOF
 }
 
 impl Keeper for ByHand {
-    fn network(&self) -> &Network {
-        &self.servers.network
-    }
-
-    fn node(&self, name: &str) -> anyhow::Result<&Host> {
-        self.servers.node(name)
-    }
-
-    fn others(&self) -> Vec<&Host> {
-        self.servers.others()
-    }
-
-    fn client(&self) -> &Client {
-        &self.client
+    fn site(&self) -> Site<'_> {
+        self.servers.site(&self.client)
     }
 
     async fn whole(&self) -> anyhow::Result<String> {
@@ -81,7 +68,7 @@ impl Keeper for ByHand {
     }
 
     async fn switch(&self, from: &str, to: &str) -> anyhow::Result<()> {
-        let (old, new, bin) = (self.node(from)?, self.node(to)?, self.bin.display());
+        let (old, new, bin) = (self.servers.node(from)?, self.servers.node(to)?, self.bin.display());
         let change = format!(
             "set -e; cd {FOLDER}
              psql -h {FOLDER} -qAt -c checkpoint

@@ -4,11 +4,10 @@ use anyhow::{Context as _, ensure};
 use serde_json::{Value, json};
 
 use super::servers::{ACCESS, AS_POSTGRES, FOLDER, PASSWORD, PORT, Servers, as_postgres, programs};
-use super::{Keeper, SOON, streams};
+use super::{Keeper, SOON, Site, streams};
 use crate::client::Client;
 use crate::cluster::NODES;
 use crate::host::{Host, Service};
-use crate::network::Network;
 
 /// The configuration, as the host sees it.
 const FILE: &str = "/var/lib/holdfast/contest/patroni.yml";
@@ -49,7 +48,7 @@ impl Patroni {
         let words: Vec<&str> = ["patronictl", "-c", FILE].into_iter().chain(words.iter().copied()).collect();
         let mut said = Err(anyhow::anyhow!("no node answers"));
         for name in NODES {
-            said = self.node(name)?.run(as_postgres(&words).deadline(SOON)).await;
+            said = self.servers.node(name)?.run(as_postgres(&words).deadline(SOON)).await;
             if said.is_ok() {
                 break;
             }
@@ -59,20 +58,8 @@ impl Patroni {
 }
 
 impl Keeper for Patroni {
-    fn network(&self) -> &Network {
-        &self.servers.network
-    }
-
-    fn node(&self, name: &str) -> anyhow::Result<&Host> {
-        self.servers.node(name)
-    }
-
-    fn others(&self) -> Vec<&Host> {
-        self.servers.others()
-    }
-
-    fn client(&self) -> &Client {
-        &self.client
+    fn site(&self) -> Site<'_> {
+        self.servers.site(&self.client)
     }
 
     async fn whole(&self) -> anyhow::Result<String> {

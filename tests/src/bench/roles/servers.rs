@@ -5,7 +5,7 @@ use std::path::PathBuf;
 
 use anyhow::Context as _;
 
-use super::SOON;
+use super::{SOON, Site};
 use crate::client::{Client, TABLE};
 use crate::cluster::NODES;
 use crate::fleet::Uri;
@@ -62,8 +62,9 @@ impl Servers {
         self.nodes.iter().find(|host| host.name() == name).with_context(|| format!("no node {name}"))
     }
 
-    pub(super) fn others(&self) -> Vec<&Host> {
-        self.nodes.last().into_iter().chain([&self.controller]).collect()
+    pub(super) fn site<'a>(&'a self, client: &'a Client) -> Site<'a> {
+        let Self { network, controller, nodes } = self;
+        Site { network, controller, nodes, client }
     }
 
     /// The client, once n1 serves it.
