@@ -5,7 +5,7 @@
 
 use std::fmt;
 
-use holdfast_common::assignment::{Exposure, MemberAssignment, Power};
+use holdfast_common::assignment::{Exposure, MemberAssignment, Power, RoleAssignment};
 use holdfast_common::protocol::Standing;
 use holdfast_common::report::EngineState;
 use holdfast_common::role::Role;
@@ -108,6 +108,12 @@ pub fn plan(wanted: &MemberAssignment, observed: &Observation, drift: Option<Dri
     }
     steps.extend((turn == Turn::Follow).then_some(Step::Follow));
     match (observed.state, wanted.power) {
+        // Clients wait for this alone; what else there is to do is the next round's.
+        (EngineState::Running, Power::Running)
+            if turn == Turn::Lead && drift.is_some() && !waits_for_others(wanted) =>
+        {
+            steps.push(Step::Lead);
+        }
         (EngineState::Running, Power::Running) => {
             steps.extend(differs.then_some(Step::Configure));
             // Not with a configuration by which it would wait for nobody.
@@ -157,6 +163,11 @@ fn problem(wanted: &MemberAssignment, observed: &Observation) -> Option<Problem>
         _ => {}
     }
     None
+}
+
+/// Whether a commit is to count only once others have it too, which its configuration must say before it takes any.
+fn waits_for_others(wanted: &MemberAssignment) -> bool {
+    matches!(&wanted.role, RoleAssignment::Primary { synchronous } if !synchronous.nodes.is_empty())
 }
 
 /// A role changes only if the assignment and the lease's record agree on it, and on the term.
@@ -215,7 +226,7 @@ mod tests {
     use std::net::{IpAddr, Ipv4Addr};
 
     use holdfast_common::access::Access;
-    use holdfast_common::assignment::{Exposure, Peer, RoleAssignment, Synchronous};
+    use holdfast_common::assignment::{Peer, Synchronous};
     use holdfast_common::engine::{Engine, Parameters};
     use holdfast_common::id::{ClusterId, NodeId};
     use holdfast_common::protocol::Profile;
@@ -338,6 +349,20 @@ mod tests {
         let later = MemberAssignment { term: Term::new(2), ..member(Role::Primary, Power::Running) };
         let led = |drift| plan(&later, &observed(Running, Role::Primary), drift, leave(2, primary)).steps;
         assert_eq!((led(Some(Drift::NONE)), led(None)), (vec![Step::Lead], vec![]));
+    }
+
+    #[test]
+    fn who_waits_for_others_is_configured_so_before_it_leads_and_else_clients_are_not_kept_waiting() {
+        let leave = Leave { standing: Some((Term::FIRST, Standing::Primary)), ..HELD };
+        let steps = |role| {
+            let wanted = MemberAssignment { role, ..member(Role::Primary, Power::Running) };
+            plan(&wanted, &observed(EngineState::Running, Role::Replica), Some(BOTH), leave).steps
+        };
+        let nobody = RoleAssignment::Primary { synchronous: Synchronous::default() };
+        let one = Synchronous { count: 1, nodes: vec![NodeId::generate()] };
+        assert_eq!(steps(nobody), vec![Step::Lead]);
+        let all = vec![Step::Configure, Step::Lead, Step::Admit];
+        assert_eq!(steps(RoleAssignment::Primary { synchronous: one }), all);
     }
 
     #[test]

@@ -25,7 +25,7 @@ use holdfast_common::telemetry::{EngineAvailability, EngineOffer};
 use holdfast_common::term::Term;
 use jiff::Timestamp;
 
-use self::state::{Configured, Member, State, admitted, others};
+use self::state::{Configured, Member, State, admitted};
 use super::{Copied, Deed, Drift, Engine, Error, LocalMember, Observation, Resynced, Work};
 
 /// The version that the fake has.
@@ -417,7 +417,6 @@ impl Engine for FakeEngine {
 
     fn lead<'a>(&'a self, assigned: &'a MemberAssignment) -> Deed<'a, ()> {
         self.deed(Step::Lead, |state| {
-            let admitted = others(assigned, self.node);
             let member = state.complete_mut(assigned.cluster_id, self.node)?;
             if member.running_since.is_none() {
                 let deed = "promote".to_owned();
@@ -428,7 +427,6 @@ impl Engine for FakeEngine {
                 member.offset += 1;
             }
             (member.role, member.term, member.sealed) = (Role::Primary, assigned.term, false);
-            member.admitted = admitted;
             Ok(())
         })
     }

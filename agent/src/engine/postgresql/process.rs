@@ -26,7 +26,7 @@ const START_WATCH: Duration = Duration::from_secs(3);
 /// How long the processes of a server that has ended are waited for.
 const LAST_DEADLINE: Duration = Duration::from_secs(5);
 /// Between two looks at a server that starts or stops: clients may wait for it.
-const PAUSE: Duration = Duration::from_millis(30);
+const PAUSE: Duration = Duration::from_millis(5);
 
 /// The name of a member's service.
 pub(super) fn service_name(cluster: holdfast_common::id::ClusterId) -> Result<ServiceName, Error> {

@@ -22,7 +22,10 @@ use crate::host::files::Access;
 
 /// How long a replica may take to leave recovery, or to let go of its primary and replay what it has.
 const ROLE_DEADLINE: Duration = Duration::from_secs(30);
-const PAUSE: Duration = Duration::from_millis(20);
+const PAUSE: Duration = Duration::from_millis(10);
+/// How long a replica that has just been told whom to follow is helped to find it, and how often.
+const HELPED: Duration = Duration::from_secs(1);
+const HELP_PAUSE: Duration = Duration::from_millis(25);
 /// Between two looks at a server that becomes primary: clients wait for it.
 const BRIEFLY: Duration = Duration::from_millis(5);
 /// A checkpoint may have to write all of the server's memory.
@@ -34,7 +37,7 @@ const SEALED: &str = "# Written by Holdfast: this replica receives from nobody u
 const OPEN: &str = "# Written by Holdfast: this member is not sealed.\n";
 
 impl Inner {
-    /// Out of recovery, where it is in it; its slots; then its term.
+    /// Out of recovery, where it is in it; then its term. Whatever can be done later is: clients wait for this.
     pub(super) async fn lead(&self, member: &MemberAssignment) -> Result<(), Error> {
         let cluster = member.cluster_id;
         let session = self.session(cluster).await.map_err(|why| why.during("promote"))?;
@@ -46,13 +49,14 @@ impl Inner {
             past(until, "promote")?;
             sleep(BRIEFLY).await;
         }
-        self.admit(member).await?;
-        self.unseal(&self.layout(cluster)).await?;
-        // The last of all: from here on it counts as a primary of this term.
-        let begun = session.begin_term(member.term, self.settings.node_id).await;
+        let layout = self.layout(cluster);
+        // A seal is about whom a replica receives from: on a primary it means nothing, so neither waits for the other.
+        let (begun, unsealed) =
+            tokio::join!(session.begin_term(member.term, self.settings.node_id), self.unseal(&layout));
         // It remembers the term of before, or is left in the middle of writing this one.
         self.forget(cluster);
-        begun.map_err(|why| why.during("promote"))
+        begun.map_err(|why| why.during("promote"))?;
+        unsealed
     }
 
     /// Receives from nobody any more, and tells where its log ends once all of it is replayed.
@@ -94,8 +98,9 @@ impl Inner {
             // Whoever else receives could hold the stop up.
             session.end_strangers().await.map_err(|why| why.during(deed))?;
             self.stop(cluster).await?;
+        } else {
+            process::refuse_users(&layout.data()).await?;
         }
-        process::refuse_users(&layout.data()).await?;
         let term = self.host.files().read(&kept, 64).await.map_err(|error| Error::failed(deed, error))?;
         let term = String::from_utf8_lossy(&term).parse().map(Term::new);
         let problem = "its term is not readable".to_owned();
@@ -144,7 +149,24 @@ impl Inner {
             removed.map_err(|error| Error::failed(deed, error))?;
         }
         self.unseal(&layout).await?;
-        self.configure(member).await
+        self.configure(member).await?;
+        self.help_to_find(member.cluster_id).await
+    }
+
+    /// A server waits after each failed try to receive, and fails until the new primary has left recovery and made its slots: a
+    /// reload ends that wait. In quorum mode clients wait for this.
+    async fn help_to_find(&self, cluster: ClusterId) -> Result<(), Error> {
+        let until = Instant::now() + HELPED;
+        while self.host.units().status(&process::service_name(cluster)?).await.is_running() {
+            let session = self.session(cluster).await.map_err(|why| why.during("follow"))?;
+            let streams = session.streams().await.map_err(|why| why.during("follow"))?;
+            if streams || Instant::now() > until {
+                break;
+            }
+            session.reload().await.map_err(|why| why.during("follow"))?;
+            sleep(HELP_PAUSE).await;
+        }
+        Ok(())
     }
 
     pub(super) async fn unseal(&self, layout: &Layout) -> Result<(), Error> {

@@ -26,7 +26,7 @@ const CONNECT_DEADLINE: Duration = Duration::from_secs(2);
 const QUERY_DEADLINE: Duration = Duration::from_secs(3);
 /// How long a server is watched until it goes by its new configuration.
 const RELOAD_DEADLINE: Duration = Duration::from_secs(1);
-const PAUSE: Duration = Duration::from_millis(10);
+const PAUSE: Duration = Duration::from_millis(5);
 /// The server gives up a little before we do.
 const OPTIONS: &str = "-c search_path=pg_catalog -c statement_timeout=2500 -c lock_timeout=1000 \
                        -c idle_in_transaction_session_timeout=5000 -c log_statement=none \
@@ -218,6 +218,12 @@ impl Session {
             Ok(self.client.query_one(SIZE, &[]).await?.try_get::<_, Option<i64>>(0)?.and_then(unsigned))
         })
         .await
+    }
+
+    /// Whether it receives, from whomever.
+    pub(super) async fn streams(&self) -> Result<bool, NoAnswer> {
+        let query = "select exists (select from pg_stat_wal_receiver where status = 'streaming')";
+        bounded(async { Ok(self.client.query_one(query, &[]).await?.try_get(0)?) }).await
     }
 
     /// Whether a replica receives from the server at this name and port now.

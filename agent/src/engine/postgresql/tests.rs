@@ -392,6 +392,7 @@ async fn a_primary_that_becomes_a_replica_keeps_no_slots() {
     let led = MemberAssignment { term: Term::new(2), ..cluster.primary(&b.bench) };
     b.bench.engine.configure(&led).await.unwrap();
     b.bench.engine.lead(&led).await.unwrap();
+    b.bench.settle(&led).await;
     let followed = MemberAssignment { term: Term::new(2), ..cluster.replica(&a.bench, &b.bench) };
     a.bench.engine.follow(&followed).await.unwrap();
     a.bench.run(&followed).await;
