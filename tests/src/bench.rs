@@ -2,6 +2,7 @@
 //! build and answers with a [`Report`], which xtask writes to `docs/BENCHMARKS.md`.
 
 mod agent;
+mod crowd;
 mod firewall;
 mod measure;
 mod resync;
@@ -75,6 +76,12 @@ pub const ALL: &[Bench] = &[
         run: || Box::pin(roles::measure()),
     },
     Bench {
+        name: "crowd",
+        about: "the same with 5,000 agents on the coordinator, and what it costs then",
+        patience: Duration::from_secs(3600),
+        run: || Box::pin(crowd::measure()),
+    },
+    Bench {
         name: "resync",
         about: "how long a replica of 2 GB takes to be made anew, beside pg_basebackup alone, and by a rewind",
         patience: Duration::from_secs(3600),
@@ -120,6 +127,7 @@ pub fn bench_main(arguments: &[String]) -> anyhow::Result<()> {
         }
         [verb, state, _tls] if verb == swarm::FLOOR => return swarm::serve_floor(state.as_ref()),
         [_, name] if name == "list" => return list(),
+        [verb, folder, address] if verb == crowd::CROWD => return crowd::gather(folder.as_ref(), address),
         [file] => (file, None),
         [file, name] => (file, Some(name)),
         _ => bail!("holdfast-bench is started by `cargo xtask bench`, not by people"),

@@ -152,20 +152,43 @@ impl Drop for Client {
     }
 }
 
+/// Checks that those who acknowledged did so one after the other, while the primary changed so often.
+///
+/// # Errors
+///
+/// When two did at once.
+pub fn one_at_a_time(served: &[String], changes: u64) -> anyhow::Result<()> {
+    let switched = served.len().saturating_sub(1);
+    ensure!(
+        switched as u64 <= changes,
+        "two served at once: {served:?}, in {changes} changes of the primary"
+    );
+    Ok(())
+}
+
 /// Checks that all acknowledged rows are among those that the server has.
 ///
 /// # Errors
 ///
 /// When one is missing.
 pub fn nothing_is_missing(acknowledged: &[Ack], found: &str) -> anyhow::Result<()> {
+    let mut by_node: BTreeMap<&str, Vec<&Ack>> = BTreeMap::new();
+    for ack in missing(acknowledged, found)? {
+        by_node.entry(&ack.node).or_default().push(ack);
+    }
+    ensure!(by_node.is_empty(), "acknowledged and missing: {by_node:?}");
+    Ok(())
+}
+
+/// The acknowledged rows that are not among those that the server has.
+///
+/// # Errors
+///
+/// When it says something that is no row.
+pub fn missing<'a>(acknowledged: &'a [Ack], found: &str) -> anyhow::Result<Vec<&'a Ack>> {
     let found: BTreeSet<u64> =
         found.split_whitespace().map(str::parse).collect::<Result<_, _>>().context("read the rows")?;
-    let mut missing: BTreeMap<&str, Vec<&Ack>> = BTreeMap::new();
-    for ack in acknowledged.iter().filter(|ack| !found.contains(&ack.id)) {
-        missing.entry(&ack.node).or_default().push(ack);
-    }
-    ensure!(missing.is_empty(), "acknowledged and missing: {missing:?}");
-    Ok(())
+    Ok(acknowledged.iter().filter(|ack| !found.contains(&ack.id)).collect())
 }
 
 /// Writes to one member for ever, as soon as it takes anything.

@@ -79,15 +79,25 @@ impl Drop for Hung {
     }
 }
 
-/// Puts what is in `folder` of `host` on a disk of its own, which is the host's alone and goes with it. Nobody may use it now.
+/// Takes the last byte of the disk that `folder` of `host` is on.
 ///
 /// # Errors
 ///
-/// When there can be no such disk here.
-pub async fn own_disk(host: &Host, folder: &Path) -> anyhow::Result<()> {
-    const MOVE: &str = r#"set -e
-        truncate --size=64M "$0.disk"; mkfs.ext4 -q "$0.disk"
-        mv "$0" "$0.aside"; mkdir "$0"; mount -o loop "$0.disk" "$0"; rmdir "$0/lost+found"
-        cp --archive --no-target-directory "$0.aside" "$0""#;
-    host.run(Program::new("sh").args(["-c", MOVE]).arg(folder)).await.map(drop).context("make a disk")
+/// When there is room left.
+pub async fn fill_disk(host: &Host, folder: &Path) -> anyhow::Result<()> {
+    const FILL: &str = r#"set -e; cd "$0"
+        fallocate --length "$(df --output=avail --block-size=1 . | tail -n 1)" filler
+        dd if=/dev/zero of=more-filler bs=1k 2>/dev/null && exit 1
+        test "$(df --output=avail . | tail -n 1)" -eq 0"#;
+    host.run(Program::new("sh").args(["-c", FILL]).arg(folder)).await.map(drop).context("fill a disk")
+}
+
+/// Gives back what [`fill_disk`] took.
+///
+/// # Errors
+///
+/// When it cannot be given back.
+pub async fn empty_disk(host: &Host, folder: &Path) -> anyhow::Result<()> {
+    let empty = Program::new("rm").arg(folder.join("filler")).arg(folder.join("more-filler"));
+    host.run(empty).await.map(drop).context("empty a disk")
 }

@@ -19,7 +19,7 @@ use anyhow::{Context as _, bail};
 use nix::sched::{CloneFlags, setns};
 use nix::sys::signal::Signal;
 
-pub use self::spec::{Service, ServiceState};
+pub use self::spec::{Disk, Service, ServiceState};
 use crate::binaries;
 use crate::proc::{self, Entry, Process};
 use crate::process::{Output, Program, Running};
@@ -54,6 +54,7 @@ pub struct Host {
     folder: PathBuf,
     machine_id: String,
     plug: Plug,
+    disks: Mutex<Vec<Disk>>,
     up: Mutex<Option<Up>>,
 }
 
@@ -73,7 +74,8 @@ impl Host {
             std::fs::create_dir_all(&part).with_context(|| format!("make {}", part.display()))?;
         }
         let machine_id = uuid::Uuid::new_v4().simple().to_string();
-        Ok(Self { run, name: name.into(), addresses, folder, machine_id, plug, up: Mutex::new(None) })
+        let (disks, up) = (Mutex::default(), Mutex::default());
+        Ok(Self { run, name: name.into(), addresses, folder, machine_id, plug, disks, up })
     }
 
     /// Its name, which is its hostname.
@@ -153,6 +155,7 @@ impl Host {
             owner_lock: self.run.owner_lock(),
             boot_id: boot_id.clone(),
             machine_id: self.machine_id.clone(),
+            disks: self.disks.lock().unwrap_or_else(PoisonError::into_inner).clone(),
         };
         spec::write(&file, &told)?;
         let mut program = Program::new(binaries::testbed()?).arg("host-init").arg(&file);
@@ -188,6 +191,27 @@ impl Host {
         }
         let init = self.find_init(running.process())?;
         *self.up.lock().unwrap_or_else(PoisonError::into_inner) = Some(Up { running, init });
+        Ok(())
+    }
+
+    /// Puts what is in `place` on a disk of its own of so many MiB, which is the host's alone and goes with it; a boot mounts it again.
+    /// Nobody may use the folder meanwhile, and from outside it is seen as it was.
+    ///
+    /// # Errors
+    ///
+    /// When there can be no such disk here.
+    pub async fn add_disk(&self, place: &Path, mib: u32) -> anyhow::Result<()> {
+        const MAKE: &str = r#"set -e
+            truncate --size="$2M" "$1"; mkfs.ext4 -q -m 0 "$1"
+            mkdir "$1.new"; mount -o loop "$1" "$1.new"; rmdir "$1.new/lost+found"
+            cp --archive --no-target-directory "$0" "$1.new"; umount "$1.new"; rmdir "$1.new"
+            mount -o loop "$1" "$0""#;
+        let name = place.file_name().context("a folder with a name")?.to_string_lossy();
+        let image = self.folder.join(format!("{name}.disk"));
+        let make = Program::new("sh").args(["-c", MAKE]).arg(place).arg(&image).arg(mib.to_string());
+        self.run(make).await.context("make a disk")?;
+        let disk = Disk { image, place: place.to_owned() };
+        self.disks.lock().unwrap_or_else(PoisonError::into_inner).push(disk);
         Ok(())
     }
 

@@ -13,6 +13,7 @@
 //! | [`scene`], [`writer`] | a cluster with clients that write all the time, for the tests of leases |
 //! | [`stage`] | a cluster with such a client, for the tests of changing roles |
 //! | [`chaos`] | faults of every kind in random order, and what must hold after each |
+//! | [`unmanaged`] | clusters that Holdfast does not keep, to be compared with |
 //! | [`demo`] | the fleet and cluster of `cargo xtask demo` |
 //! | [`process`] | the one door to programs, with deadlines |
 //! | [`proc`] | what `/proc` knows: identities of processes, namespaces, inner and outer pids |
@@ -46,6 +47,7 @@ pub mod process;
 pub mod run;
 pub mod scene;
 pub mod stage;
+pub mod unmanaged;
 pub mod wait;
 pub mod writer;
 

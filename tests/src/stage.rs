@@ -6,12 +6,13 @@ use anyhow::{Context as _, ensure};
 
 use crate::client::{self, Client, TABLE};
 use crate::cluster::{self, DEADLINE};
-use crate::fleet::{Fleet, Uri};
+use crate::fleet::{AGENT, Fleet, Uri};
 use crate::network::Network;
 use crate::scene::now;
 use crate::wait::wait_until;
 
 const PORT: u16 = 5432;
+const ROWS: &str = "select id from numbered";
 
 /// A cluster of n1 and two more, and a client on n4.
 #[derive(Debug)]
@@ -30,9 +31,36 @@ impl Stage {
     ///
     /// When it does not come about.
     pub async fn set(more: &[&str]) -> anyhow::Result<Self> {
+        Self::upon(Self::fleet().await?, more).await
+    }
+
+    /// The same with all that a member keeps on a disk of so many MiB.
+    ///
+    /// # Errors
+    ///
+    /// When it does not come about.
+    pub async fn set_on_disks(mib: u32, more: &[&str]) -> anyhow::Result<Self> {
+        let fleet = Self::fleet().await?;
+        for name in cluster::NODES {
+            let host = fleet.node(name)?;
+            host.kill(AGENT).await?;
+            host.add_disk(&host.state_folder(), mib).await?;
+            host.release(AGENT).await?;
+        }
+        for name in cluster::NODES {
+            fleet.online(name).await?;
+        }
+        Self::upon(fleet, more).await
+    }
+
+    async fn fleet() -> anyhow::Result<Fleet> {
         let network = Network::new().await?;
         let mut fleet = Fleet::start(network, SocketAddr::from(([127, 0, 0, 1], 0))).await?;
         fleet.join_all(&["n1", "n2", "n3", "n4"]).await?;
+        Ok(fleet)
+    }
+
+    async fn upon(fleet: Fleet, more: &[&str]) -> anyhow::Result<Self> {
         let create = ["cluster", "create", "orders", "--engine", "postgresql", "--nodes", "n1,n2,n3"];
         fleet.cli(create.into_iter().chain(more.iter().copied()))?.deadline(DEADLINE).run().await?;
         fleet.cli(["access", "set", "orders", "--mode", "open"])?.run().await?;
@@ -164,9 +192,17 @@ impl Stage {
     ///
     /// When one is missing.
     pub async fn nothing_is_lost(&self, primary: &str) -> anyhow::Result<()> {
-        let at = self.fleet.node(primary)?.address();
         let acknowledged = self.client.acknowledged();
-        let found = self.fleet.psql(&self.uri.only(at)?, "select id from numbered").await?;
-        client::nothing_is_missing(&acknowledged, &found)
+        client::nothing_is_missing(&acknowledged, &self.ask(primary, ROWS).await?)
+    }
+
+    /// How many acknowledged rows this server has not.
+    ///
+    /// # Errors
+    ///
+    /// When it does not answer.
+    pub async fn lost(&self, primary: &str) -> anyhow::Result<usize> {
+        let acknowledged = self.client.acknowledged();
+        Ok(client::missing(&acknowledged, &self.ask(primary, ROWS).await?)?.len())
     }
 }

@@ -1,8 +1,9 @@
 //! Another member takes over from a primary that cannot hand over, on real hosts: PostgreSQL, nftables, and a client of all members
 //! that writes without pause and reaches the old primary all the time.
 
-use anyhow::ensure;
+use anyhow::{Context as _, ensure};
 use holdfast_tests::cluster::DEADLINE;
+use holdfast_tests::process::Program;
 use holdfast_tests::scene::now;
 use holdfast_tests::stage::Stage;
 
@@ -48,12 +49,36 @@ mod as_root {
     async fn a_failover_in_async_mode_says_what_it_may_lose_and_two_never_serve() -> anyhow::Result<()> {
         let stage = Stage::set(&["--durability", "async"]).await?;
         stage.is_whole_under("n1").await?;
-        fails_over(&stage, &["--accept-data-loss"]).await?;
+        let primary = fails_over(&stage, &["--accept-data-loss"]).await?;
+        let lost = stage.lost(&primary).await?;
+        ensure!(lost > 0, "nothing was acknowledged that could have been lost: nothing is shown by this");
         let listed = stage.fleet.json(["event", "list"]).await?;
         let events = listed["events"].as_array().into_iter().flatten();
         let told = events.filter(|event| event["reason"] == "PRIMARY_CHANGED");
         let told: Vec<&str> = told.filter_map(|event| event["message"].as_str()).collect();
         ensure!(told.len() == 1 && told[0].contains("bytes of what the old one last reported"), "{told:?}");
+
+        // What it wrote after its last report is told when it comes back: all that was lost is in what is set aside.
+        stage.fleet.network().heal().await?;
+        let told = stage.told("MEMBER_RESYNCED").await?;
+        ensure!(told.contains("bytes of log that perhaps only it had are set aside"), "it is told: {told}");
+        let kept = set_aside_inserts(&stage).await?;
+        ensure!(kept >= lost, "{lost} acknowledged rows are lost, and {kept} inserts are set aside");
+        stage.is_whole_under(&primary).await?;
+        ensure!(stage.lost(&primary).await? == lost, "more was lost later");
         Ok(())
     }
+}
+
+/// How many rows somebody finds who reads what n1 has set aside with PostgreSQL's own program.
+async fn set_aside_inserts(stage: &Stage) -> anyhow::Result<usize> {
+    const READ: &str = r#"set -e; cd "$(ls -d /var/lib/holdfast/data/*/set-aside/*/ | tail -n 1)"
+        place=$(sed -n '/"fork"/,/}/s/.*"offset": \([0-9]*\).*/\1/p' summary.json)
+        from=$(printf '%X/%X' $((place >> 32)) $((place & 0xffffffff)))
+        first=$(ls | grep -E '^[0-9A-F]{24}$' | head -n 1)
+        timeline=$((0x$(echo "$first" | cut -c 1-8)))
+        reader=$(ls /usr/lib/postgresql/*/bin/pg_waldump | tail -n 1)
+        "$reader" --path . --timeline "$timeline" --start "$from" --rmgr Heap 2>/dev/null | grep -c 'desc: INSERT' || true"#;
+    let said = stage.fleet.node("n1")?.run(Program::new("sh").args(["-c", READ])).await?;
+    said.trim().parse().with_context(|| format!("it says {said:?}"))
 }

@@ -175,7 +175,7 @@ mod as_root {
         let n1 = scene.fleet.node("n1")?;
         let state = n1.state_folder().join("agent");
         n1.kill(AGENT).await?;
-        fault::own_disk(n1, &state).await?;
+        n1.add_disk(&state, 64).await?;
         n1.release(AGENT).await?;
         scene.whole_again().await?;
         let (before, lost) = (scene.shown().await?, told(&scene, "LEASE_LOST").await?);

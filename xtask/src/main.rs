@@ -66,6 +66,9 @@ enum Verb {
         /// When a commit is acknowledged: `quorum` or `async`.
         #[arg(long, default_value = "quorum")]
         durability: String,
+        /// Of the leases: `default`, `fast` or `wide`; faults last up to nearly three leases.
+        #[arg(long, default_value = "default")]
+        lease_profile: String,
     },
     /// Make Debian packages of the programs, in target/packages.
     Package(package::Arguments),
@@ -83,7 +86,9 @@ fn main() -> ExitCode {
         Verb::Demo { down, json, nodes } => demo(down, json, nodes),
         Verb::Test(arguments) => check::run(&arguments),
         Verb::Bench { name } => bench(name.as_deref()),
-        Verb::Chaos { minutes, seed, durability } => chaos(minutes, seed, &durability),
+        Verb::Chaos { minutes, seed, durability, lease_profile } => {
+            chaos(minutes, seed, &durability, &lease_profile)
+        }
         Verb::Package(arguments) => package::run(&arguments).map(|()| Verdict::Good),
     };
     match outcome {
@@ -119,13 +124,13 @@ fn bench(name: Option<&str>) -> anyhow::Result<Verdict> {
     Err(bench.arg(source().join("docs/BENCHMARKS.md")).args(name).become_it())
 }
 
-fn chaos(minutes: u64, seed: Option<u64>, durability: &str) -> anyhow::Result<Verdict> {
+fn chaos(minutes: u64, seed: Option<u64>, durability: &str, profile: &str) -> anyhow::Result<Verdict> {
     machine::prepare(Need::Hosts)?;
     say::step("building");
     Program::cargo(["build", "--workspace", "--bins", "--quiet"]).run()?;
     let chaos = Program::new(source().join("target/debug/holdfast-chaos"));
     let seed = seed.map(|seed| seed.to_string());
-    Err(chaos.arg(durability).arg(minutes.to_string()).args(seed).become_it())
+    Err(chaos.arg(durability).arg(minutes.to_string()).arg(profile).args(seed).become_it())
 }
 
 /// The top of the source tree.

@@ -4,16 +4,14 @@
 mod by_hand;
 mod holdfast;
 mod patroni;
-mod servers;
 
 use std::time::Duration;
 
-use anyhow::{Context as _, ensure};
+use anyhow::Context as _;
 use nix::sys::signal::Signal;
 use tokio::time::sleep;
 
-use self::by_hand::ByHand;
-use self::holdfast::Holdfast;
+pub(super) use self::holdfast::Holdfast;
 use self::patroni::Patroni;
 use super::measure::{Load, Rounds, verdict};
 use super::{Report, Table};
@@ -22,6 +20,8 @@ use crate::cluster::{self, NODES};
 use crate::host::Host;
 use crate::network::Network;
 use crate::scene::now;
+use crate::unmanaged::Servers;
+use crate::unmanaged::by_hand::ByHand;
 use crate::wait::wait_until;
 
 /// How often each change is made.
@@ -33,6 +33,11 @@ const AT_REST: Duration = Duration::from_secs(12);
 /// After this nobody is served by a server that was killed before.
 const DEAD: f64 = 1.0;
 
+/// Who the others are, and who has aims of its own.
+const BY_HAND: &str = "by hand";
+const PATRONI: &str = "Patroni";
+const FAST: &str = "Holdfast, fast leases";
+
 /// What the issue asks for: so many times the switchover by hand, and so many seconds.
 const AIM_SWITCHOVER: f64 = 1.2;
 const AIM_KILLED: f64 = 2.0;
@@ -40,7 +45,7 @@ const AIM_GONE: f64 = 7.5;
 const AIM_GONE_FAST: f64 = 4.0;
 
 /// A primary and two replicas on n1, n2 and n3, by whomever they are kept, and a client of all of them on n4.
-struct Site<'a> {
+pub(super) struct Site<'a> {
     network: &'a Network,
     controller: &'a Host,
     nodes: &'a [Host],
@@ -48,7 +53,7 @@ struct Site<'a> {
 }
 
 /// Who keeps them.
-trait Keeper {
+pub(super) trait Keeper {
     fn site(&self) -> Site<'_>;
     /// The primary, if two replicas stream from it.
     async fn whole(&self) -> anyhow::Result<String>;
@@ -58,7 +63,7 @@ trait Keeper {
 
 /// What befalls a primary.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Event {
+pub(super) enum Event {
     Switchover,
     KilledServer,
     DeadNode,
@@ -67,10 +72,10 @@ enum Event {
 
 /// The longest times without an acknowledged write, in seconds.
 #[derive(Debug)]
-struct Found {
-    who: &'static str,
-    event: Event,
-    gaps: Rounds,
+pub(super) struct Found {
+    pub(super) who: &'static str,
+    pub(super) event: Event,
+    pub(super) gaps: Rounds,
 }
 
 /// Measures all of them.
@@ -83,19 +88,23 @@ pub(super) async fn measure() -> anyhow::Result<Report> {
     const ALL: [Event; 4] = [Switchover, KilledServer, DeadNode, Partition];
     let before = Load::now()?;
     let mut found = Vec::new();
-    found.extend(rounds("by hand", &ByHand::begin().await?, &[Switchover]).await?);
+    found.extend(rounds(BY_HAND, &ByHand::begin().await?, &[Switchover]).await?);
     found.extend(rounds("Holdfast", &Holdfast::begin(&[]).await?, &ALL).await?);
     let quorum = Holdfast::begin(&["--durability", "quorum"]).await?;
     found.extend(rounds("Holdfast, quorum", &quorum, &ALL).await?);
     drop(quorum);
     let fast = Holdfast::begin(&["--lease-profile", "fast"]).await?;
-    found.extend(rounds("Holdfast, fast leases", &fast, &[DeadNode, Partition]).await?);
+    found.extend(rounds(FAST, &fast, &[DeadNode, Partition]).await?);
     drop(fast);
-    found.extend(rounds("Patroni", &Patroni::begin().await?, &ALL).await?);
+    found.extend(rounds(PATRONI, &Patroni::begin().await?, &ALL).await?);
     Ok(report(&found, &[before, Load::now()?]))
 }
 
-async fn rounds(who: &'static str, keeper: &impl Keeper, events: &[Event]) -> anyhow::Result<Vec<Found>> {
+pub(super) async fn rounds(
+    who: &'static str,
+    keeper: &impl Keeper,
+    events: &[Event],
+) -> anyhow::Result<Vec<Found>> {
     let mut found = Vec::new();
     for event in events {
         let mut gaps = Vec::new();
@@ -164,54 +173,58 @@ fn report(found: &[Found], load: &[Load; 2]) -> Report {
          of the machine {before} before, {after} after.",
         AT_REST.as_secs()
     );
-    let by_hand = found.iter().find(|one| one.who == "by hand").map(|one| one.gaps.median());
+    let by_hand = found.iter().find(|one| one.who == BY_HAND).map(|one| one.gaps.median());
     let columns = ["who", "what", "gap in seconds", "aim"].map(String::from).to_vec();
     let rows = found.iter().map(|one| {
-        let gap = one.gaps.median();
-        vec![
-            one.who.to_owned(),
-            told(one.event).to_owned(),
-            format!("{:.2}", one.gaps),
-            aim(one, gap, by_hand),
-        ]
+        vec![one.who.to_owned(), one.event.told().to_owned(), format!("{:.2}", one.gaps), one.aim(by_hand)]
     });
     let tables = vec![Table { columns, rows: rows.collect() }];
     Report { title: "When the primary changes".into(), about, tables }
 }
 
-fn told(event: Event) -> &'static str {
-    match event {
-        Event::Switchover => "switchover",
-        Event::KilledServer => "killed server",
-        Event::DeadNode => "dead node",
-        Event::Partition => "partition",
+// === impl Site ===
+
+impl<'a> Site<'a> {
+    fn unmanaged(servers: &'a Servers, client: &'a Client) -> Self {
+        let Servers { network, controller, nodes } = servers;
+        Self { network, controller, nodes, client }
     }
 }
 
-/// The aim for it, and whether it was met; nothing for those that are there to compare with.
-fn aim(found: &Found, gap: f64, by_hand: Option<f64>) -> String {
-    if !found.who.starts_with("Holdfast") {
-        return String::new();
-    }
-    let within = |bound: f64| format!("at most {bound:.1}: {}", verdict(gap <= bound));
-    match (found.event, by_hand) {
-        (Event::Switchover, Some(by_hand)) => {
-            let times = gap / by_hand;
-            format!("{AIM_SWITCHOVER} times by hand: {times:.2}, {}", verdict(times <= AIM_SWITCHOVER))
+// === impl Event ===
+
+impl Event {
+    pub(super) fn told(self) -> &'static str {
+        match self {
+            Self::Switchover => "switchover",
+            Self::KilledServer => "killed server",
+            Self::DeadNode => "dead node",
+            Self::Partition => "partition",
         }
-        (Event::Switchover, None) => String::new(),
-        (Event::KilledServer, _) => within(AIM_KILLED),
-        (Event::DeadNode | Event::Partition, _) if found.who.ends_with("fast leases") => {
-            within(AIM_GONE_FAST)
-        }
-        (Event::DeadNode | Event::Partition, _) => within(AIM_GONE),
     }
 }
 
-/// Whether the primary's own view has two replicas that stream.
-fn streams(rows: &str) -> anyhow::Result<()> {
-    ensure!(rows.trim() == "2", "{} replicas stream", rows.trim());
-    Ok(())
+// === impl Found ===
+
+impl Found {
+    /// The aim for it, and whether it was met; nothing for those that are there to compare with.
+    pub(super) fn aim(&self, by_hand: Option<f64>) -> String {
+        if matches!(self.who, BY_HAND | PATRONI) {
+            return String::new();
+        }
+        let gap = self.gaps.median();
+        let within = |bound: f64| format!("at most {bound:.1}: {}", verdict(gap <= bound));
+        match (self.event, by_hand) {
+            (Event::Switchover, Some(by_hand)) => {
+                let times = gap / by_hand;
+                format!("{AIM_SWITCHOVER} times by hand: {times:.2}, {}", verdict(times <= AIM_SWITCHOVER))
+            }
+            (Event::Switchover, None) => String::new(),
+            (Event::KilledServer, _) => within(AIM_KILLED),
+            (Event::DeadNode | Event::Partition, _) if self.who == FAST => within(AIM_GONE_FAST),
+            (Event::DeadNode | Event::Partition, _) => within(AIM_GONE),
+        }
+    }
 }
 
 #[cfg(test)]
@@ -222,11 +235,11 @@ mod tests {
     fn aims_are_for_holdfast_and_a_switchover_is_held_against_one_by_hand() -> anyhow::Result<()> {
         let found = |who, event, gap| anyhow::Ok(Found { who, event, gaps: Rounds::new([gap])? });
         let all = [
-            found("by hand", Event::Switchover, 0.5)?,
+            found(BY_HAND, Event::Switchover, 0.5)?,
             found("Holdfast", Event::Switchover, 0.7)?,
             found("Holdfast", Event::DeadNode, 7.0)?,
-            found("Holdfast, fast leases", Event::DeadNode, 7.0)?,
-            found("Patroni", Event::DeadNode, 26.0)?,
+            found(FAST, Event::DeadNode, 7.0)?,
+            found(PATRONI, Event::DeadNode, 26.0)?,
         ];
         let rows = report(&all, &[Load::now()?, Load::now()?]).tables.remove(0).rows;
         let verdicts: Vec<_> = rows.iter().map(|row| row[3].as_str()).collect();

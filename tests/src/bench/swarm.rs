@@ -13,6 +13,8 @@ mod orders;
 mod sample;
 mod simulated;
 
+pub(super) use agents::{Joined, Swarm};
+pub(super) use coordinator::let_many_join;
 pub(super) use floor::{FLOOR, serve as serve_floor};
 pub(super) use orders::{COORDINATE, coordinate};
 
@@ -23,7 +25,6 @@ use holdfast_common::id::SessionId;
 use holdfast_common::tls;
 use tokio::time::{Instant, sleep};
 
-use self::agents::{Joined, Swarm};
 use self::coordinator::{Coordinator, Kind};
 use self::floor::Lines;
 use super::measure::{Cost, Load, Rounds, kib, number, verdict};

@@ -8,6 +8,7 @@ use tokio::time::sleep;
 
 use super::{Chaos, Strike};
 use crate::cluster::{self, NODES};
+use crate::fault::{empty_disk, fill_disk};
 use crate::fleet::{AGENT, COORDINATOR};
 use crate::host::Host;
 use crate::proc::Process;
@@ -37,6 +38,8 @@ pub enum Fault {
     FreezeCoordinator,
     /// The machine is off for a while.
     PowerCut,
+    /// No byte is left on the disk that its agent and its server share.
+    FullDisk,
     /// From everybody but the clients, both ways, or one.
     Isolate,
     Deaf,
@@ -65,6 +68,7 @@ impl Fault {
             FreezeServer,
             FreezeAgent,
             PowerCut,
+            FullDisk,
             Isolate,
             Deaf,
             Mute,
@@ -107,6 +111,13 @@ impl Chaos {
                 lasts().await;
                 host.boot().await?;
             }
+            Fault::FullDisk => {
+                let folder = host.state_folder();
+                fill_disk(host, &folder).await?;
+                self.use_up(host, primary).await;
+                lasts().await;
+                empty_disk(host, &folder).await?;
+            }
             Fault::Isolate
             | Fault::Deaf
             | Fault::Mute
@@ -122,6 +133,17 @@ impl Chaos {
             | Fault::TwoSwitchovers => self.disturb_switchover(strike, primary, &replicas).await?,
         }
         Ok(())
+    }
+
+    /// Has log written until it finds no room on this host: files that it had for that are there to be used up first.
+    async fn use_up(&self, host: &Host, primary: &str) {
+        const MIB_16: &str = "select count(pg_logical_emit_message(false, 'chaos', repeat('x', 1048576))) from generate_series(1, 16)";
+        const FILES: usize = 12;
+        for _ in 0..FILES {
+            if self.stage.ask(primary, MIB_16).await.is_err() || cluster::server(host).is_err() {
+                return;
+            }
+        }
     }
 
     async fn disturb_network(&self, fault: Fault, name: &str) -> anyhow::Result<()> {

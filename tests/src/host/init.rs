@@ -16,7 +16,7 @@ use nix::unistd::Pid;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::time::{Instant, sleep_until};
 
-use super::spec::{self, IsolationName, Service, ServiceState, Spec};
+use super::spec::{self, Disk, IsolationName, Service, ServiceState, Spec};
 use crate::proc::{self, Process};
 use crate::process::{Program, Running};
 use crate::run::MARK;
@@ -86,6 +86,10 @@ impl Init {
         let mut reload = signal(SignalKind::hangup())?;
         let mut end = signal(SignalKind::terminate())?;
         let mut owner = owner_gone(lock);
+        for Disk { image, place } in &spec.disks {
+            let mount = Program::new("mount").args(["-o", "loop"]).arg(image).arg(place);
+            mount.run().await.with_context(|| format!("mount {}", place.display()))?;
+        }
         self.reload()?;
         fs::write(spec::ready_file(&self.folder), &spec.boot_id).context("say that the host is up")?;
         loop {
@@ -272,7 +276,7 @@ fn end_descendants() {
 
 /// Gives the host what a machine has of its own. All of it is in this process's mount namespace and goes with it.
 fn furnish(spec: &Spec) -> anyhow::Result<()> {
-    let Spec { name, run: _, isolation: _, folder, owner_lock: _, boot_id, machine_id } = spec;
+    let Spec { name, run: _, isolation: _, folder, owner_lock: _, boot_id, machine_id, disks: _ } = spec;
     std::env::set_current_dir("/").context("leave the folder we came from")?;
     // Opened first: they are below folders that get covered, and are bound again by their handles.
     let own = Handle::open(folder)?;

@@ -25,6 +25,15 @@ pub struct Spec {
     pub boot_id: String,
     /// The same for the host's whole life.
     pub machine_id: String,
+    /// What it has on disks of their own.
+    pub disks: Vec<Disk>,
+}
+
+/// A disk of a host: a file with a file system in it, and where the host has it mounted.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Disk {
+    pub image: PathBuf,
+    pub place: PathBuf,
 }
 
 /// [`Isolation`], as it is written.

@@ -1,103 +1,20 @@
 //! A person with PostgreSQL's own programs.
 
-use std::path::PathBuf;
-
-use super::servers::{ACCESS, FOLDER, PASSWORD, PORT, Servers, as_postgres, programs};
-use super::{Keeper, Site, streams};
-use crate::client::Client;
-use crate::cluster::NODES;
-use crate::host::Host;
-
-pub(super) struct ByHand {
-    servers: Servers,
-    client: Client,
-    bin: PathBuf,
-}
-
-// === impl ByHand ===
-
-impl ByHand {
-    pub(super) async fn begin() -> anyhow::Result<Self> {
-        let (servers, bin) = (Servers::boot().await?, programs()?);
-        let programs = bin.display();
-        let access = ACCESS.join("\n");
-        let n1 = servers.node("n1")?;
-        sh(
-            n1,
-            &format!(
-                "set -e; cd {FOLDER}
-                 echo {PASSWORD} > password
-                 {programs}/initdb -D data -U postgres -A scram-sha-256 --pwfile=password --data-checksums >/dev/null
-                 echo \"{access}\" > data/pg_hba.conf
-                 cat >> data/postgresql.conf <<EOF
-                 listen_addresses = '*'
-                 port = {PORT}
-                 unix_socket_directories = '{FOLDER}'
-                 ssl = on
-                 ssl_cert_file = '{FOLDER}/server.crt'
-                 ssl_key_file = '{FOLDER}/server.key'
-                 wal_log_hints = on
-EOF
-                 {programs}/pg_ctl -D data -l log -w start >/dev/null",
-            ),
-        )
-        .await?;
-        for name in NODES.into_iter().skip(1) {
-            let source = conninfo(n1);
-            let copy = format!(
-                "set -e; cd {FOLDER}
-                 {programs}/pg_basebackup -d '{source}' -D data -R -X stream -c fast
-                 {programs}/pg_ctl -D data -l log -w start >/dev/null"
-            );
-            sh(servers.node(name)?, &copy).await?;
-        }
-        let client = servers.client().await?;
-        Ok(Self { servers, client, bin })
-    }
-}
+use super::{Keeper, Site};
+use crate::unmanaged::by_hand::ByHand;
 
 impl Keeper for ByHand {
     fn site(&self) -> Site<'_> {
-        self.servers.site(&self.client)
+        Site::unmanaged(&self.servers, &self.client)
     }
 
     async fn whole(&self) -> anyhow::Result<String> {
         let primary = self.client.last().map_or_else(|| "n1".to_owned(), |ack| ack.node);
-        streams(&self.servers.streaming(&primary).await?)?;
+        self.servers.is_followed(&primary).await?;
         Ok(primary)
     }
 
     async fn switch(&self, from: &str, to: &str) -> anyhow::Result<()> {
-        let (old, new, bin) = (self.servers.node(from)?, self.servers.node(to)?, self.bin.display());
-        let change = format!(
-            "set -e; cd {FOLDER}
-             psql -h {FOLDER} -qAt -c checkpoint
-             {bin}/pg_ctl -D data -m fast -w stop >/dev/null
-             psql -d '{}' -qAt -c 'select pg_promote()'",
-            conninfo(new)
-        );
-        sh(old, &change).await?;
-        let follow = format!("alter system set primary_conninfo = '{}'", conninfo(new));
-        let start = format!(
-            "set -e; cd {FOLDER}
-             touch data/standby.signal
-             echo \"primary_conninfo = '{}'\" >> data/postgresql.auto.conf
-             {bin}/pg_ctl -D data -l log -w start >/dev/null",
-            conninfo(new)
-        );
-        sh(old, &start).await?;
-        for other in NODES.into_iter().filter(|node| *node != from && *node != to) {
-            self.servers.ask(other, &follow).await?;
-            self.servers.ask(other, "select pg_reload_conf()").await?;
-        }
-        Ok(())
+        Self::switch(self, from, to).await
     }
-}
-
-fn conninfo(host: &Host) -> String {
-    format!("host={} port={PORT} user=postgres dbname=postgres password={PASSWORD}", host.address())
-}
-
-async fn sh(host: &Host, script: &str) -> anyhow::Result<()> {
-    host.run(as_postgres(&["bash", "-s"]).input(script)).await.map(drop)
 }

@@ -1,17 +1,22 @@
 //! Ourselves.
 
 use super::{Keeper, SOON, Site};
+use crate::fleet::Fleet;
 use crate::stage::Stage;
 
-pub(super) struct Holdfast {
+pub(in crate::bench) struct Holdfast {
     stage: Stage,
 }
 
 // === impl Holdfast ===
 
 impl Holdfast {
-    pub(super) async fn begin(more: &[&str]) -> anyhow::Result<Self> {
+    pub(in crate::bench) async fn begin(more: &[&str]) -> anyhow::Result<Self> {
         Ok(Self { stage: Stage::set(more).await? })
+    }
+
+    pub(in crate::bench) fn fleet(&self) -> &Fleet {
+        &self.stage.fleet
     }
 }
 

@@ -3,11 +3,11 @@
 use anyhow::{Context as _, ensure};
 use serde_json::{Value, json};
 
-use super::servers::{ACCESS, AS_POSTGRES, FOLDER, PASSWORD, PORT, Servers, as_postgres, programs};
-use super::{Keeper, SOON, Site, streams};
+use super::{Keeper, SOON, Site};
 use crate::client::Client;
 use crate::cluster::NODES;
 use crate::host::{Host, Service};
+use crate::unmanaged::{ACCESS, AS_POSTGRES, FOLDER, PASSWORD, PORT, Servers, as_postgres, programs};
 
 /// The configuration, as the host sees it.
 const FILE: &str = "/var/lib/holdfast/contest/patroni.yml";
@@ -59,7 +59,7 @@ impl Patroni {
 
 impl Keeper for Patroni {
     fn site(&self) -> Site<'_> {
-        self.servers.site(&self.client)
+        Site::unmanaged(&self.servers, &self.client)
     }
 
     async fn whole(&self) -> anyhow::Result<String> {
@@ -69,7 +69,7 @@ impl Keeper for Patroni {
         let leader = leader.and_then(|member| member["Member"].as_str()).context("no leader")?;
         let running = members.iter().filter(|one| one["State"] == "running" || one["State"] == "streaming");
         ensure!(running.count() == NODES.len(), "it is {listed}");
-        streams(&self.servers.streaming(leader).await?)?;
+        self.servers.is_followed(leader).await?;
         Ok(leader.to_owned())
     }
 

@@ -2,7 +2,8 @@
 //! holding its session by the agent's own code.
 
 use std::net::{IpAddr, Ipv4Addr};
-use std::path::PathBuf;
+use std::ops::Range;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -33,14 +34,14 @@ const GRACE: Duration = Duration::from_secs(5);
 
 /// Nodes that have joined.
 #[derive(Debug)]
-pub(super) struct Joined {
+pub(in crate::bench) struct Joined {
     identities: Vec<Identity>,
     coordinator: Address,
 }
 
 /// Nodes at work.
 #[derive(Debug)]
-pub(super) struct Swarm {
+pub(in crate::bench) struct Swarm {
     tasks: Tasks,
     statuses: Vec<watch::Receiver<Status>>,
 }
@@ -48,18 +49,27 @@ pub(super) struct Swarm {
 // === impl Joined ===
 
 impl Joined {
-    /// Joins so many nodes, as `holdfast-agent join` does.
+    /// Joins so many nodes of this coordinator.
     pub(super) async fn new(coordinator: &Coordinator, count: usize) -> anyhow::Result<Self> {
         let said = coordinator.json(["node", "token", "create", "--uses", &count.to_string()]).await?;
-        let token = said["token"].as_str().with_context(|| format!("no token in {said}"))?.to_owned();
-        let address: Address = coordinator.agents().to_string().parse()?;
-        let nodes = stream::iter(0..count).map(|number| {
-            let (token, address) = (token.clone(), address.clone());
-            let state = coordinator.folder().join("nodes").join(number.to_string());
-            async move { joined(&token, address, number, state).await }
+        let token = said["token"].as_str().with_context(|| format!("no token in {said}"))?;
+        let address = coordinator.agents().to_string().parse()?;
+        Self::by(token, &address, &coordinator.folder().join("nodes"), 0..count).await
+    }
+
+    /// Joins nodes of these numbers by this token, as `holdfast-agent join` does; each has a folder of its own below this one.
+    pub(in crate::bench) async fn by(
+        token: &str,
+        address: &Address,
+        folder: &Path,
+        numbers: Range<usize>,
+    ) -> anyhow::Result<Self> {
+        let nodes = stream::iter(numbers).map(|number| {
+            let state = folder.join(number.to_string());
+            async move { joined(token, address.clone(), number, state).await }
         });
         let identities = nodes.buffered(ABREAST).try_collect().await?;
-        Ok(Self { identities, coordinator: address })
+        Ok(Self { identities, coordinator: address.clone() })
     }
 
     /// How each proves who it is.
@@ -68,7 +78,7 @@ impl Joined {
     }
 
     /// Has all of them hold sessions until they are ended.
-    pub(super) fn start(&self) -> anyhow::Result<Swarm> {
+    pub(in crate::bench) fn start(&self) -> anyhow::Result<Swarm> {
         let mut swarm = Swarm { tasks: Tasks::new(), statuses: Vec::new() };
         for (seed, identity) in (1..).zip(&self.identities) {
             let below = Arc::new(Simulated::new(identity.record().name.to_string(), seed));
@@ -102,7 +112,7 @@ async fn joined(token: &str, address: Address, number: usize, state: PathBuf) ->
 
 impl Swarm {
     /// The session of every node. A node that has none is waited for.
-    pub(super) async fn sessions(&self) -> anyhow::Result<Vec<SessionId>> {
+    pub(in crate::bench) async fn sessions(&self) -> anyhow::Result<Vec<SessionId>> {
         self.sessions_after(&[]).await
     }
 
@@ -124,7 +134,7 @@ impl Swarm {
     }
 
     /// How many nodes have now another session than that one, or none.
-    pub(super) fn changed_since(&self, before: &[SessionId]) -> usize {
+    pub(in crate::bench) fn changed_since(&self, before: &[SessionId]) -> usize {
         let now = self.statuses.iter().map(|status| open(&status.borrow()));
         now.zip(before).filter(|(now, before)| *now != Some(**before)).count()
     }

@@ -60,20 +60,8 @@ impl Coordinator {
         let agents = coordinator.agents().to_string();
         let init = init.args(["--operators", &operators, "--agents", &agents, "--advertise", &agents]);
         init.run().await.context("make the coordinator's state")?;
-        coordinator.let_many_join()?;
+        let_many_join(&coordinator.state())?;
         Ok(coordinator)
-    }
-
-    /// A thousand nodes come from one address here, which no fleet does.
-    fn let_many_join(&self) -> anyhow::Result<()> {
-        let file = self.state().join("coordinator.toml");
-        let text = std::fs::read_to_string(&file).context("read the coordinator's configuration")?;
-        let mut config: toml::Table = text.parse().context("understand the coordinator's configuration")?;
-        let limits = config.entry("limits").or_insert_with(|| toml::Table::new().into());
-        let limits = limits.as_table_mut().context("limits are a table")?;
-        limits.insert("enroll_burst".into(), 1000.into());
-        limits.insert("enroll_per_second".into(), 200.into());
-        std::fs::write(&file, toml::to_string(&config)?).context("write the coordinator's configuration")
     }
 
     /// Starts it; it may not answer yet.
@@ -157,6 +145,19 @@ impl Coordinator {
     fn context_file(&self) -> PathBuf {
         self.folder.join("operator.toml")
     }
+}
+
+/// Has the coordinator whose state this is take a thousand nodes from one address, where no fleet has them, from its next start.
+pub(in crate::bench) fn let_many_join(state: &Path) -> anyhow::Result<()> {
+    let file = state.join("coordinator.toml");
+    let text = std::fs::read_to_string(&file).context("read the coordinator's configuration")?;
+    let mut config: toml::Table = text.parse().context("understand the coordinator's configuration")?;
+    let limits = config.entry("limits").or_insert_with(|| toml::Table::new().into());
+    let limits = limits.as_table_mut().context("limits are a table")?;
+    limits.insert("enroll_burst".into(), 1000.into());
+    limits.insert("enroll_per_second".into(), 200.into());
+    limits.insert("agent_connections_per_address".into(), 10_000.into());
+    std::fs::write(&file, toml::to_string(&config)?).context("write the coordinator's configuration")
 }
 
 impl Drop for Coordinator {

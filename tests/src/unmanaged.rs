@@ -1,11 +1,14 @@
-//! What everybody else's cluster is made of: hosts, a folder of PostgreSQL's own user on each, a certificate, a password.
+//! Clusters that Holdfast does not keep, to be compared with: hosts, a folder of PostgreSQL's own user on each, a certificate, a
+//! password. They show too that a check can fail: see [`by_hand`].
+
+pub mod by_hand;
 
 use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
+use std::time::Duration;
 
-use anyhow::Context as _;
+use anyhow::{Context as _, ensure};
 
-use super::{SOON, Site};
 use crate::client::{Client, TABLE};
 use crate::cluster::NODES;
 use crate::fleet::Uri;
@@ -14,13 +17,16 @@ use crate::network::Network;
 use crate::process::Program;
 use crate::wait::wait_until;
 
-pub(super) const PORT: u16 = 5432;
+/// Longer than a server takes to come up.
+const SOON: Duration = Duration::from_secs(300);
+/// Where every server listens.
+pub const PORT: u16 = 5432;
 /// Of the user `postgres` everywhere. A secret of a network that ends with the run.
-pub(super) const PASSWORD: &str = "contest";
+pub const PASSWORD: &str = "contest";
 /// As the host sees it.
-pub(super) const FOLDER: &str = "/var/lib/holdfast/contest";
+pub const FOLDER: &str = "/var/lib/holdfast/contest";
 /// What every server is told beyond its defaults.
-pub(super) const ACCESS: [&str; 3] = [
+pub const ACCESS: [&str; 3] = [
     "local all all trust",
     "host all all 0.0.0.0/0 scram-sha-256",
     "host replication all 0.0.0.0/0 scram-sha-256",
@@ -28,16 +34,21 @@ pub(super) const ACCESS: [&str; 3] = [
 
 /// Four hosts and a controller, without any agent.
 #[derive(Debug)]
-pub(super) struct Servers {
-    pub(super) network: Network,
-    pub(super) controller: Host,
-    pub(super) nodes: Vec<Host>,
+pub struct Servers {
+    pub network: Network,
+    pub controller: Host,
+    pub nodes: Vec<Host>,
 }
 
 // === impl Servers ===
 
 impl Servers {
-    pub(super) async fn boot() -> anyhow::Result<Self> {
+    /// Boots them.
+    ///
+    /// # Errors
+    ///
+    /// When one does not come up.
+    pub async fn boot() -> anyhow::Result<Self> {
         let network = Network::new().await?;
         let controller = network.controller(Plug::default()).await?;
         let mut nodes = Vec::new();
@@ -58,17 +69,21 @@ impl Servers {
         Ok(Self { network, controller, nodes })
     }
 
-    pub(super) fn node(&self, name: &str) -> anyhow::Result<&Host> {
+    /// One of them.
+    ///
+    /// # Errors
+    ///
+    /// When there is none of that name.
+    pub fn node(&self, name: &str) -> anyhow::Result<&Host> {
         self.nodes.iter().find(|host| host.name() == name).with_context(|| format!("no node {name}"))
     }
 
-    pub(super) fn site<'a>(&'a self, client: &'a Client) -> Site<'a> {
-        let Self { network, controller, nodes } = self;
-        Site { network, controller, nodes, client }
-    }
-
     /// The client, once n1 serves it.
-    pub(super) async fn client(&self) -> anyhow::Result<Client> {
+    ///
+    /// # Errors
+    ///
+    /// When n1 does not, in time.
+    pub async fn client(&self) -> anyhow::Result<Client> {
         let mut members = Vec::new();
         for name in NODES {
             members.push((name, SocketAddr::new(self.node(name)?.address(), PORT)));
@@ -81,31 +96,51 @@ impl Servers {
     }
 
     /// What this server answers.
-    pub(super) async fn ask(&self, node: &str, sql: &str) -> anyhow::Result<String> {
+    ///
+    /// # Errors
+    ///
+    /// When it does not.
+    pub async fn ask(&self, node: &str, sql: &str) -> anyhow::Result<String> {
         let host = self.node(node)?;
         host.run(psql(host.address(), sql)).await
     }
 
-    /// How many replicas stream from it.
-    pub(super) async fn streaming(&self, node: &str) -> anyhow::Result<String> {
-        self.ask(node, "select count(*) from pg_stat_replication where state = 'streaming'").await
+    /// Whether two replicas stream from it.
+    ///
+    /// # Errors
+    ///
+    /// When not so.
+    pub async fn is_followed(&self, node: &str) -> anyhow::Result<()> {
+        let query = "select count(*) from pg_stat_replication where state = 'streaming'";
+        let rows = self.ask(node, query).await?;
+        ensure!(rows.trim() == "2", "{} replicas stream", rows.trim());
+        Ok(())
     }
 }
 
-pub(super) fn psql(at: IpAddr, sql: &str) -> Program {
+/// What asks a server.
+#[must_use]
+pub fn psql(at: IpAddr, sql: &str) -> Program {
     let psql = Program::new("psql").args(["--no-psqlrc", "--no-password", "-qAt", "-v", "ON_ERROR_STOP=1"]);
     let target = format!("host={at} port={PORT} user=postgres dbname=postgres");
     psql.args(["-d", &target, "-c", sql]).env("PGPASSWORD", PASSWORD).env("PGCONNECT_TIMEOUT", "2")
 }
 
-pub(super) fn as_postgres(words: &[&str]) -> Program {
+/// As the user who owns the servers.
+#[must_use]
+pub fn as_postgres(words: &[&str]) -> Program {
     Program::new("setpriv").args(AS_POSTGRES).args(words)
 }
 
-pub(super) const AS_POSTGRES: [&str; 3] = ["--reuid=postgres", "--regid=postgres", "--init-groups"];
+/// The arguments of `setpriv` for it.
+pub const AS_POSTGRES: [&str; 3] = ["--reuid=postgres", "--regid=postgres", "--init-groups"];
 
 /// Where Debian keeps the newest server's programs.
-pub(super) fn programs() -> anyhow::Result<PathBuf> {
+///
+/// # Errors
+///
+/// When there is none.
+pub fn programs() -> anyhow::Result<PathBuf> {
     let versions = std::fs::read_dir("/usr/lib/postgresql").context("look for PostgreSQL")?;
     let mut found: Vec<PathBuf> = versions.flatten().map(|version| version.path().join("bin")).collect();
     found.retain(|bin| bin.join("postgres").is_file());
