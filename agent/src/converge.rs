@@ -26,7 +26,7 @@ use holdfast_common::clock::Clock;
 use holdfast_common::error::Chain;
 use holdfast_common::id::ClusterId;
 use holdfast_common::report::{MAX_MEMBERS, MemberReport, NodeReport};
-use tokio::sync::watch;
+use tokio::sync::{Notify, watch};
 use tokio::task::JoinSet;
 use tokio::time::{MissedTickBehavior, interval};
 use tokio_util::sync::CancellationToken;
@@ -71,6 +71,8 @@ pub struct Service {
 struct Shared {
     reports: Mutex<BTreeMap<ClusterId, MemberReport>>,
     report: watch::Sender<Arc<NodeReport>>,
+    /// There is something in the reports that others wait for, and nobody was told yet.
+    news: Notify,
     wake: watch::Sender<u64>,
 }
 
@@ -85,7 +87,7 @@ impl Service {
         };
         let (report, newest) = watch::channel(Arc::new(first));
         let (waker, wake) = watch::channel(0);
-        let shared = Arc::new(Shared { reports: Mutex::default(), report, wake: waker });
+        let shared = Arc::new(Shared { reports: Mutex::default(), report, news: Notify::new(), wake: waker });
         let handle = Handle { shared: Arc::clone(&shared), report: newest };
         (Self { means, shared, wake }, handle)
     }
@@ -149,6 +151,11 @@ impl Handle {
         self.report.clone()
     }
 
+    /// Returns when a member is in another state than was told last: another role, say, or it receives again. Cancel-safe.
+    pub async fn news(&self) {
+        self.shared.news.notified().await;
+    }
+
     /// Begins a full round of every member now: certificates were renewed, a command has ended.
     pub fn wake(&self) {
         self.shared.wake.send_modify(|count| *count = count.wrapping_add(1));
@@ -159,12 +166,25 @@ impl Handle {
 
 impl Shared {
     fn put(&self, report: MemberReport) {
-        self.reports.lock().unwrap_or_else(PoisonError::into_inner).insert(report.cluster_id, report);
+        let waited_for = waited_for(&report);
+        let cluster = report.cluster_id;
+        let before = self.reports.lock().unwrap_or_else(PoisonError::into_inner).insert(cluster, report);
+        if before.as_ref().map(self::waited_for).as_ref() != Some(&waited_for) {
+            self.news.notify_one();
+        }
     }
 
     fn forget(&self, cluster: ClusterId) {
         self.reports.lock().unwrap_or_else(PoisonError::into_inner).remove(&cluster);
     }
+}
+
+/// What of a report others wait for: all that changes seldom.
+fn waited_for(report: &MemberReport) -> impl PartialEq + use<> {
+    let followers: Vec<_> =
+        report.followers.iter().map(|follower| (follower.node_id, follower.streaming)).collect();
+    let roles = (report.state, report.role, report.term, report.streaming, report.needs_resync);
+    (roles, report.failed_probes, report.converged_generation, report.synchronous.clone(), followers)
 }
 
 /// The members that are assigned, or have data here.

@@ -181,6 +181,10 @@ impl Below for Node {
         }
     }
 
+    fn news(&self) -> BoxFuture<'_, ()> {
+        Box::pin(self.members.news())
+    }
+
     fn sample(&self) -> Option<Box<Sample>> {
         self.samples.take()
     }

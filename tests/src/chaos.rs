@@ -7,7 +7,7 @@ mod fault;
 use std::fmt;
 use std::time::Duration;
 
-use anyhow::Context as _;
+use anyhow::{Context as _, ensure};
 use holdfast_common::protocol::Profile;
 use rand::rngs::SmallRng;
 use rand::seq::IndexedRandom as _;
@@ -99,10 +99,20 @@ impl Chaos {
         self.inflict(strike, &primary).await.with_context(|| format!("inflict {strike}"))?;
         self.stage.fleet.network().heal().await?;
         let ended = now();
-        let (primary, after) = wait_until("a whole cluster, by itself", WHOLE, || self.stage.whole()).await?;
+        let serves = || async {
+            let (primary, _) = self.stage.whole().await?;
+            let last = self.stage.client.last().context("nothing is acknowledged")?;
+            ensure!(
+                last.node == primary && last.sent > ended,
+                "the primary is {primary}, and the last was {last:?}"
+            );
+            Ok(primary)
+        };
+        let primary = wait_until("a whole cluster that serves, by itself", WHOLE, serves).await?;
         let whole = now() - ended;
-        self.stage.client.is_served_by(&primary, ended, WHOLE).await?;
-        let (changes, found) = (after - term, self.stage.client.served());
+        // The term is asked for later: what comes in between may only make it higher.
+        let found = self.stage.client.served();
+        let changes = self.primary().await?.1 - term;
         one_at_a_time(&found[served.saturating_sub(1)..], changes)?;
         if self.quorum {
             self.stage.nothing_is_lost(&primary).await?;

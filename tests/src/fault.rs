@@ -86,7 +86,8 @@ impl Drop for Hung {
 /// When there is room left.
 pub async fn fill_disk(host: &Host, folder: &Path) -> anyhow::Result<()> {
     const FILL: &str = r#"set -e; cd "$0"
-        fallocate --length "$(df --output=avail --block-size=1 . | tail -n 1)" filler
+        left=$(df --output=avail --block-size=1 . | tail -n 1)
+        fallocate --length "$((left - 8388608))" filler
         dd if=/dev/zero of=more-filler bs=1k 2>/dev/null && exit 1
         test "$(df --output=avail . | tail -n 1)" -eq 0"#;
     host.run(Program::new("sh").args(["-c", FILL]).arg(folder)).await.map(drop).context("fill a disk")

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use anyhow::{Context as _, ensure};
 use holdfast_tests::cluster::DEADLINE;
-use holdfast_tests::fault::{self, Busy, Hung};
+use holdfast_tests::fault::{Busy, Hung};
 use holdfast_tests::fleet::{AGENT, COORDINATOR};
 use holdfast_tests::host::Host;
 use holdfast_tests::process::Program;

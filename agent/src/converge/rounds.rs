@@ -1,6 +1,7 @@
 //! The rounds of one member: observe, compare, plan, begin to execute, report.
 
 mod apart;
+mod hurry;
 mod pace;
 mod report;
 
@@ -20,6 +21,7 @@ use tokio::time::{Instant, MissedTickBehavior, interval, sleep};
 use tokio_util::sync::CancellationToken;
 
 use self::apart::Apart;
+use self::hurry::Hurry;
 use self::pace::Pace;
 use self::report::report;
 use super::plan::{self, Cover, Leave, Plan, Step};
@@ -31,9 +33,6 @@ use crate::outbox::node_event;
 
 /// How often members are observed.
 const OBSERVE_PERIOD: Duration = Duration::from_secs(1);
-/// The same of one that clients wait for, and for how long.
-const HURRY_PERIOD: Duration = Duration::from_millis(50);
-const HURRY_FOR: Duration = Duration::from_secs(30);
 /// How often the configuration is compared when nothing has changed.
 const COMPARE_PERIOD: Duration = Duration::from_secs(5);
 /// How long data are without an assignment before that is told.
@@ -63,8 +62,7 @@ struct Memory {
     compared: Option<(Generation, EngineState)>,
     starts: u32,
     running_since: Option<Instant>,
-    /// Since when clients wait for it.
-    waited_for_since: Option<Instant>,
+    hurry: Hurry,
     /// Why the last step failed.
     failure: Option<String>,
     /// What could not be mended, since when, and whether that was told.
@@ -104,12 +102,12 @@ impl Member {
         let mut work: JoinSet<Done> = JoinSet::new();
         let mut engine_of_data = None;
         loop {
-            let hurries = self.hurries(assignment.borrow().member(self.cluster));
+            let hurry = self.memory.hurry.pause();
             // All arms are cancel-safe.
             tokio::select! {
                 () = shutdown.cancelled() => break,
                 _now = tick.tick() => {}
-                () = sleep(HURRY_PERIOD), if hurries => {}
+                () = sleep(hurry.unwrap_or_default()), if hurry.is_some() => {}
                 changed = assignment.changed() => if changed.is_err() { break } else { self.memory.compared_at = None },
                 changed = wake.changed() => if changed.is_err() { break } else { self.memory.compared_at = None },
                 Ok(()) = firewall.changed() => {}
@@ -135,18 +133,21 @@ impl Member {
         self.cluster
     }
 
-    /// Whether clients wait for what the next look at it shows: a primary that has its lease, and whose gate is still shut.
-    /// For a while only: what it waits for may never come.
-    fn hurries(&mut self, wanted: Option<&MemberAssignment>) -> bool {
+    /// Notes whether clients wait for it, a primary that has its lease and whose gate is still shut, or whether it comes up: it
+    /// starts, or has not begun to receive.
+    fn note_hurry(&mut self, wanted: Option<&MemberAssignment>, observed: &Observation) {
         let leases = self.means.leases.borrow();
         let shut = leases.members.get(&self.cluster).is_some_and(|held| {
             held.serve == Serve::May && held.report.as_ref().is_some_and(|report| !report.open)
         });
-        if !shut || wanted.is_none_or(|wanted| wanted.role.role() != Role::Primary) {
-            self.memory.waited_for_since = None;
-            return false;
-        }
-        self.memory.waited_for_since.get_or_insert_with(Instant::now).elapsed() < HURRY_FOR
+        let primary = wanted.is_some_and(|wanted| wanted.role.role() == Role::Primary);
+        let runs = wanted.is_some_and(|wanted| wanted.power == Power::Running);
+        let comes = match observed.state {
+            EngineState::Starting => true,
+            EngineState::Running => observed.role == Some(Role::Replica) && observed.streaming != Some(true),
+            _ => false,
+        };
+        self.memory.hurry.note(shut && primary, runs && comes);
     }
 
     /// The engine that the assignment names, or that has the data.
@@ -192,6 +193,7 @@ impl Member {
         work: &mut JoinSet<Done>,
     ) {
         self.note_state(wanted, &observed);
+        self.note_hurry(wanted, &observed);
         self.probe.look(&engine, self.cluster, self.serves(wanted, &observed));
         let building = self.means.engines.building(self.cluster);
         if building.is_some() {
@@ -452,7 +454,7 @@ impl Memory {
             compared: None,
             starts: 0,
             running_since: None,
-            waited_for_since: None,
+            hurry: Hurry::default(),
             failure: None,
             problem: None,
             orphan: None,

@@ -41,6 +41,8 @@ pub const WELCOME_DEADLINE: Duration = Duration::from_secs(10);
 pub const SILENCE: Duration = Duration::from_secs(30);
 /// Messages that wait to be written.
 pub const OUTBOUND: usize = 4;
+/// News is told at once, but at most this often: as a heartbeat before its time.
+const NEWS_INTERVAL: Duration = Duration::from_millis(100);
 /// Progress is told at most this often.
 const PROGRESS_INTERVAL: Duration = Duration::from_millis(250);
 /// An outcome or event that was not acknowledged is told again this often within a session.
@@ -57,6 +59,11 @@ pub trait Below: Send + Sync + 'static {
 
     /// The newest state of all members. Cheap.
     fn report(&self) -> NodeReport;
+
+    /// Returns when a report says something that others wait for. Cancel-safe.
+    fn news(&self) -> BoxFuture<'_, ()> {
+        Box::pin(std::future::pending())
+    }
 
     /// The newest measurement; `None` if there was none since the last one.
     fn sample(&self) -> Option<Box<Sample>>;
@@ -122,6 +129,7 @@ struct Open<'a, B> {
     repeat: Interval,
     due: Due,
     heartbeats: u64,
+    told: Instant,
     answered: Instant,
     /// An order or assignment on its way down.
     going_down: Option<BoxFuture<'a, ()>>,
@@ -214,6 +222,7 @@ impl<'a, B: Below> Open<'a, B> {
             repeat: ticks(REPEAT_INTERVAL),
             due: Due::default(),
             heartbeats: 0,
+            told: Instant::now(),
             answered: Instant::now(),
             going_down: None,
         }
@@ -241,7 +250,14 @@ impl<'a, B: Below> Open<'a, B> {
                     }
                     Err(_) => Next::Gone,
                 },
-                _ = self.heartbeat.tick() => { self.due.heartbeat = true; Next::Tick }
+                _ = self.heartbeat.tick() => {
+                    (self.due.heartbeat, self.told) = (true, Instant::now());
+                    Next::Tick
+                }
+                () = self.below.news() => {
+                    self.heartbeat.reset_at((self.told + NEWS_INTERVAL).max(Instant::now()));
+                    Next::Tick
+                }
                 _ = self.metrics.tick() => { self.due.metrics = true; Next::Tick }
                 _ = self.progress.tick(), if progress_runs => { self.due.progress = true; Next::Tick }
                 _ = self.repeat.tick() => { outbox.rewind(); Next::Tick }

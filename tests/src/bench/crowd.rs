@@ -17,7 +17,7 @@ use holdfast_common::tls;
 use serde::{Deserialize, Serialize};
 use tokio::time::{MissedTickBehavior, interval, sleep};
 
-use super::measure::{Cost, Load, Rounds, mib, number};
+use super::measure::{Cost, Load, mib, number};
 use super::roles::{Event, Found, Holdfast, Keeper as _, rounds};
 use super::swarm::{Joined, Swarm, let_many_join};
 use super::{Report, Table};
@@ -200,6 +200,7 @@ fn report(found: &[Found], coordinator: &[Coordinator; 2], lost: usize, load: &[
 
 #[cfg(test)]
 mod tests {
+    use super::super::measure::Rounds;
     use super::*;
 
     #[test]

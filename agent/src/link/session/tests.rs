@@ -12,6 +12,7 @@ use holdfast_common::telemetry::{Bounded, Inventory, OperatingSystem, Pressure, 
 use holdfast_common::term::Term;
 use tokio::sync::Notify;
 use tokio::task::JoinHandle;
+use tokio::time::sleep;
 use tokio_stream::wrappers::ReceiverStream;
 
 use super::*;
@@ -26,6 +27,7 @@ struct Node {
     assignments: Mutex<Vec<Assignment>>,
     /// There is room for orders only after this.
     room: Option<Notify>,
+    news: Notify,
 }
 
 impl Below for Node {
@@ -47,6 +49,10 @@ impl Below for Node {
 
     fn report(&self) -> NodeReport {
         NodeReport { members: vec![], assignment_generation: Generation::NONE, node_time: self.clock.now() }
+    }
+
+    fn news(&self) -> BoxFuture<'_, ()> {
+        Box::pin(self.news.notified())
     }
 
     fn sample(&self) -> Option<Box<Sample>> {
@@ -116,6 +122,11 @@ impl Coordinator {
 
     async fn hear(&mut self) -> FromAgent {
         timeout(60 * SECOND, self.hears.recv()).await.expect("within a minute").expect("the session goes on")
+    }
+
+    async fn hear_heartbeat(&mut self) -> Instant {
+        while !matches!(self.hear().await, FromAgent::Heartbeat(_)) {}
+        Instant::now()
     }
 
     /// The next message that is neither heartbeat nor metrics; heartbeats are answered.
@@ -335,6 +346,26 @@ async fn a_coordinator_that_answers_no_heartbeat_is_left() {
     while coordinator.hears.recv().await.is_some() {}
     assert_eq!(coordinator.end().await, End::Silent);
     assert!(begun.elapsed() > SILENCE && begun.elapsed() < SILENCE + 3 * SECOND);
+}
+
+#[tokio::test(start_paused = true)]
+async fn news_is_told_at_once_and_not_more_often_than_ten_times_a_second() {
+    let node = Arc::new(Node::default());
+    let mut coordinator = Coordinator::welcoming(&node).await;
+    coordinator.hear_heartbeat().await;
+    let quiet = coordinator.hear_heartbeat().await;
+    sleep(SECOND / 2).await;
+    node.news.notify_one();
+    let told = coordinator.hear_heartbeat().await;
+    assert_eq!(told - quiet, SECOND / 2, "at once");
+    let mut last = told;
+    for _ in 0..5 {
+        node.news.notify_one();
+        let next = coordinator.hear_heartbeat().await;
+        assert_eq!(next - last, NEWS_INTERVAL, "a while after the last");
+        last = next;
+    }
+    assert_eq!(coordinator.hear_heartbeat().await - last, SECOND, "and then as before");
 }
 
 #[tokio::test(start_paused = true)]
