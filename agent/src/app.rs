@@ -34,6 +34,7 @@ use crate::dispatch;
 use crate::engine::postgresql::{
     Credentials, DEBIAN_PROGRAMS, ENGINE_USER, Postgresql, SYSTEM_FOLDERS, Settings,
 };
+use crate::engine::room::{self, Room};
 use crate::engine::{self, Engines};
 use crate::firewall::{self, Firewall};
 use crate::health;
@@ -69,6 +70,7 @@ pub struct App {
     machine: Machine,
     certificates: watch::Receiver<Arc<Certificates>>,
     credentials: watch::Sender<Arc<Credentials>>,
+    room: room::Service,
     clock: Clock,
 }
 
@@ -106,8 +108,10 @@ impl Config {
         let host = open_host(state, &record, self.supervisor).await?;
         let certificates = identity.certificates();
         let credentials = watch::Sender::new(credentials(&certificates.borrow()));
-        let engines = open_engines(&record, self.memory_bytes, &host, credentials.subscribe()).await?;
         let outbox = Outbox::default();
+        let room = room::Service::new(host.files(), &record.data_dir, &clock, telling(&outbox));
+        let shown = (credentials.subscribe(), room.subscribe());
+        let engines = open_engines(&record, self.memory_bytes, &host, shown).await?;
 
         let (terms, assignments, commands, orders) = accepted(state, &engines, &outbox, &clock).await?;
         let (addresses, coordinator_addresses) = Addresses::new(coordinators.all().to_vec());
@@ -175,6 +179,7 @@ impl Config {
             machine,
             certificates,
             credentials,
+            room,
             clock,
         })
     }
@@ -213,6 +218,7 @@ impl App {
             machine,
             certificates,
             credentials,
+            room,
             clock,
         } = self;
         let tasks = Tasks::new();
@@ -230,6 +236,7 @@ impl App {
         tasks.spawn("inventory", inventories.run(machine, stop.clone()));
         tasks.spawn("renewal", renewal.run(stop.clone()));
         tasks.spawn("credentials", hand_on(certificates, credentials, stop.clone()));
+        tasks.spawn("room", room.run(stop.clone()));
         tasks.spawn("telemetry", samples.run(clock, stop.clone()));
         tasks.spawn("link", link.run(stop.clone()));
         stop.cancelled().await;
@@ -279,7 +286,7 @@ async fn open_engines(
     record: &identity::Record,
     memory_bytes: Option<u64>,
     host: &Host,
-    credentials: watch::Receiver<Arc<Credentials>>,
+    (credentials, room): (watch::Receiver<Arc<Credentials>>, watch::Receiver<Room>),
 ) -> Result<Engines, engine::Error> {
     let settings = Settings {
         node_id: record.node_id,
@@ -288,7 +295,7 @@ async fn open_engines(
         programs: PathBuf::from(DEBIAN_PROGRAMS),
         memory_bytes,
     };
-    let postgresql = Postgresql::new(settings, host.clone(), credentials);
+    let postgresql = Postgresql::new(settings, host.clone(), credentials, room);
     postgresql.recover().await?;
     Ok(Engines::new(vec![Arc::new(postgresql)]))
 }

@@ -19,6 +19,7 @@ pub mod execute;
 pub mod fake;
 pub mod postgresql;
 mod restart;
+pub mod room;
 
 #[cfg(test)]
 mod contract;

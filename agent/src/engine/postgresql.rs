@@ -69,6 +69,7 @@ use self::layout::{Layout, Marker};
 use self::packages::Packages;
 use self::process::Start;
 use self::session::{NoAnswer, Session};
+use super::room::Room;
 use super::{Copied, Deed, Drift, Engine, Error, LocalMember, Observation, Resynced, Work};
 use crate::host::Host;
 use crate::host::system::Owner;
@@ -112,6 +113,8 @@ struct Inner {
     host: Host,
     packages: Packages,
     credentials: watch::Receiver<Arc<Credentials>>,
+    /// On the disk of the data.
+    room: watch::Receiver<Room>,
     members: Mutex<BTreeMap<ClusterId, Known>>,
 }
 
@@ -131,9 +134,15 @@ struct Known {
 // === impl Postgresql ===
 
 impl Postgresql {
-    pub fn new(settings: Settings, host: Host, credentials: watch::Receiver<Arc<Credentials>>) -> Self {
+    pub fn new(
+        settings: Settings,
+        host: Host,
+        credentials: watch::Receiver<Arc<Credentials>>,
+        room: watch::Receiver<Room>,
+    ) -> Self {
         let packages = Packages::new(host.clone(), settings.programs.clone());
-        Self { inner: Arc::new(Inner { settings, host, packages, credentials, members: Mutex::default() }) }
+        let members = Mutex::default();
+        Self { inner: Arc::new(Inner { settings, host, packages, credentials, room, members }) }
     }
 
     /// Undoes what an installation that was cut left on the machine. To be called once when the agent starts.

@@ -10,7 +10,8 @@ use zeroize::Zeroizing;
 use super::layout::{Layout, Marker};
 use super::render::{self, Place, Subject};
 use super::session::{self, Session};
-use super::{Inner, parameters, process, words};
+use super::{Budget, Inner, parameters, process, words};
+use crate::engine::room::Room;
 use crate::engine::{Drift, Error, Observation};
 use crate::host::files::Access;
 
@@ -29,7 +30,7 @@ impl Inner {
     fn wanted(&self, member: &MemberAssignment, marker: &Marker, place: Place) -> Result<Vec<Wanted>, Error> {
         let layout = self.layout(member.cluster_id);
         let local_users = self.local_users()?;
-        let (node, budget) = (self.settings.node_id, marker.budget);
+        let (node, budget) = (self.settings.node_id, self.within(marker.budget));
         let subject = Subject { member, node, layout: &layout, budget, local_users: &local_users, place };
         let credentials = self.credentials.borrow().clone();
         let secret = Access { mode: 0o600, owner: self.owner()? };
@@ -46,6 +47,14 @@ impl Inner {
             file(layout.conf().join("pg_hba.conf"), &render::access(&subject), Access::PUBLIC),
             file(layout.config_file(), &render::server(&subject), Access::PUBLIC),
         ])
+    }
+
+    /// Of a disk that is nearly full nothing is counted on: the server keeps as little log as it can.
+    fn within(&self, budget: Budget) -> Budget {
+        match *self.room.borrow() {
+            Room::Enough | Room::Scarce => budget,
+            Room::Tight => Budget { disk_bytes: 0, ..budget },
+        }
     }
 
     /// Writes what differs; whether anything did.

@@ -4,6 +4,7 @@ mod guards;
 mod parameters;
 mod quoting;
 mod resync;
+mod room;
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::os::unix::fs::PermissionsExt as _;
@@ -40,6 +41,7 @@ struct TestNode {
     driver: Postgresql,
     host: Host,
     credentials: watch::Sender<Arc<Credentials>>,
+    room: watch::Sender<Room>,
     home: PathBuf,
 }
 
@@ -86,9 +88,10 @@ impl Machine {
             programs: DEBIAN_PROGRAMS.into(),
             memory_bytes: Some(512 * 1024 * 1024),
         };
-        let driver = Postgresql::new(settings, host.clone(), shown);
+        let (room, left) = watch::channel(Room::Enough);
+        let driver = Postgresql::new(settings, host.clone(), shown, left);
         let bench = Bench { engine: Arc::new(driver.clone()), peer };
-        TestNode { bench, driver, host, credentials, home }
+        TestNode { bench, driver, host, credentials, room, home }
     }
 }
 

@@ -324,7 +324,7 @@ async fn an_outcome_is_told_again_in_each_session_until_it_is_acknowledged() {
 async fn a_coordinator_that_does_not_read_gets_the_newest_and_no_backlog() {
     let node = Arc::new(Node::default());
     let mut coordinator = Coordinator::welcoming(&node).await;
-    tokio::time::sleep(SILENCE - SECOND).await;
+    sleep(SILENCE - SECOND).await;
     let mut backlog = 0;
     while coordinator.hears.try_recv().is_ok() {
         backlog += 1;

@@ -59,7 +59,12 @@ async fn on_disk(node: &TestNode, left: u32, room: Option<u64>) -> Postgresql {
     let units = Supervisor::Plain.open(&node.home.join("units")).await.unwrap();
     let netlink = crate::host::netlink::open();
     let host = Host::from_parts(Arc::new(Processes), files, units, Arc::new(RealMachine), netlink);
-    Postgresql::new(node.driver.inner.settings.clone(), host, node.credentials.subscribe())
+    Postgresql::new(
+        node.driver.inner.settings.clone(),
+        host,
+        node.credentials.subscribe(),
+        node.room.subscribe(),
+    )
 }
 
 #[tokio::test]
