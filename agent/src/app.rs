@@ -146,6 +146,7 @@ impl Config {
             terms,
             assignments,
             commands: orders,
+            engines: machine.engines.clone(),
             members,
             samples: samples.clone(),
             outbox: outbox.clone(),

@@ -42,6 +42,7 @@ use holdfast_common::position::Position;
 use holdfast_common::protocol::{Standing, Tail, wipe};
 use holdfast_common::report::{EngineState, Follower};
 use holdfast_common::role::Role;
+use holdfast_common::set_aside;
 use holdfast_common::telemetry::EngineOffer;
 use holdfast_common::term::Term;
 use jiff::Timestamp;
@@ -88,6 +89,16 @@ pub trait Engine: fmt::Debug + Send + Sync {
     /// # Errors
     /// `WOULD_DESTROY_DATA` where the [wipe guard](holdfast_common::protocol::wipe) refuses; then nothing has changed.
     fn resync<'a>(&'a self, request: &'a ResyncMember, work: &'a Work) -> Deed<'a, Resynced>;
+
+    /// Tells of the logs that a member has set aside. Changes nothing.
+    ///
+    /// # Errors
+    /// `SET_ASIDE_NOT_FOUND`.
+    fn set_aside<'a>(
+        &'a self,
+        cluster: ClusterId,
+        question: &'a set_aside::Question,
+    ) -> Deed<'a, set_aside::Answer>;
 
     /// Stops the member and removes its data; `false` where there were none.
     ///
@@ -265,6 +276,8 @@ pub enum Error {
     Unmet { check: &'static str, message: String },
     #[error("`{field}` {message}")]
     Field { field: String, message: String },
+    #[error("no log `{id}` is set aside here, or no such file is in it; it may have been removed")]
+    NotSetAside { id: set_aside::Id },
     /// It may be done a little later.
     #[error("not now: {why}")]
     NotNow { why: String },
@@ -401,6 +414,7 @@ impl Classify for Error {
             Self::Exists { .. } | Self::WouldDestroyData { .. } => Reason::WouldDestroyData,
             Self::NotConfirmed { .. } => Reason::NotConfirmed,
             Self::Unmet { .. } => Reason::PreconditionFailed,
+            Self::NotSetAside { .. } => Reason::SetAsideNotFound,
             Self::NotNow { .. } | Self::Unavailable { .. } => Reason::EngineUnavailable,
             Self::Failed { .. } | Self::Wrong { .. } => Reason::EngineFailed,
             Self::Damaged { .. } => Reason::StateDamaged,
@@ -439,6 +453,7 @@ impl Classify for Error {
             Self::WouldDestroyData { why } | Self::NotNow { why } => entry("why", why.clone()),
             Self::Unmet { check, .. } => entry("check", (*check).to_owned()),
             Self::Field { field, .. } => entry("field", field.clone()),
+            Self::NotSetAside { id } => entry("id", id.to_string()),
         }
     }
 

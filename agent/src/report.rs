@@ -10,10 +10,11 @@ use std::time::Duration;
 use futures::future::BoxFuture;
 use holdfast_common::assignment::Assignment;
 use holdfast_common::clock::Clock;
-use holdfast_common::error::Chain;
+use holdfast_common::error::{Chain, Failure};
 use holdfast_common::id::InstanceId;
-use holdfast_common::link::{Hello, MAX_UNFINISHED, VERSIONS, Welcome};
+use holdfast_common::link::{Hello, MAX_UNFINISHED, Question, VERSIONS, Welcome};
 use holdfast_common::report::NodeReport;
+use holdfast_common::set_aside;
 use holdfast_common::telemetry::{Inventory, Sample, ServiceManager};
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
@@ -45,6 +46,7 @@ pub struct Node {
     pub terms: Arc<Terms>,
     pub assignments: Arc<Assignments>,
     pub commands: dispatch::Handle,
+    pub engines: Engines,
     pub members: converge::Handle,
     pub samples: Samples,
     pub outbox: Outbox,
@@ -195,6 +197,10 @@ impl Below for Node {
 
     fn order(&self, order: Order) -> BoxFuture<'_, ()> {
         Box::pin(self.commands.give(order))
+    }
+
+    fn answer(&self, question: Question) -> BoxFuture<'_, Result<set_aside::Answer, Failure>> {
+        Box::pin(async move { self.engines.answer(question.cluster_id, &question.about).await })
     }
 
     fn outbox(&self) -> &Outbox {

@@ -7,6 +7,7 @@ mod event;
 mod identity;
 mod node;
 mod operation;
+mod set_aside;
 #[cfg(test)]
 mod tests;
 mod values;
@@ -18,6 +19,7 @@ pub(crate) use event::{Event, EventFilter, Severity};
 pub(crate) use identity::{Operator, Role, Token};
 pub(crate) use node::{JoinToken, Node};
 pub(crate) use operation::Operation;
+pub(crate) use set_aside::SetAside;
 
 use std::path::PathBuf;
 use std::time::Duration;

@@ -125,6 +125,9 @@ calls! {
         remove_access_entries(RemoveAccessEntriesRequest) -> RemoveAccessEntriesResponse;
         confirm_access(ConfirmAccessRequest) -> ConfirmAccessResponse;
     }
+    set_aside_service_client::SetAsideServiceClient {
+        list_set_aside_logs(ListSetAsideLogsRequest) -> ListSetAsideLogsResponse;
+    }
     operation_service_client::OperationServiceClient {
         list_operations(ListOperationsRequest) -> ListOperationsResponse;
         get_operation(GetOperationRequest) -> GetOperationResponse;
@@ -151,6 +154,7 @@ calls! {
 watches! {
     node_service_client::NodeServiceClient.watch_nodes(WatchNodesRequest) -> WatchNodesResponse;
     cluster_service_client::ClusterServiceClient.watch_cluster(WatchClusterRequest) -> WatchClusterResponse;
+    set_aside_service_client::SetAsideServiceClient.fetch_set_aside_log(FetchSetAsideLogRequest) -> FetchSetAsideLogResponse;
     operation_service_client::OperationServiceClient.watch_operation(WatchOperationRequest) -> WatchOperationResponse;
     event_service_client::EventServiceClient.watch_events(WatchEventsRequest) -> WatchEventsResponse;
 }
@@ -254,6 +258,15 @@ impl<Q: Clone, T> Watch<Q, T> {
                 Err(status) => return Err(self.client.told(&status, Lost::Nothing)),
             }
         }
+    }
+
+    /// The same of what goes on only where it began: it is not opened again.
+    ///
+    /// # Cancel safety
+    /// A message is not lost.
+    pub(crate) async fn next_of_this_stream(&mut self) -> Result<Option<T>, Error> {
+        let Some(stream) = &mut self.stream else { return Ok(None) };
+        stream.message().await.map_err(|status| self.client.told(&status, Lost::Nothing))
     }
 
     async fn opened(&self) -> Result<Streaming<T>, Status> {

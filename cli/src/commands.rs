@@ -12,6 +12,7 @@ mod lease;
 mod node;
 mod operation;
 mod roles;
+mod set_aside;
 
 use std::env;
 use std::io::{self, Write as _};

@@ -170,7 +170,8 @@ const fn of_reason(reason: Reason) -> ExitCode {
         | Reason::MemberNotFound
         | Reason::OperationNotFound
         | Reason::TokenNotFound
-        | Reason::OperatorNotFound => ExitCode::NotFound,
+        | Reason::OperatorNotFound
+        | Reason::SetAsideNotFound => ExitCode::NotFound,
         Reason::ClusterExists
         | Reason::NodeExists
         | Reason::MemberExists

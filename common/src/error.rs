@@ -45,6 +45,8 @@ reasons! {
     OperationNotFound = "OPERATION_NOT_FOUND",
     TokenNotFound = "TOKEN_NOT_FOUND",
     OperatorNotFound = "OPERATOR_NOT_FOUND",
+    /// No log of that name is set aside there.
+    SetAsideNotFound = "SET_ASIDE_NOT_FOUND",
     ClusterExists = "CLUSTER_EXISTS",
     NodeExists = "NODE_EXISTS",
     MemberExists = "MEMBER_EXISTS",

@@ -7,6 +7,7 @@
 //! | [`access`] | who may reach a cluster: addresses, lists, what follows from them |
 //! | [`assignment`], [`command`], [`report`], [`telemetry`] | the two kinds of work, and what nodes say |
 //! | [`protocol`] | leases, promises, seals, lists, elections: who may serve as primary; pure |
+//! | [`set_aside`] | logs kept before data were replaced, and what is asked of them |
 //! | [`link`] | the messages between agents and coordinator, as plain values |
 //! | [`error`] | `Reason`, `Failure`, `Classify`, and the one place that makes a `tonic::Status` |
 //! | [`wire`] | domain types to and from the generated ones |
@@ -32,6 +33,7 @@ pub mod position;
 pub mod protocol;
 pub mod report;
 pub mod role;
+pub mod set_aside;
 pub mod shutdown;
 pub mod telemetry;
 pub mod term;

@@ -13,11 +13,13 @@ use uuid::Uuid;
 
 use crate::assignment::Assignment;
 use crate::command::{Command, Outcome, Progress};
+use crate::error::Failure;
 use crate::generation::Generation;
 use crate::id::{ClusterId, CommandId, EventId, FleetId, InstanceId, NodeId, SessionId};
 use crate::name::NodeName;
 use crate::protocol::RequestNumber;
 use crate::report::{NodeEvent, NodeReport};
+use crate::set_aside;
 use crate::telemetry::{Inventory, Sample};
 use crate::term::Term;
 
@@ -50,6 +52,7 @@ pub enum FromAgent {
     Metrics(Box<Sample>),
     CommandUpdate(Box<CommandUpdate>),
     Event(Box<NodeEvent>),
+    Answer(Box<Answer>),
 }
 
 /// From the coordinator.
@@ -67,6 +70,7 @@ pub enum FromCoordinator {
     OutcomeAck(CommandId),
     Close(Close),
     EventAck(EventId),
+    Question(Box<Question>),
 }
 
 /// Who the agent is. Which node it is for is in its certificate, not here.
@@ -129,6 +133,22 @@ pub struct CommandUpdate {
 pub enum Update {
     Progress(Progress),
     Outcome(Outcome),
+}
+
+/// Something that the coordinator wants to know; it changes nothing, and is answered within the session or never.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Question {
+    /// Never used twice within a session.
+    pub number: u64,
+    pub cluster_id: ClusterId,
+    pub about: set_aside::Question,
+}
+
+/// What the node says to the question of this number.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Answer {
+    pub number: u64,
+    pub answer: Result<set_aside::Answer, Failure>,
 }
 
 /// Why the coordinator ends the session.

@@ -12,6 +12,7 @@
 //! | `telemetry` | samples and inventories |
 //! | `assignment`, `command` | the two kinds of work |
 //! | `link` | the messages of the stream, and enrollment |
+//! | `question` | what the coordinator asks, and the answers |
 //! | `lease` | leases, lists and promises |
 //!
 //! Not here: operators' requests (the coordinator's `rpc/convert`), and what a refused message means for a session.
@@ -24,6 +25,7 @@ mod field;
 mod lease;
 mod link;
 mod nouns;
+mod question;
 mod telemetry;
 
 #[cfg(test)]

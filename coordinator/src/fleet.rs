@@ -15,6 +15,7 @@ mod error;
 pub mod liveness;
 mod node;
 mod pending;
+mod questions;
 mod session;
 #[cfg(test)]
 mod tests;

@@ -38,6 +38,7 @@ mod oversize;
 pub mod peer;
 pub mod repeat;
 pub mod rules;
+pub mod set_aside;
 #[cfg(test)]
 pub(crate) mod tests;
 

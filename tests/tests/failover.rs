@@ -22,6 +22,27 @@ async fn fails_over(stage: &Stage, more: &[&str]) -> anyhow::Result<String> {
     Ok(primary)
 }
 
+/// What only n1 had is listed, and is on the operator's machine afterwards.
+async fn set_aside_is_fetched(stage: &Stage) -> anyhow::Result<()> {
+    let listed = stage.fleet.json(["cluster", "set-aside", "list", "orders"]).await?;
+    let log = &listed["logs"][0];
+    ensure!(log["node"] == "n1" && log["fork"]["era"] == 1, "it is not listed: {listed}");
+    let folder = stage.fleet.controller().folder().join("fetched");
+    let (id, into) = (log["id"].as_str().unwrap_or_default(), folder.display().to_string());
+    let fetched = stage.fleet.json(["cluster", "set-aside", "fetch", "orders", id, "--into", &into]).await?;
+    let (mut files, mut bytes) = (0, 0);
+    for entry in std::fs::read_dir(&folder)? {
+        let metadata = entry?.metadata()?;
+        (files, bytes) = (files + 1, bytes + metadata.len());
+    }
+    ensure!(
+        fetched["bytes"] == bytes && log["bytes"] == bytes && log["files"] == files,
+        "{fetched}, {files}, {bytes}"
+    );
+    ensure!(folder.join("summary.json").is_file(), "what they are is not there");
+    Ok(())
+}
+
 /// Needs root for the gate and the network. Left out for ordinary users, visibly.
 mod as_root {
     use super::*;
@@ -42,7 +63,7 @@ mod as_root {
         stage.nothing_is_lost(&primary).await?;
         let served = stage.client.served();
         ensure!(served == ["n1", primary.as_str()], "two served at once: {served:?}");
-        Ok(())
+        set_aside_is_fetched(&stage).await
     }
 
     #[tokio::test]

@@ -9,6 +9,7 @@ use holdfast_common::engine::Engine as Kind;
 use holdfast_common::error::{Classify, Failure};
 use holdfast_common::id::ClusterId;
 use holdfast_common::protocol::Tail;
+use holdfast_common::set_aside;
 use tokio::sync::OwnedMutexGuard;
 
 use super::{Around, Engine, Error, LocalMember, Resynced, Work};
@@ -163,6 +164,16 @@ impl Engines {
                 Ok(Success::SetPassword)
             }
         }
+    }
+
+    /// Answers what is asked of a member.
+    pub async fn answer(
+        &self,
+        cluster: ClusterId,
+        question: &set_aside::Question,
+    ) -> Result<set_aside::Answer, Failure> {
+        let answer = async { self.holder(cluster).await?.set_aside(cluster, question).await };
+        answer.await.map_err(|error: Error| error.to_failure())
     }
 
     /// Ends the member's process at once, whatever else is being done to it.

@@ -21,6 +21,7 @@ use holdfast_common::id::{ClusterId, CommandId, NodeId};
 use holdfast_common::protocol::Tail;
 use holdfast_common::report::EngineState;
 use holdfast_common::role::Role;
+use holdfast_common::set_aside::{Answer, Question};
 use holdfast_common::telemetry::{EngineAvailability, EngineOffer};
 use holdfast_common::term::Term;
 use jiff::Timestamp;
@@ -285,6 +286,10 @@ impl Engine for FakeEngine {
 
     fn resync<'a>(&'a self, request: &'a ResyncMember, work: &'a Work) -> Deed<'a, Resynced> {
         self.deed(Step::Resync, |state| resync::resync(state, self.node, request, work))
+    }
+
+    fn set_aside<'a>(&'a self, _cluster: ClusterId, question: &'a Question) -> Deed<'a, Answer> {
+        Box::pin(std::future::ready(resync::answer(question)))
     }
 
     fn destroy<'a>(&'a self, request: &'a DestroyMember, _work: &'a Work) -> Deed<'a, bool> {

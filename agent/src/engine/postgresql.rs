@@ -57,6 +57,7 @@ use holdfast_common::engine::{Engine as Kind, EngineVersion};
 use holdfast_common::id::{ClusterId, NodeId};
 use holdfast_common::protocol::Tail;
 use holdfast_common::role::Role;
+use holdfast_common::set_aside::{Answer, Question};
 use holdfast_common::telemetry::{EngineOffer, Privilege};
 use tokio::sync::watch;
 use tokio::time::Instant;
@@ -181,6 +182,10 @@ impl Engine for Postgresql {
 
     fn resync<'a>(&'a self, request: &'a ResyncMember, work: &'a Work) -> Deed<'a, Resynced> {
         resync::resync(&self.inner, request, work).boxed()
+    }
+
+    fn set_aside<'a>(&'a self, cluster: ClusterId, question: &'a Question) -> Deed<'a, Answer> {
+        self.inner.answer_about_log(cluster, question).boxed()
     }
 
     fn destroy<'a>(&'a self, request: &'a DestroyMember, work: &'a Work) -> Deed<'a, bool> {

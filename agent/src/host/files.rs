@@ -32,7 +32,7 @@ pub trait Tree: std::fmt::Debug + Send + Sync {
     fn write(&self, path: &Path, contents: &[u8], access: Access) -> Result<(), Error>;
     fn read(&self, path: &Path, limit: u64) -> Result<Vec<u8>, Error>;
     fn read_end(&self, path: &Path, limit: u64) -> Result<Vec<u8>, Error>;
-    fn read_start(&self, path: &Path, limit: u64) -> Result<Vec<u8>, Error>;
+    fn read_part(&self, path: &Path, offset: u64, limit: u64) -> Result<Vec<u8>, Error>;
     fn copy(&self, from: &Path, to: &Path, access: Access) -> Result<u64, Error>;
     fn size(&self, path: &Path) -> Result<u64, Error>;
     fn create_dir(&self, path: &Path, access: Access) -> Result<(), Error>;
@@ -178,10 +178,15 @@ impl Files {
         self.blocking(move |tree| tree.read_end(&path, limit)).await
     }
 
-    /// At most the first `limit` bytes of a regular file.
-    pub async fn read_start(&self, path: impl Into<PathBuf>, limit: u64) -> Result<Vec<u8>, Error> {
+    /// At most `limit` bytes of a regular file, from `offset` on.
+    pub async fn read_part(
+        &self,
+        path: impl Into<PathBuf>,
+        offset: u64,
+        limit: u64,
+    ) -> Result<Vec<u8>, Error> {
         let path = path.into();
-        self.blocking(move |tree| tree.read_start(&path, limit)).await
+        self.blocking(move |tree| tree.read_part(&path, offset, limit)).await
     }
 
     /// Copies a regular file to a name that is free, durably, a part at a time; returns its size.

@@ -121,7 +121,10 @@ impl AgentService for Coordinator {
                     FromAgent::Heartbeat(heartbeat) => {
                         FromCoordinator::HeartbeatAck { sequence: heartbeat.sequence }
                     }
-                    FromAgent::Metrics(_) | FromAgent::CommandUpdate(_) | FromAgent::Event(_) => return None,
+                    FromAgent::Metrics(_)
+                    | FromAgent::CommandUpdate(_)
+                    | FromAgent::Event(_)
+                    | FromAgent::Answer(_) => return None,
                 };
                 Some(Ok(SessionResponse::from(&answer)))
             })

@@ -6,7 +6,8 @@
 //!            ◄── Welcome (version spoken?)               │
 //!                                                        ├─ orders go down one at a time; while one waits for room,
 //!                                                        │  nothing more is read: the stream holds the coordinator back
-//!                                                        └─ outcomes, events, progress come up as there is room
+//!                                                        ├─ outcomes, events, progress come up as there is room
+//!                                                        └─ questions are answered a few at a time, behind all that
 //! ```
 //!
 //! A coordinator that does not read costs the node nothing: the one bounded channel is full, and what would be sent next
@@ -16,15 +17,20 @@
 #[cfg(test)]
 mod tests;
 
+use std::collections::VecDeque;
 use std::time::Duration;
 
 use futures::future::BoxFuture;
+use futures::stream::FuturesUnordered;
 use futures::{Stream, StreamExt as _};
 use holdfast_common::clock::Clock;
 use holdfast_common::error::{Classify as _, Failure, Reason};
 use holdfast_common::id::CommandId;
-use holdfast_common::link::{Close, FromAgent, FromCoordinator, Heartbeat, Hello, VERSIONS, Welcome};
+use holdfast_common::link::{
+    Answer, Close, FromAgent, FromCoordinator, Heartbeat, Hello, Question, VERSIONS, Welcome,
+};
 use holdfast_common::report::{NodeReport, Severity};
+use holdfast_common::set_aside;
 use holdfast_common::telemetry::Sample;
 use holdfast_common::wire;
 use tokio::sync::mpsc;
@@ -43,6 +49,8 @@ pub const SILENCE: Duration = Duration::from_secs(30);
 pub const OUTBOUND: usize = 4;
 /// News is told at once, but at most this often: as a heartbeat before its time.
 const NEWS_INTERVAL: Duration = Duration::from_millis(100);
+/// Questions that are being answered, or whose answers wait to be sent; more are refused.
+pub const MAX_QUESTIONS: usize = 16;
 /// Progress is told at most this often.
 const PROGRESS_INTERVAL: Duration = Duration::from_millis(250);
 /// An outcome or event that was not acknowledged is told again this often within a session.
@@ -76,6 +84,12 @@ pub trait Below: Send + Sync + 'static {
 
     /// Takes an order over. Waits while there is no room for it.
     fn order(&self, order: Order) -> BoxFuture<'_, ()>;
+
+    /// Answers a question. Changes nothing.
+    fn answer(&self, _question: Question) -> BoxFuture<'_, Result<set_aside::Answer, Failure>> {
+        let failure = Failure::new(Reason::UnknownCommand, "this node answers no questions");
+        Box::pin(std::future::ready(Err(failure)))
+    }
 
     /// What waits to be told.
     fn outbox(&self) -> &Outbox;
@@ -133,6 +147,8 @@ struct Open<'a, B> {
     answered: Instant,
     /// An order or assignment on its way down.
     going_down: Option<BoxFuture<'a, ()>>,
+    /// Questions that are being answered.
+    answering: FuturesUnordered<BoxFuture<'a, Answer>>,
 }
 
 /// What should be sent as soon as there is room.
@@ -142,12 +158,14 @@ struct Due {
     metrics: bool,
     outbox: bool,
     progress: bool,
+    answers: VecDeque<Answer>,
 }
 
 enum Next {
     Stopped,
     Arrived(Option<Inbound>),
     WentDown,
+    Answered(Answer),
     Tick,
     Sent,
     Gone,
@@ -225,6 +243,7 @@ impl<'a, B: Below> Open<'a, B> {
             told: Instant::now(),
             answered: Instant::now(),
             going_down: None,
+            answering: FuturesUnordered::new(),
         }
     }
 
@@ -236,11 +255,12 @@ impl<'a, B: Below> Open<'a, B> {
         loop {
             let waits = self.due.any();
             let progress_runs = outbox.has_progress();
-            // Every arm is cancel-safe: a token, a stream, a future that is kept, timers, a permit, a kept notification.
+            // Every arm is cancel-safe: a token, streams, a future that is kept, timers, a permit, a kept notification.
             let next = tokio::select! {
                 () = stop.cancelled() => Next::Stopped,
                 arrived = from_coordinator.next(), if self.going_down.is_none() => Next::Arrived(arrived),
                 () = poll_kept(&mut self.going_down), if self.going_down.is_some() => Next::WentDown,
+                Some(answer) = self.answering.next() => Next::Answered(answer),
                 permit = self.to_coordinator.reserve(), if waits => match permit {
                     Ok(permit) => {
                         if let Some(message) = self.due.next(self.below, &mut self.heartbeats) {
@@ -275,6 +295,10 @@ impl<'a, B: Below> Open<'a, B> {
                     self.going_down = None;
                     None
                 }
+                Next::Answered(answer) => {
+                    self.due.answers.push_back(answer);
+                    None
+                }
                 Next::Tick | Next::Sent => (self.answered.elapsed() > SILENCE).then_some(End::Silent),
             };
             if let Some(end) = end {
@@ -303,6 +327,25 @@ impl<'a, B: Below> Open<'a, B> {
             FromCoordinator::Command(command) => self.go_down(below.order(Order::Run(command))),
             FromCoordinator::CancelCommand(id) => self.go_down(below.order(Order::Cancel(id))),
             FromCoordinator::OutcomeAck(id) => self.go_down(below.order(Order::Acknowledged(id))),
+            FromCoordinator::Question(question) => return self.asked(*question),
+        }
+        None
+    }
+
+    /// Answered beside all else; a coordinator that takes no answers gets no further ones.
+    fn asked(&mut self, question: Question) -> Option<End> {
+        let (below, number) = (self.below, question.number);
+        let waiting = self.answering.len() + self.due.answers.len();
+        if waiting >= 2 * MAX_QUESTIONS {
+            return Some(End::Violated("it asks more than it takes answers"));
+        }
+        if waiting >= MAX_QUESTIONS {
+            let message = format!("this node answers {MAX_QUESTIONS} questions at a time");
+            let failure = Failure::new(Reason::QueueFull, message).retry_after(Duration::from_secs(1));
+            self.due.answers.push_back(Answer { number, answer: Err(failure) });
+        } else {
+            let answer = async move { Answer { number, answer: below.answer(question).await } };
+            self.answering.push(Box::pin(answer));
         }
         None
     }
@@ -336,8 +379,8 @@ impl<'a, B: Below> Open<'a, B> {
 
 impl Due {
     fn any(&self) -> bool {
-        let Self { heartbeat, metrics, outbox, progress } = self;
-        *heartbeat || *metrics || *outbox || *progress
+        let Self { heartbeat, metrics, outbox, progress, answers } = self;
+        *heartbeat || *metrics || *outbox || *progress || !answers.is_empty()
     }
 
     /// The most urgent message, made now.
@@ -361,10 +404,13 @@ impl Due {
                 None => self.progress = false,
             }
         }
-        if std::mem::take(&mut self.metrics) {
-            return below.sample().map(FromAgent::Metrics);
+        if std::mem::take(&mut self.metrics)
+            && let Some(sample) = below.sample()
+        {
+            return Some(FromAgent::Metrics(sample));
         }
-        None
+        // Last: there may be many of them, and they are large.
+        self.answers.pop_front().map(|answer| FromAgent::Answer(Box::new(answer)))
     }
 }
 

@@ -3,7 +3,7 @@
 use clap::{ArgAction, Subcommand, ValueEnum};
 
 use super::values::{parameter, size};
-use super::{Confirm, Run};
+use super::{Confirm, Run, SetAside};
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub(crate) enum Engine {
@@ -185,6 +185,9 @@ pub(crate) enum Cluster {
         #[command(flatten)]
         run: Run,
     },
+    /// Logs that nodes have set aside before they rewound or replaced a member's data
+    #[command(subcommand)]
+    SetAside(SetAside),
     /// Keep failovers from beginning by themselves, such as while machines are worked on
     #[command(
         after_help = "Examples:\n  holdfast cluster pause demo --reason \"new switches, until 14:00\"\n  holdfast cluster resume demo"

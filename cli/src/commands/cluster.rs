@@ -4,7 +4,7 @@ use holdfast_proto::r#type::v1 as nouns;
 use holdfast_proto::v1;
 use serde_json::json;
 
-use super::{Session, interrupted, lease, next_page, roles};
+use super::{Session, interrupted, lease, next_page, roles, set_aside};
 use crate::args::{Cluster, Durability, Engine, LeaseProfile};
 use crate::client::request_id;
 use crate::error::Error;
@@ -33,6 +33,7 @@ pub(super) async fn run(session: &mut Session, command: Cluster) -> Result<(), E
         | Cluster::Pause { .. }
         | Cluster::Resume { .. }
         | Cluster::Set { .. } => roles::run(session, command).await,
+        Cluster::SetAside(command) => set_aside::run(session, command).await,
         Cluster::Connection { cluster, reveal_password, uri } => {
             let request = v1::GetConnectionRequest { cluster: cluster.clone(), reveal_password };
             let answer = session.client().await?.get_connection(request).await?;

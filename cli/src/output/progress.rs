@@ -23,6 +23,12 @@ pub(crate) fn amount(operation: &Operation, step: &OperationStep) -> Option<Stri
     Some(format!("{done} of {}{}", bytes(total), left.unwrap_or_default()))
 }
 
+/// How long the rest takes at the rate so far, such as `41s`; none where nothing says so.
+pub(crate) fn rest(done: u64, total: u64, took: std::time::Duration) -> Option<String> {
+    let known = done > 0 && total >= done;
+    known.then(|| span(whole(took.as_secs_f64() * float(total - done) / float(done))))
+}
+
 #[expect(clippy::cast_precision_loss, reason = "exact up to 2^53")]
 fn float(amount: u64) -> f64 {
     amount as f64

@@ -19,7 +19,8 @@ pub const fn code(reason: Reason) -> Code {
         | Reason::MemberNotFound
         | Reason::OperationNotFound
         | Reason::TokenNotFound
-        | Reason::OperatorNotFound => Code::NotFound,
+        | Reason::OperatorNotFound
+        | Reason::SetAsideNotFound => Code::NotFound,
         Reason::ClusterExists | Reason::NodeExists | Reason::MemberExists | Reason::OperatorExists => {
             Code::AlreadyExists
         }

@@ -24,6 +24,7 @@ wire_enum!(
     OperationNotFound,
     TokenNotFound,
     OperatorNotFound,
+    SetAsideNotFound,
     ClusterExists,
     NodeExists,
     MemberExists,

@@ -37,6 +37,7 @@ impl From<&FromAgent> for proto::SessionRequest {
             FromAgent::Metrics(sample) => Up::Metrics((&**sample).into()),
             FromAgent::CommandUpdate(update) => Up::CommandUpdate((&**update).into()),
             FromAgent::Event(event) => Up::Event((&**event).into()),
+            FromAgent::Answer(answer) => Up::Answer((&**answer).into()),
         };
         Self { message: Some(message) }
     }
@@ -54,6 +55,7 @@ impl TryFrom<proto::SessionRequest> for FromAgent {
                 Self::CommandUpdate(Box::new(Field("command_update").nested(update)?))
             }
             Up::Event(event) => Self::Event(Box::new(Field("event").nested(event)?)),
+            Up::Answer(answer) => Self::Answer(Box::new(Field("answer").nested(answer)?)),
         })
     }
 }
@@ -251,6 +253,7 @@ impl From<&FromCoordinator> for proto::SessionResponse {
                 message: cut(message, report::MAX_MESSAGE_BYTES),
             }),
             FromCoordinator::EventAck(id) => Down::EventAck(proto::EventAck { event_id: id.to_string() }),
+            FromCoordinator::Question(question) => Down::Question((&**question).into()),
         };
         Self { message: Some(message) }
     }
@@ -278,6 +281,7 @@ impl TryFrom<proto::SessionResponse> for FromCoordinator {
             Down::EventAck(ack) => Self::EventAck(
                 Field("event_id").parsed(ack.event_id).map_err(|error: Error| error.within("event_ack"))?,
             ),
+            Down::Question(question) => Self::Question(Box::new(Field("question").nested(question)?)),
         })
     }
 }

@@ -1,5 +1,6 @@
 //! Domain → wire → domain for everything; each bad field refused by its name; no bytes that make it panic.
 
+mod questions;
 mod refusals;
 mod samples;
 
@@ -27,6 +28,7 @@ use crate::position::Position;
 use crate::protocol::{Profile, Version};
 use crate::report::*;
 use crate::role::Role;
+use crate::set_aside;
 use crate::telemetry::*;
 use crate::term::Term;
 

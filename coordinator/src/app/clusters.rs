@@ -6,6 +6,7 @@ use holdfast_common::clock::Clock;
 use holdfast_common::shutdown::Tasks;
 use holdfast_proto::v1::access_service_server::AccessServiceServer;
 use holdfast_proto::v1::cluster_service_server::ClusterServiceServer;
+use holdfast_proto::v1::set_aside_service_server::SetAsideServiceServer;
 use tonic::service::Routes;
 
 use super::Parts;
@@ -15,6 +16,7 @@ use crate::procedures::{Means, Nodes, Procedures, Records};
 use crate::reconcile;
 use crate::rpc::access::AccessRules;
 use crate::rpc::clusters::Clusters;
+use crate::rpc::set_aside::SetAside;
 use crate::rpc::{MAX_DECODED, MAX_DECODED_ACCESS};
 
 /// The engine of all procedures.
@@ -40,9 +42,11 @@ pub(super) fn operations(parts: &Parts) -> (operation::Service<Procedures>, Desk
 pub(super) fn routes(parts: &Parts, desk: Desk) -> Routes {
     let identity = || parts.identity.clone();
     let access = AccessRules { desk: desk.clone(), identity: identity(), fleet: parts.fleet.clone() };
+    let set_aside = SetAside::new(desk.clone(), parts.fleet.clone());
     let clusters = Clusters { desk, identity: identity(), leases: parts.leases.clone() };
     Routes::new(ClusterServiceServer::new(clusters).max_decoding_message_size(MAX_DECODED))
         .add_service(AccessServiceServer::new(access).max_decoding_message_size(MAX_DECODED_ACCESS))
+        .add_service(SetAsideServiceServer::new(set_aside).max_decoding_message_size(MAX_DECODED))
 }
 
 /// Starts the loops.

@@ -14,6 +14,7 @@ use tokio::time::Instant;
 
 use super::liveness::{self, Signs};
 use super::pending::Calls;
+use super::questions::Questions;
 use super::session::Mailbox;
 use super::{Handle, Transition};
 use crate::directory;
@@ -37,6 +38,7 @@ pub(super) struct State {
     pub(super) assignment: Option<Arc<Assignment>>,
     pub(super) session: Option<Arc<Mailbox>>,
     pub(super) calls: Calls,
+    pub(super) questions: Questions,
     pub(super) recent_events: VecDeque<EventId>,
     pub(super) heard: Instant,
     /// The last event about availability said that it is gone.
@@ -97,6 +99,7 @@ impl Node {
             assignment: None,
             session: None,
             calls: Calls::default(),
+            questions: Questions::default(),
             recent_events: VecDeque::new(),
             heard: now,
             told_offline: false,
@@ -135,6 +138,7 @@ impl Node {
         let mut state = self.lock();
         if state.session.as_ref().is_some_and(|mailbox| mailbox.id == session) {
             state.session = None;
+            state.questions.clear();
             state.closed = Some(Instant::now());
             self.finish(fleet, state, true, None);
         }
@@ -206,6 +210,7 @@ impl State {
 
     pub(super) fn attach(&mut self, mailbox: Arc<Mailbox>, now: Instant) {
         self.session = Some(mailbox);
+        self.questions.clear();
         self.closed = None;
         self.heard = now;
     }

@@ -25,7 +25,7 @@ use holdfast_common::assignment::Assignment;
 use holdfast_common::command::Command;
 use holdfast_common::id::{CommandId, EventId, NodeId, SessionId};
 use holdfast_common::link::{
-    Close, CloseReason, CommandUpdate, FromAgent, FromCoordinator, Heartbeat, Update, Welcome,
+    Close, CloseReason, CommandUpdate, FromAgent, FromCoordinator, Heartbeat, Question, Update, Welcome,
 };
 use holdfast_common::report::NodeEvent;
 use jiff::Timestamp;
@@ -60,6 +60,7 @@ struct Outgoing {
     cancels: VecDeque<CommandId>,
     outcome_acks: VecDeque<CommandId>,
     event_acks: VecDeque<EventId>,
+    questions: VecDeque<Question>,
     heartbeat_ack: Option<u64>,
     close: Option<Close>,
     closed: bool,
@@ -133,6 +134,11 @@ impl Mailbox {
                 push_bounded(&mut outgoing.cancels, id);
             }
         });
+    }
+
+    pub(super) fn ask(&self, question: Question) {
+        // Bounded by MAX_QUESTIONS: only what somebody waits for comes here.
+        self.put(|outgoing| outgoing.questions.push_back(question));
     }
 
     fn heartbeat(&self, sequence: u64) {
@@ -231,7 +237,10 @@ impl Outgoing {
         if let Some(id) = self.event_acks.pop_front() {
             return Some(FromCoordinator::EventAck(id));
         }
-        self.heartbeat_ack.take().map(|sequence| FromCoordinator::HeartbeatAck { sequence })
+        if let Some(sequence) = self.heartbeat_ack.take() {
+            return Some(FromCoordinator::HeartbeatAck { sequence });
+        }
+        self.questions.pop_front().map(|question| FromCoordinator::Question(Box::new(question)))
     }
 }
 
@@ -298,6 +307,12 @@ impl Session {
             }
             FromAgent::CommandUpdate(update) => self.update(*update),
             FromAgent::Event(event) => return Ok(Received::Event(event)),
+            FromAgent::Answer(answer) => {
+                self.node.observe(&self.fleet, self.id(), |state| {
+                    state.questions.answered(*answer);
+                    false
+                });
+            }
         }
         Ok(Received::Done)
     }

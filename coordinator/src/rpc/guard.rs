@@ -221,8 +221,8 @@ impl Guard {
             Length::Call(_) => None,
             Length::Stream => {
                 let place = self.inner.streams.place(&caller);
-                // Looked at again: what was revoked between the first look and the place would go unheard.
-                self.inner.gate.admit(rule, peer, authorization.as_ref()).await?;
+                // Looked at again: what was revoked between the first look and the place would go unheard. On record it is already.
+                self.inner.gate.still_admits(rule, peer, authorization.as_ref()).await?;
                 Some(place)
             }
         };

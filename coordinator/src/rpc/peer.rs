@@ -150,6 +150,20 @@ impl Gate {
         decided.map(|caller| Admitted { caller, entry }).map_err(|(_, failure)| failure)
     }
 
+    /// Whether a caller who was admitted a moment ago still may; leaves nothing on record.
+    ///
+    /// # Errors
+    /// Those of [`Gate::admit`].
+    pub async fn still_admits(
+        &self,
+        rule: &'static Rule,
+        peer: &Peer,
+        authorization: Option<&HeaderValue>,
+    ) -> Result<(), Failure> {
+        let caller = self.identify(rule, peer, authorization).await?;
+        permit(rule, &caller)
+    }
+
     /// Writes how an allowed call has ended. It has taken place: if this cannot be written, that is only logged.
     pub async fn write_end(&self, entry: Entry, code: Code) {
         if let Err(error) = self.inner.audit.end(entry, &format!("{code:?}")).await {

@@ -107,6 +107,9 @@ pub const RULES: &[Rule] = &[
     changes_by_list("holdfast.v1.AccessService/AddAccessEntries", Who::Operator),
     changes_by_list("holdfast.v1.AccessService/RemoveAccessEntries", Who::Operator),
     changes("holdfast.v1.AccessService/ConfirmAccess", Who::Operator),
+    reads("holdfast.v1.SetAsideService/ListSetAsideLogs", Who::Viewer),
+    // Shows users' data: for those who may see the password, and on record like a change.
+    Rule { effect: Effect::Changes, ..stream("holdfast.v1.SetAsideService/FetchSetAsideLog", Who::Operator) },
     reads("holdfast.v1.OperationService/ListOperations", Who::Viewer),
     reads("holdfast.v1.OperationService/GetOperation", Who::Viewer),
     stream("holdfast.v1.OperationService/WatchOperation", Who::Viewer),

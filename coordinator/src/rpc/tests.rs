@@ -5,6 +5,7 @@ mod limits;
 mod matrix;
 mod operators;
 mod sessions;
+mod set_aside;
 
 use std::net::SocketAddr;
 use std::sync::Arc;

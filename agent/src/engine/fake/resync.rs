@@ -4,6 +4,7 @@ use holdfast_common::command::{Progress, ResyncMember, ResyncMode, ResyncedBy};
 use holdfast_common::id::NodeId;
 use holdfast_common::protocol::wipe::{Facts, Process, Systems};
 use holdfast_common::role::Role;
+use holdfast_common::set_aside::{Answer, Question};
 use jiff::Timestamp;
 
 use super::state::{Configured, State};
@@ -12,6 +13,14 @@ use crate::engine::{Error, Resynced, Work};
 
 /// How large what is set aside is.
 const ASIDE_BYTES: u64 = 16 * 1024 * 1024;
+
+/// It keeps nothing.
+pub(super) fn answer(question: &Question) -> Result<Answer, Error> {
+    match question {
+        Question::Logs => Ok(Answer::Logs(Vec::new())),
+        Question::Files { id } | Question::Part { id, .. } => Err(Error::NotSetAside { id: id.clone() }),
+    }
+}
 
 pub(super) fn resync(
     state: &mut State,

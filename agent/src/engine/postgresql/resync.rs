@@ -19,6 +19,7 @@
 //! allowed is decided by the [wipe guard](holdfast_common::protocol::wipe), asked anew before each of these steps.
 
 mod aside;
+mod kept;
 mod rewind;
 mod swap;
 

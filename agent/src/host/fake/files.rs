@@ -145,10 +145,10 @@ impl Tree for FakeTree {
         Ok(contents)
     }
 
-    fn read_start(&self, path: &Path, limit: u64) -> Result<Vec<u8>, Error> {
-        let mut contents = self.read(path, u64::MAX)?;
-        contents.truncate(usize::try_from(limit).unwrap_or(usize::MAX));
-        Ok(contents)
+    fn read_part(&self, path: &Path, offset: u64, limit: u64) -> Result<Vec<u8>, Error> {
+        let contents = self.read(path, u64::MAX)?;
+        let (skip, take) = (usize::try_from(offset), usize::try_from(limit).unwrap_or(usize::MAX));
+        Ok(contents.into_iter().skip(skip.unwrap_or(usize::MAX)).take(take).collect())
     }
 
     fn copy(&self, from: &Path, to: &Path, access: Access) -> Result<u64, Error> {

@@ -45,8 +45,8 @@ impl<D: Tree, F: Fate> Tree for Mortal<D, F> {
     fn read_end(&self, path: &Path, limit: u64) -> Result<Vec<u8>, Error> {
         self.disk.read_end(path, limit)
     }
-    fn read_start(&self, path: &Path, limit: u64) -> Result<Vec<u8>, Error> {
-        self.disk.read_start(path, limit)
+    fn read_part(&self, path: &Path, offset: u64, limit: u64) -> Result<Vec<u8>, Error> {
+        self.disk.read_part(path, offset, limit)
     }
     fn copy(&self, from: &Path, to: &Path, access: Access) -> Result<u64, Error> {
         self.change(to, |disk| disk.copy(from, to, access))

@@ -147,11 +147,13 @@ impl Tree for Disk {
         Ok(contents)
     }
 
-    fn read_start(&self, path: &Path, limit: u64) -> Result<Vec<u8>, Error> {
-        let mut contents = Vec::new();
-        let read = self.open_file(path)?.take(limit).read_to_end(&mut contents);
-        read.map_err(|source| Error::Io { deed: Deed::Read, path: path.to_owned(), source })?;
-        Ok(contents)
+    fn read_part(&self, path: &Path, offset: u64, limit: u64) -> Result<Vec<u8>, Error> {
+        let mut file = self.open_file(path)?;
+        whole::part(&mut file, offset, limit).map_err(|source| Error::Io {
+            deed: Deed::Read,
+            path: path.to_owned(),
+            source,
+        })
     }
 
     fn copy(&self, from: &Path, to: &Path, access: Access) -> Result<u64, Error> {

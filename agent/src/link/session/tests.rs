@@ -73,6 +73,15 @@ impl Below for Node {
         })
     }
 
+    fn answer(&self, question: Question) -> BoxFuture<'_, Result<set_aside::Answer, Failure>> {
+        Box::pin(async move {
+            if question.about != set_aside::Question::Logs {
+                std::future::pending::<()>().await;
+            }
+            Ok(set_aside::Answer::Logs(Vec::new()))
+        })
+    }
+
     fn outbox(&self) -> &Outbox {
         &self.outbox
     }
@@ -443,4 +452,44 @@ async fn a_refused_assignment_is_told_as_an_event_until_that_is_acknowledged() {
     assert_eq!(coordinator.end().await, End::Closed(close));
     node.outbox.rewind();
     assert!(node.outbox.take(&node.clock).is_none());
+}
+
+fn question(number: u64, about: set_aside::Question) -> FromCoordinator {
+    FromCoordinator::Question(Box::new(Question { number, cluster_id: ClusterId::generate(), about }))
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_question_is_answered_beside_others_and_too_many_are_refused() {
+    let node = Arc::new(Node::default());
+    let mut coordinator = Coordinator::welcoming(&node).await;
+    let slow = || set_aside::Question::Files { id: "20260102T030405.678Z-2".parse().unwrap() };
+    coordinator.say(question(1, slow())).await;
+    coordinator.say(question(2, set_aside::Question::Logs)).await;
+    let answer = |number, answer| FromAgent::Answer(Box::new(Answer { number, answer }));
+    assert_eq!(coordinator.hear_news().await, answer(2, Ok(set_aside::Answer::Logs(Vec::new()))));
+    for number in 3..=17 {
+        coordinator.say(question(number, slow())).await;
+    }
+    coordinator.say(question(18, slow())).await;
+    let FromAgent::Answer(refused) = coordinator.hear_news().await else { panic!("no answer") };
+    assert_eq!((refused.number, refused.answer.unwrap_err().reason), (18, Reason::QueueFull));
+    assert!(!coordinator.session.is_finished(), "it goes on");
+}
+
+#[tokio::test(start_paused = true)]
+async fn who_asks_without_end_and_takes_no_answers_loses_the_session() {
+    let node = Arc::new(Node::default());
+    let coordinator = Coordinator::welcoming(&node).await;
+    let mut number = 0;
+    // Nothing is read: heartbeats and answers fill the channel.
+    while coordinator
+        .says
+        .send(Inbound::Message(question(number + 1, set_aside::Question::Logs)))
+        .await
+        .is_ok()
+    {
+        number += 1;
+        assert!(number < 100, "it takes them all");
+    }
+    assert_eq!(coordinator.end().await, End::Violated("it asks more than it takes answers"));
 }

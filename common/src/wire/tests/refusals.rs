@@ -4,7 +4,11 @@ use super::samples::{assignment, command, payloads, up, welcome};
 use super::*;
 
 /// `change` applied to a good message makes a bad one, which is refused under `field`.
-fn refused_up(good: &FromAgent, change: impl FnOnce(&mut proto::session_request::Message), field: &str) {
+pub(super) fn refused_up(
+    good: &FromAgent,
+    change: impl FnOnce(&mut proto::session_request::Message),
+    field: &str,
+) {
     let mut request = proto::SessionRequest::from(good);
     change(request.message.as_mut().unwrap());
     match FromAgent::try_from(request) {
@@ -13,7 +17,7 @@ fn refused_up(good: &FromAgent, change: impl FnOnce(&mut proto::session_request:
     }
 }
 
-fn refused_down(
+pub(super) fn refused_down(
     good: &FromCoordinator,
     change: impl FnOnce(&mut proto::session_response::Message),
     field: &str,

@@ -398,7 +398,47 @@ pub(super) fn up() -> Vec<FromAgent> {
             update,
         }))
     }));
+    messages.extend(
+        answers().into_iter().map(|answer| FromAgent::Answer(Box::new(Answer { number: 5, answer }))),
+    );
     messages
+}
+
+pub(super) fn answers() -> Vec<Result<set_aside::Answer, Failure>> {
+    let log = set_aside::Log {
+        id: set_aside::Id::new(at(10), 2),
+        taken_at: at(10),
+        timeline: 2,
+        from: 1 << 24,
+        to: 3 << 24,
+        fork: Some(Position { era: 1, offset: 0x0100_0060 }),
+        checkpoint: None,
+        bytes: 2 << 24,
+        files: 4,
+        cut: true,
+        keep_until: at(11),
+        remove_after: at(12),
+    };
+    let file = set_aside::File { name: "00000002.history".parse().unwrap(), bytes: 41 };
+    vec![
+        Ok(set_aside::Answer::Logs(vec![log])),
+        Ok(set_aside::Answer::Files(vec![file])),
+        Ok(set_aside::Answer::Part(set_aside::Part::new(vec![1, 2, 3]))),
+        Err(Failure::new(Reason::SetAsideNotFound, "gone")),
+    ]
+}
+
+pub(super) fn questions() -> Vec<FromCoordinator> {
+    let id = set_aside::Id::new(at(10), 2);
+    let part = set_aside::Question::Part {
+        id: id.clone(),
+        file: "summary.json".parse().unwrap(),
+        offset: 7,
+        bytes: set_aside::MAX_PART_BYTES,
+    };
+    let about = [set_aside::Question::Logs, set_aside::Question::Files { id }, part];
+    let asked = |about| Question { number: 6, cluster_id: ClusterId::generate(), about };
+    about.map(|about| FromCoordinator::Question(Box::new(asked(about)))).into()
 }
 
 pub(super) fn welcome() -> Welcome {
@@ -421,6 +461,7 @@ pub(super) fn down() -> Vec<FromCoordinator> {
         FromCoordinator::OutcomeAck(CommandId::generate()),
         FromCoordinator::EventAck(EventId::generate()),
     ];
+    messages.extend(questions());
     for reason in [
         CloseReason::Shutdown,
         CloseReason::Superseded,

@@ -4,6 +4,7 @@
 
 use std::path::PathBuf;
 
+use holdfast_common::set_aside::Id;
 use jiff::{SignedDuration, Timestamp};
 use serde::{Deserialize, Serialize};
 
@@ -17,40 +18,40 @@ use crate::host::system::Owner;
 /// The most that a set takes.
 const MAX_BYTES: u64 = 1024 * 1024 * 1024;
 const MAX_SETS: usize = 5;
-const MAX_AGE: SignedDuration = SignedDuration::from_hours(7 * 24);
+pub(super) const MAX_AGE: SignedDuration = SignedDuration::from_hours(7 * 24);
 /// A set that is younger is not removed because of the number.
-const MIN_AGE: SignedDuration = SignedDuration::from_hours(24);
+pub(super) const MIN_AGE: SignedDuration = SignedDuration::from_hours(24);
 /// What is left free on the disk.
 const RESERVE_BYTES: u64 = 256 * 1024 * 1024;
-const SUMMARY: &str = "summary.json";
-const MAX_SUMMARY_BYTES: u64 = 1024 * 1024;
+pub(super) const SUMMARY: &str = "summary.json";
+pub(super) const MAX_SUMMARY_BYTES: u64 = 1024 * 1024;
 const PARTIAL: &str = ".partial";
 const DEED: &str = "set the log aside";
 
 /// What a set is.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
-struct Summary {
-    taken_at: Timestamp,
+pub(super) struct Summary {
+    pub(super) taken_at: Timestamp,
     /// The newest in the log.
-    timeline: u64,
+    pub(super) timeline: u64,
     /// Until where the primary has the same; `None`: nothing tells.
-    fork: Option<Fork>,
+    pub(super) fork: Option<Fork>,
     /// The last checkpoint before it was set aside; the log goes on behind it.
-    checkpoint: Option<Checkpoint>,
-    bytes: u64,
+    pub(super) checkpoint: Option<Checkpoint>,
+    pub(super) bytes: u64,
     /// By name, oldest first.
-    segments: Vec<String>,
+    pub(super) segments: Vec<String>,
     /// There was more than a set may have.
-    cut: bool,
+    pub(super) cut: bool,
 }
 
 /// A file of the log.
 #[derive(Debug, Clone, PartialEq, Eq)]
-struct Segment {
+pub(super) struct Segment {
     name: String,
     timeline: u64,
-    begins_at: u64,
+    pub(super) begins_at: u64,
     bytes: u64,
 }
 
@@ -99,7 +100,7 @@ impl Aside<'_> {
         let failed = |error| Error::failed(DEED, error);
         let (folder, private) =
             (Access { mode: 0o700, owner: self.owner }, Access { mode: 0o600, owner: self.owner });
-        let name = format!("{}-{}", self.now.strftime("%Y%m%dT%H%M%S%.3fZ"), summary.timeline);
+        let name = Id::new(self.now, summary.timeline);
         let partial = self.layout.set_aside().join(format!("{name}{PARTIAL}"));
         self.files.create_dir(self.layout.set_aside(), folder).await.map_err(failed)?;
         self.files.create_dir(&partial, folder).await.map_err(failed)?;
@@ -108,14 +109,14 @@ impl Aside<'_> {
             let copied = self.files.copy(log.join(segment), partial.join(segment), private).await;
             copied.map_err(failed)?;
         }
-        let history = format!("{:08X}.history", summary.timeline);
+        let history = history_of(summary);
         match self.files.copy(log.join(&history), partial.join(&history), private).await {
             Err(error) if error.is_not_found() => {}
             copied => drop(copied.map_err(failed)?),
         }
         let text = serde_json::to_vec_pretty(summary).map_err(|error| Error::failed(DEED, error))?;
         self.files.write(partial.join(SUMMARY), text, private).await.map_err(failed)?;
-        self.files.rename(partial, self.layout.set_aside().join(name)).await.map_err(failed)
+        self.files.rename(partial, self.layout.set_aside().join(name.as_str())).await.map_err(failed)
     }
 
     /// The files of the log that hold what their name says: others are kept by the server to be written anew.
@@ -133,7 +134,7 @@ impl Aside<'_> {
             let path = folder.join(name);
             let Some(stat) = self.files.stat(&path).await.map_err(failed)? else { continue };
             let Some(segment) = parse(name, stat.size_bytes) else { continue };
-            let start = self.files.read_start(path, 16).await.map_err(failed)?;
+            let start = self.files.read_part(path, 0, 16).await.map_err(failed)?;
             if control::page_address(&start) == Some(segment.begins_at) {
                 found.push(segment);
             }
@@ -187,8 +188,13 @@ impl Aside<'_> {
     }
 }
 
+/// The name of the file that tells how a set's newest timeline came about.
+pub(super) fn history_of(summary: &Summary) -> String {
+    format!("{:08X}.history", summary.timeline)
+}
+
 /// A file of the log by its name: timeline and number, in hexadecimal digits.
-fn parse(name: &str, bytes: u64) -> Option<Segment> {
+pub(super) fn parse(name: &str, bytes: u64) -> Option<Segment> {
     let digits = name.len() == 24 && name.bytes().all(|byte| byte.is_ascii_hexdigit());
     let part = |from: usize| u64::from_str_radix(name.get(from..from + 8)?, 16).ok();
     let (timeline, high, low) = (part(0)?, part(8)?, part(16)?);

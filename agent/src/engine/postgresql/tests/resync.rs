@@ -9,6 +9,7 @@ use holdfast_common::command::{Progress, ResyncMode, ResyncedBy};
 use holdfast_common::error::Classify as _;
 use holdfast_common::id::{CommandId, OperationId};
 use holdfast_common::protocol::Standing;
+use holdfast_common::set_aside::{Answer, Question};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
@@ -114,6 +115,38 @@ fn heard(term: u64, heard: impl Fn(&Work, &Progress) + Send + Sync + 'static) ->
     Work::new(command, cancelled, move |progress| heard(&silent, &progress)).amid(work_in(term).around)
 }
 
+/// What is set aside is what the node tells of it, part by part, and nothing else is read.
+async fn told_and_read(node: &TestNode, cluster: ClusterId, files: &BTreeMap<PathBuf, Vec<u8>>) {
+    let ask = async |question: Question| node.bench.engine.set_aside(cluster, &question).await;
+    let Ok(Answer::Logs(logs)) = ask(Question::Logs).await else { panic!("no logs") };
+    let [log] = logs.as_slice() else { panic!("{logs:?}") };
+    let sizes: u64 = files.values().map(|bytes| bytes.len() as u64).sum();
+    assert_eq!((log.bytes, log.files as usize, log.cut), (sizes, files.len(), false));
+    let fork = log.fork.expect("it forked");
+    assert!(log.from <= fork.offset && fork.offset < log.to, "{log:?}");
+    let Ok(Answer::Files(listed)) = ask(Question::Files { id: log.id.clone() }).await else {
+        panic!("no files")
+    };
+    for file in listed {
+        let (_, whole) = files
+            .iter()
+            .find(|(path, _)| path.file_name().unwrap() == file.name.as_str())
+            .expect("a file that is there");
+        assert_eq!(file.bytes, whole.len() as u64);
+        let middle = file.bytes / 2;
+        let part = Question::Part { id: log.id.clone(), file: file.name, offset: middle, bytes: 1000 };
+        let Ok(Answer::Part(part)) = ask(part).await else { panic!("no part") };
+        let rest = &whole[usize::try_from(middle).unwrap()..];
+        assert!(part.is_whole() && part.data == rest[..rest.len().min(1000)]);
+    }
+    let other = "20260102T030405.678Z-2".parse().unwrap();
+    let marker =
+        Question::Part { id: log.id.clone(), file: "member.json".parse().unwrap(), offset: 0, bytes: 9 };
+    for unknown in [Question::Files { id: other }, marker] {
+        assert_eq!(ask(unknown).await.unwrap_err().reason(), Reason::SetAsideNotFound);
+    }
+}
+
 #[tokio::test]
 async fn a_former_primary_is_rewound_and_what_only_it_had_is_kept() {
     let machine = Machine::new();
@@ -145,6 +178,7 @@ async fn a_former_primary_is_rewound_and_what_only_it_had_is_kept() {
     assert_eq!((summary["bytes"].as_u64(), resynced.set_aside_bytes), (Some(segments), segments));
     assert_eq!((&summary["cut"], summary["fork"]["timeline"].as_u64()), (&false.into(), Some(1)));
     assert_eq!(std::fs::metadata(set).unwrap().permissions().mode() & 0o777, 0o700);
+    told_and_read(a, cluster.id, &files).await;
     pair.stop().await;
     assert!(a.bench.engine.destroy(&cluster.destroy("shop"), &work()).await.unwrap());
     assert!(!a.data(cluster.id).parent().unwrap().exists());

@@ -1,7 +1,7 @@
 //! Whole files and folders: copied a part at a time, added up.
 
 use std::fs::File;
-use std::io;
+use std::io::{self, Read as _, Seek as _};
 use std::os::fd::OwnedFd;
 use std::path::Path;
 
@@ -28,6 +28,14 @@ pub(super) fn copy(mut source: File, place: &Place<'_>, access: Access) -> Resul
         let _left = unistd::unlinkat(&place.folder, place.name, unistd::UnlinkatFlags::NoRemoveDir);
     }
     copied
+}
+
+/// At most `limit` bytes, from `offset` on.
+pub(super) fn part(file: &mut File, offset: u64, limit: u64) -> io::Result<Vec<u8>> {
+    let mut contents = Vec::new();
+    file.seek(io::SeekFrom::Start(offset))?;
+    file.take(limit).read_to_end(&mut contents)?;
+    Ok(contents)
 }
 
 /// What the files of an open folder, and of those in it, take together.
