@@ -100,8 +100,7 @@ impl Config {
     /// # Errors
     /// [`Error`].
     pub async fn build(self, state: &Path) -> Result<App, Error> {
-        let clock = Clock::system();
-        let files = state_files(state);
+        let (clock, files) = (Clock::system(), state_files(state));
         let identity = Arc::new(Identity::open(files.clone(), state).await?);
         let record = identity.record();
         let coordinators = self.coordinators(&record)?;

@@ -40,7 +40,7 @@ use holdfast_common::id::{ClusterId, CommandId};
 use holdfast_common::name::ClusterName;
 use holdfast_common::position::Position;
 use holdfast_common::protocol::{Standing, Tail, wipe};
-use holdfast_common::report::{EngineState, Follower};
+use holdfast_common::report::{EngineState, Follower, Trouble};
 use holdfast_common::role::Role;
 use holdfast_common::set_aside;
 use holdfast_common::telemetry::EngineOffer;
@@ -244,6 +244,8 @@ pub struct Observation {
     pub message: String,
     /// Its data cannot be started: what was replacing them was cut.
     pub needs_resync: bool,
+    /// What is not as it should be with its replication.
+    pub troubles: Vec<Trouble>,
 }
 
 /// In what a member's configuration differs from its assignment.
@@ -381,6 +383,7 @@ impl Observation {
             data_bytes: None,
             message: String::new(),
             needs_resync: false,
+            troubles: Vec::new(),
         }
     }
 }

@@ -20,6 +20,8 @@ pub const MAX_MEMBERS: usize = 128;
 pub const MAX_FOLLOWERS: usize = 32;
 /// The most parameters that wait for a restart.
 pub const MAX_PENDING_RESTART: usize = 200;
+/// The most troubles of a member that a report names.
+pub const MAX_TROUBLES: usize = 16;
 /// The longest version, identifier or reason.
 pub const MAX_LABEL_BYTES: usize = 128;
 /// The longest message of a report or event.
@@ -78,6 +80,72 @@ pub struct MemberReport {
     pub failed_probes: u32,
     /// Its data cannot follow the present primary unless they are rewound or copied; `message` says why.
     pub needs_resync: bool,
+    /// What is not as it should be with its replication; `message` has it too.
+    pub troubles: Vec<Trouble>,
+}
+
+/// Something about a member's replication that is not as it should be.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Trouble {
+    pub kind: TroubleKind,
+    /// With its cause, as far as that is known.
+    pub message: String,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum TroubleKind {
+    /// Replica: it runs, and receives nothing from its primary.
+    NotReceiving,
+    /// Replica: log that it needs is gone from its primary.
+    LogRemoved,
+    /// Replica: its log has parted from its primary's.
+    Diverged,
+    /// Replica: somebody has paused its replay.
+    ReplayPaused,
+    /// Replica: a parameter is lower than its primary's, so that it replays no further.
+    ParameterTooLow,
+    /// Replica: its replay waits for queries on it.
+    ReplayDelayed,
+    /// Primary: a member's slot was gone.
+    SlotMissing,
+    /// Primary: a member's slot has lost the log that it kept.
+    SlotLost,
+    /// Primary: slots that are no member's keep much log.
+    SlotRetainsLog,
+}
+
+// === impl TroubleKind ===
+
+impl TroubleKind {
+    /// As events name it.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::NotReceiving => "NOT_RECEIVING",
+            Self::LogRemoved => "LOG_REMOVED",
+            Self::Diverged => "DIVERGED",
+            Self::ReplayPaused => "REPLAY_PAUSED",
+            Self::ParameterTooLow => "PARAMETER_TOO_LOW",
+            Self::ReplayDelayed => "REPLAY_DELAYED",
+            Self::SlotMissing => "SLOT_MISSING",
+            Self::SlotLost => "SLOT_LOST",
+            Self::SlotRetainsLog => "SLOT_RETAINS_LOG",
+        }
+    }
+
+    /// Whether nothing helps but that the member's data are rewound or copied.
+    pub const fn needs_resync(self) -> bool {
+        match self {
+            Self::LogRemoved | Self::Diverged => true,
+            Self::NotReceiving
+            | Self::ReplayPaused
+            | Self::ParameterTooLow
+            | Self::ReplayDelayed
+            | Self::SlotMissing
+            | Self::SlotLost
+            | Self::SlotRetainsLog => false,
+        }
+    }
 }
 
 // === impl MemberReport ===
@@ -109,6 +177,7 @@ impl MemberReport {
             has_promised: false,
             failed_probes: 0,
             needs_resync: false,
+            troubles: Vec::new(),
         }
     }
 }

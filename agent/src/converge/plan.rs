@@ -3,11 +3,13 @@
 //! A plan never makes, replaces or removes data: those are commands. It changes a role only where the lease's record says so of
 //! the same term. What it may not mend is a [`Problem`], told until somebody does.
 
-use std::fmt;
+mod problem;
+
+pub use problem::Problem;
 
 use holdfast_common::assignment::{Exposure, MemberAssignment, Power, RoleAssignment};
 use holdfast_common::protocol::Standing;
-use holdfast_common::report::EngineState;
+use holdfast_common::report::{EngineState, TroubleKind};
 use holdfast_common::role::Role;
 use holdfast_common::term::Term;
 
@@ -21,6 +23,8 @@ pub enum Step {
     /// Made a replica of the upstream, where it was a primary or sealed.
     Follow,
     Start,
+    /// Stopped and started, for parameters that are read at a start alone.
+    Restart,
     /// Made primary of the assignment's term.
     Lead,
     Admit,
@@ -34,25 +38,6 @@ pub enum Step {
 pub struct Plan {
     pub steps: Vec<Step>,
     pub problem: Option<Problem>,
-}
-
-/// Why a member cannot be made as it should be, by itself.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Problem {
-    /// Nothing could be observed; the next round may.
-    Unknown,
-    /// A command makes data, a round never does.
-    NoData,
-    /// What was replacing its data was cut: a command goes on, a round never does.
-    Broken,
-    /// The data are those of another database.
-    OtherSystem { expected: String, found: String },
-    /// It is to be primary and has no lease.
-    NoLease,
-    /// Nothing keeps anybody away from its port: it is not started.
-    Unfiltered,
-    /// The data (or the running engine) have another role, and a round never changes one.
-    OtherRole { expected: Role, found: Role },
 }
 
 /// Whether the member's access rules are in the kernel.
@@ -119,6 +104,7 @@ pub fn plan(wanted: &MemberAssignment, observed: &Observation, drift: Option<Dri
             // Not with a configuration by which it would wait for nobody.
             steps.extend((turn == Turn::Lead && drift.is_some()).then_some(Step::Lead));
             steps.extend(admits.then_some(Step::Admit));
+            steps.extend(is_held_up(observed).then_some(Step::Restart));
         }
         // Not before its configuration has been looked at: it must not start with an old one.
         (EngineState::Stopped | EngineState::Failed, Power::Running) if drift.is_some() => {
@@ -145,6 +131,12 @@ pub fn is_converged(wanted: &MemberAssignment, observed: &Observation, drift: Dr
         Power::Stopped => matches!(observed.state, EngineState::Stopped | EngineState::Failed),
     };
     power && drift == Drift::NONE && plan(wanted, observed, Some(drift), leave) == Plan::default()
+}
+
+/// Whether it replays no further until it has more of a parameter: which a start gives it.
+fn is_held_up(observed: &Observation) -> bool {
+    let replica = observed.role == Some(Role::Replica);
+    replica && observed.troubles.iter().any(|trouble| trouble.kind == TroubleKind::ParameterTooLow)
 }
 
 fn problem(wanted: &MemberAssignment, observed: &Observation) -> Option<Problem> {
@@ -196,31 +188,6 @@ fn turn(wanted: &MemberAssignment, observed: &Observation, leave: Leave) -> Turn
     }
 }
 
-// === impl Problem ===
-
-impl fmt::Display for Problem {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Unknown => f.write_str("its state could not be observed"),
-            Self::NoLease => f.write_str("it is stopped until it has a lease"),
-            Self::Unfiltered => f.write_str(
-                "its access rules are not in the kernel, so it is not started; `node show` says why",
-            ),
-            Self::NoData => f.write_str("it has no data here; a command makes them"),
-            Self::Broken => f.write_str("nothing is done to it until it is resynced"),
-            Self::OtherSystem { expected, found } => {
-                write!(
-                    f,
-                    "its data are database system {found}, but the cluster's is {expected}; nothing is done to it"
-                )
-            }
-            Self::OtherRole { expected, found } => {
-                write!(f, "it is a {found} and should be a {expected}; its lease does not say so yet")
-            }
-        }
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use std::net::{IpAddr, Ipv4Addr};
@@ -230,6 +197,7 @@ mod tests {
     use holdfast_common::engine::{Engine, Parameters};
     use holdfast_common::id::{ClusterId, NodeId};
     use holdfast_common::protocol::Profile;
+    use holdfast_common::report::Trouble;
     use proptest::prelude::*;
 
     use super::*;
@@ -282,6 +250,17 @@ mod tests {
     }
 
     const BOTH: Drift = Drift { configuration: true, admission: true };
+
+    #[test]
+    fn a_replica_that_has_too_little_to_replay_on_is_restarted_and_a_primary_never() {
+        let trouble = Trouble { kind: TroubleKind::ParameterTooLow, message: String::new() };
+        for (role, steps) in [(Role::Replica, vec![Step::Restart]), (Role::Primary, Vec::new())] {
+            let mut observed = observed(EngineState::Running, role);
+            observed.troubles.push(trouble.clone());
+            let made = plan(&member(role, Power::Running), &observed, Some(Drift::NONE), HELD);
+            assert_eq!(made.steps, steps);
+        }
+    }
 
     #[test]
     fn each_state_has_its_steps() {
@@ -462,6 +441,7 @@ mod tests {
                 Step::Configure => drift.configuration = false,
                 Step::Admit => drift.admission = false,
                 Step::Lead | Step::Follow => {}
+                Step::Restart => observed.troubles.clear(),
                 Step::Start => (observed.state, observed.role) = (EngineState::Running, observed.data_role),
                 Step::Stop | Step::Halt => (observed.state, observed.role) = (EngineState::Stopped, None),
             }

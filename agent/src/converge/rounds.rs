@@ -4,6 +4,8 @@ mod apart;
 mod hurry;
 mod pace;
 mod report;
+mod steps;
+mod troubles;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -24,10 +26,12 @@ use self::apart::Apart;
 use self::hurry::Hurry;
 use self::pace::Pace;
 use self::report::report;
+use self::steps::{Done, execute};
+use self::troubles::Troubles;
 use super::plan::{self, Cover, Leave, Plan, Step};
 use super::probe::Probe;
 use super::{Means, Shared, publish};
-use crate::engine::{Drift, Engine, Error, Held, Observation};
+use crate::engine::{Drift, Engine, Error, Observation};
 use crate::lease::Serve;
 use crate::outbox::node_event;
 
@@ -70,6 +74,9 @@ struct Memory {
     /// Since when nobody assigns it, and whether that was told.
     orphan: Option<(Instant, Told)>,
     apart: Apart,
+    troubles: Troubles,
+    /// It is being stopped to be started.
+    restarting: bool,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -77,9 +84,6 @@ enum Told {
     NotYet,
     Already,
 }
-
-/// How a member's steps ended.
-type Done = Result<Vec<Step>, (Step, Error)>;
 
 // === impl Member ===
 
@@ -285,6 +289,10 @@ impl Member {
 
     fn begin(&mut self, steps: &[Step], wanted: &MemberAssignment) {
         self.memory.apart.begin(steps, wanted);
+        self.memory.restarting = steps.contains(&Step::Restart);
+        if self.memory.restarting {
+            self.memory.pace.wait();
+        }
         if steps.contains(&Step::Start) {
             self.memory.starts = self.memory.starts.saturating_add(1);
             // Also if it succeeds: a server that ends again soon after is not started in a tight loop.
@@ -294,11 +302,16 @@ impl Member {
 
     fn note(&mut self, done: Result<Done, tokio::task::JoinError>) {
         self.memory.compared_at = None;
+        self.memory.restarting = false;
         match done {
             Ok(Ok(steps)) => {
                 self.memory.failure = None;
                 if steps.contains(&Step::Start) {
                     self.tell(Severity::Info, "ENGINE_STARTED", "the engine was started".to_owned());
+                }
+                if steps.contains(&Step::Restart) {
+                    let message = "the engine was restarted, with what its primary's log asks for";
+                    self.tell(Severity::Info, "ENGINE_STARTED", message.to_owned());
                 }
                 if steps.contains(&Step::Lead) {
                     self.tell(
@@ -351,7 +364,8 @@ impl Member {
                     Some(Serve::MustNot | Serve::Rests)
                 ) && observed.data_role == Some(Role::Primary);
                 let expected = halted || wanted.is_none_or(|wanted| wanted.power == Power::Stopped);
-                let by_command = self.means.engines.building(self.cluster).is_some();
+                let by_command =
+                    self.means.engines.building(self.cluster).is_some() || self.memory.restarting;
                 if ran && expected {
                     self.memory.pace.reset();
                 }
@@ -412,6 +426,9 @@ impl Member {
         self.note_problem(problem.as_ref().filter(|_| observed.state != EngineState::Absent));
         let term = wanted.map_or(Term::NONE, |wanted| wanted.term);
         let apart = self.memory.apart.holds(wanted, &observed);
+        for trouble in self.memory.troubles.note(&observed.troubles, Instant::now()) {
+            self.tell(Severity::Warning, trouble.kind.as_str(), trouble.message);
+        }
         let mut report = report(self.cluster, term, engine.kind(), observed);
         report.needs_resync |= apart;
         let should_run = wanted.is_some_and(|wanted| wanted.power == Power::Running);
@@ -421,9 +438,9 @@ impl Member {
         } else if should_run && report.state == EngineState::Stopped && self.memory.starts > 0 {
             report.state = EngineState::Failed;
         }
-        let reasons = [Some(report.message), problem, self.memory.failure.clone()];
-        let reasons: Vec<String> =
-            reasons.into_iter().flatten().filter(|reason| !reason.is_empty()).collect();
+        let troubles = report.troubles.iter().map(|trouble| trouble.message.clone());
+        let reasons = troubles.chain([report.message]).chain(problem).chain(self.memory.failure.clone());
+        let reasons: Vec<String> = reasons.filter(|reason| !reason.is_empty()).collect();
         report.message = reasons.join("; ").chars().take(MAX_MESSAGE_CHARS).collect();
         report.converged_generation = converged;
         report.failed_probes = self.probe.failed();
@@ -459,41 +476,8 @@ impl Memory {
             problem: None,
             orphan: None,
             apart: Apart::default(),
+            troubles: Troubles::default(),
+            restarting: false,
         }
     }
-}
-
-// === impl Step ===
-
-impl Step {
-    /// The step as it is told.
-    pub const fn name(self) -> &'static str {
-        match self {
-            Self::Configure => "configure",
-            Self::Start => "start",
-            Self::Admit => "admit the members",
-            Self::Lead => "promote",
-            Self::Follow => "follow",
-            Self::Stop => "stop",
-            Self::Halt => "stop at once",
-        }
-    }
-}
-
-async fn execute(engine: Arc<dyn Engine>, wanted: MemberAssignment, steps: Vec<Step>, _held: Held) -> Done {
-    for step in &steps {
-        let begun = Instant::now();
-        let done = match step {
-            Step::Configure => engine.configure(&wanted).await,
-            Step::Start => engine.start(&wanted).await,
-            Step::Admit => engine.admit(&wanted).await,
-            Step::Lead => engine.lead(&wanted).await,
-            Step::Follow => engine.follow(&wanted).await,
-            Step::Stop => engine.stop(wanted.cluster_id).await,
-            Step::Halt => engine.halt(wanted.cluster_id).await,
-        };
-        done.map_err(|error| (*step, error))?;
-        tracing::info!(cluster = %wanted.cluster_id, step = step.name(), took = ?begun.elapsed(), "a step is done");
-    }
-    Ok(steps)
 }

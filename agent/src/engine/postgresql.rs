@@ -12,7 +12,8 @@
 //! | [`process`] | starting, stopping with proof, who uses the data |
 //! | [`roles`] | made primary, sealed, stopped for another, made a replica again |
 //! | [`observation`] | what is true of a member now |
-//! | [`words`] | why a server ended |
+//! | [`troubles`] | what is not as it should be with its replication |
+//! | [`words`] | why a server ended, or does not receive |
 //! | [`session`] | what is asked of a running server |
 //! | [`checks`] | whether a member could be made here |
 
@@ -34,6 +35,7 @@ mod resync;
 mod roles;
 mod session;
 mod sql_names;
+mod troubles;
 mod tuning;
 mod words;
 
@@ -130,6 +132,7 @@ struct Known {
     reloads: u64,
     size_at: Option<Instant>,
     data_bytes: Option<u64>,
+    care: troubles::Care,
 }
 
 // === impl Postgresql ===

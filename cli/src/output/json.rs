@@ -279,6 +279,9 @@ fn lease(lease: &v1::ClusterLease) -> Value {
 }
 
 fn member(member: &v1::Member) -> Value {
+    let troubles = member.troubles.iter().map(|trouble| {
+        json!({"kind": word(trouble.kind().as_str_name(), "TROUBLE_KIND_"), "message": trouble.message})
+    });
     json!({
         "node": member.node,
         "node_id": member.node_id,
@@ -294,6 +297,7 @@ fn member(member: &v1::Member) -> Value {
         "streaming": member.streaming,
         "engine_version": text_or_null(&member.engine_version),
         "observe_time": time(member.observe_time.as_ref()),
+        "troubles": troubles.collect::<Vec<_>>(),
     })
 }
 

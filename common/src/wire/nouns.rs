@@ -13,6 +13,7 @@ use crate::position::Position;
 use crate::protocol::{Profile, Version};
 use crate::report::{
     self, AccessReport, EngineState, Follower, LeaseReport, LeaseSource, MemberReport, Severity, Traffic,
+    Trouble, TroubleKind,
 };
 use crate::role::{Durability, Role};
 use crate::term::Term;
@@ -22,6 +23,19 @@ wire_enum!(Role, proto::Role, Primary, Replica);
 wire_enum!(Durability, proto::Durability, Async, Quorum);
 wire_enum!(Profile, proto::LeaseProfile, Default, Fast, Wide);
 wire_enum!(LeaseSource, proto::LeaseSource, None, Coordinator, Promises, Alone);
+wire_enum!(
+    TroubleKind,
+    proto::TroubleKind,
+    NotReceiving,
+    LogRemoved,
+    Diverged,
+    ReplayPaused,
+    ParameterTooLow,
+    ReplayDelayed,
+    SlotMissing,
+    SlotLost,
+    SlotRetainsLog,
+);
 wire_enum!(Severity, link::EventSeverity, Info, Warning, Error);
 
 /// Here 0 says something: not observed.
@@ -129,6 +143,7 @@ impl From<&MemberReport> for proto::MemberReport {
             has_promised,
             failed_probes,
             needs_resync,
+            troubles,
         } = report;
         Self {
             cluster_id: cluster_id.to_string(),
@@ -162,6 +177,7 @@ impl From<&MemberReport> for proto::MemberReport {
             has_promised: *has_promised,
             failed_probes: *failed_probes,
             needs_resync: *needs_resync,
+            troubles: troubles.iter().take(report::MAX_TROUBLES).map(Into::into).collect(),
         }
     }
 }
@@ -195,6 +211,7 @@ impl TryFrom<proto::MemberReport> for MemberReport {
             has_promised,
             failed_probes,
             needs_resync,
+            troubles,
         } = report;
         let followers: Vec<Follower> = Field("followers").list(followers, report::MAX_FOLLOWERS)?;
         Field("followers").distinct(&followers, |follower| follower.node_id)?;
@@ -229,6 +246,26 @@ impl TryFrom<proto::MemberReport> for MemberReport {
             has_promised,
             failed_probes,
             needs_resync,
+            troubles: Field("troubles").list(troubles, report::MAX_TROUBLES)?,
+        })
+    }
+}
+
+impl From<&Trouble> for proto::Trouble {
+    fn from(trouble: &Trouble) -> Self {
+        let Trouble { kind, message } = trouble;
+        Self { kind: kind.to_wire(), message: cut(message, report::MAX_MESSAGE_BYTES) }
+    }
+}
+
+impl TryFrom<proto::Trouble> for Trouble {
+    type Error = Error;
+
+    fn try_from(trouble: proto::Trouble) -> Result<Self, Error> {
+        let proto::Trouble { kind, message } = trouble;
+        Ok(Self {
+            kind: Field("kind").enumerated(kind)?,
+            message: Field("message").text_or_empty(message, report::MAX_MESSAGE_BYTES)?,
         })
     }
 }

@@ -4,7 +4,7 @@ use holdfast_common::engine::EngineVersion;
 use holdfast_common::id::{ClusterId, NodeId};
 use holdfast_common::name::NodeName;
 use holdfast_common::position::Position;
-use holdfast_common::report::{EngineState, MemberReport, NodeReport};
+use holdfast_common::report::{EngineState, MemberReport, NodeReport, Trouble};
 use holdfast_common::role::{Availability, Role};
 use holdfast_common::term::Term;
 use jiff::Timestamp;
@@ -92,6 +92,8 @@ pub struct MemberView {
     pub synchronous: bool,
     pub engine_version: Option<String>,
     pub observed_at: Option<Timestamp>,
+    /// What is not as it should be with its replication; `message` has it too.
+    pub troubles: Vec<Trouble>,
 }
 
 /// What a member does.
@@ -150,6 +152,7 @@ fn member_view(
         synchronous: false,
         engine_version: None,
         observed_at: None,
+        troubles: Vec::new(),
     };
     let Some(NodeState { availability, report }) = node else {
         return MemberView { message: "the node has left the fleet".into(), ..unknown };
@@ -178,6 +181,7 @@ fn member_view(
         synchronous: primary.is_some_and(|primary| primary.synchronous.nodes.contains(node_id)),
         engine_version: report.engine_version,
         observed_at,
+        troubles: report.troubles,
         ..unknown
     }
 }

@@ -34,6 +34,7 @@ pub(super) fn report(
         data_bytes,
         message,
         needs_resync,
+        troubles,
     } = observed;
     MemberReport {
         cluster_id,
@@ -58,6 +59,7 @@ pub(super) fn report(
         lease: None,
         has_promised: false,
         failed_probes: 0,
-        needs_resync,
+        needs_resync: needs_resync || troubles.iter().any(|trouble| trouble.kind.needs_resync()),
+        troubles,
     }
 }

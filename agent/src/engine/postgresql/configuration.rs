@@ -1,6 +1,6 @@
 //! Making files and slots what the assignment says.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 
 use holdfast_common::assignment::{MemberAssignment, RoleAssignment};
@@ -162,12 +162,14 @@ impl Inner {
         // A replica that was primary before would keep log for its followers of then.
         let followers = render::others(member, self.settings.node_id)
             .filter(|_| matches!(member.role, RoleAssignment::Primary { .. }));
-        let wanted: BTreeSet<String> = followers.map(|peer| render::slot(peer.node_id)).collect();
+        let wanted: BTreeMap<String, String> =
+            followers.map(|peer| (render::slot(peer.node_id), peer.name.to_string())).collect();
+        self.note_slots(member.cluster_id, &wanted, &found);
         let sound: BTreeSet<&str> =
             found.iter().filter(|slot| !slot.lost).map(|slot| slot.name.as_str()).collect();
-        let missing = wanted.iter().filter(|name| !sound.contains(name.as_str())).cloned().collect();
+        let missing = wanted.keys().filter(|name| !sound.contains(name.as_str())).cloned().collect();
         let surplus =
-            found.iter().filter(|slot| slot.lost || !wanted.contains(&slot.name)).cloned().collect();
+            found.iter().filter(|slot| slot.lost || !wanted.contains_key(&slot.name)).cloned().collect();
         Ok((missing, surplus))
     }
 

@@ -38,18 +38,38 @@ impl Inner {
     ) -> Result<(), Error> {
         let replica = self.data_role(layout).await == Some(Role::Replica);
         let text = if replica {
-            let program = Program::new(self.packages.program(&marker.engine_version, "pg_controldata"))
-                .arg(layout.data())
-                .deadline(CONTROL_DEADLINE);
-            let said = self.host.run(program, &CancellationToken::new()).await;
-            let said = said.map_err(|error| Error::failed("read the control file", error))?.stdout.text();
-            floor(&said, |name| declared(member, marker, name))
+            let control = self.control(layout, marker).await?;
+            floor(&control, |name| declared(member, marker, name))
         } else {
             HEADER.to_owned()
         };
         let written = self.host.files().write(layout.floor(), text.into_bytes(), Access::PUBLIC).await;
         written.map_err(|error| Error::failed("write the configuration", error))
     }
+
+    /// The lines for all of which its log was written with more than this.
+    pub(super) async fn lacking(
+        &self,
+        layout: &Layout,
+        marker: &Marker,
+        own: impl Fn(&str) -> Option<String>,
+    ) -> Result<Vec<String>, Error> {
+        let text = floor(&self.control(layout, marker).await?, own);
+        Ok(text.lines().filter(|line| !line.starts_with('#')).map(str::to_owned).collect())
+    }
+
+    async fn control(&self, layout: &Layout, marker: &Marker) -> Result<String, Error> {
+        let program = Program::new(self.packages.program(&marker.engine_version, "pg_controldata"))
+            .arg(layout.data())
+            .deadline(CONTROL_DEADLINE);
+        let said = self.host.run(program, &CancellationToken::new()).await;
+        Ok(said.map_err(|error| Error::failed("read the control file", error))?.stdout.text())
+    }
+}
+
+/// Of which parameters there must be enough.
+pub(super) fn names() -> impl Iterator<Item = &'static str> {
+    BOUND.iter().map(|(name, _, _)| *name)
 }
 
 fn declared(member: &MemberAssignment, marker: &Marker, name: &str) -> Option<String> {

@@ -45,6 +45,9 @@ impl Inner {
             None => self.data_role(&layout).await,
         };
         observed.sealed = self.is_sealed(&layout).await;
+        if observed.state == EngineState::Running {
+            observed.troubles = self.troubles(cluster, &layout, &marker, &observed).await;
+        }
         if observed.system_identifier.is_none() {
             observed.system_identifier = match build::identity(self, &layout, Place::Data).await {
                 Ok(found) => Some(found),

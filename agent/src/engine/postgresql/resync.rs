@@ -42,6 +42,8 @@ use crate::host::files::{Access, Kind};
 
 /// How long a server that may be able to follow is given to do so.
 const FOLLOW_DEADLINE: Duration = Duration::from_secs(if cfg!(test) { 8 } else { 30 });
+/// For how long it must stream. One whose log is gone from its primary does so for a moment again and again, until it is told.
+const STEADY: Duration = Duration::from_secs(1);
 /// How long a new copy may take to replay what was written meanwhile, and to stream.
 const PROOF_DEADLINE: Duration = Duration::from_secs(if cfg!(test) { 20 } else { 5 * 60 });
 const PAUSE: Duration = Duration::from_millis(100);
@@ -237,7 +239,9 @@ impl Task<'_> {
                     return Ok(false);
                 }
                 self.work.say(format!("waiting for it to stream from {}", request.source.name));
-                self.wait_until_it_streams(FOLLOW_DEADLINE).await
+                // What it could not receive from another one is nothing to go by.
+                inner.forget_silence(member.cluster_id);
+                self.wait_until_it_streams(FOLLOW_DEADLINE, STEADY).await
             }
             Some(Role::Primary) if self.is_prefix(said).await? => inner.follow(member).await.map(|()| true),
             Some(Role::Primary) | None => Ok(false),
@@ -262,16 +266,20 @@ impl Task<'_> {
 
     /// # Errors
     /// `CANCELLED`.
-    async fn wait_until_it_streams(&self, deadline: Duration) -> Result<bool, Error> {
+    async fn wait_until_it_streams(&self, deadline: Duration, steady: Duration) -> Result<bool, Error> {
         let until = Instant::now() + deadline;
-        while !self.streams().await {
+        let mut since = None;
+        loop {
+            since = if self.streams().await { since.or_else(|| Some(Instant::now())) } else { None };
+            if since.is_some_and(|since| since.elapsed() >= steady) {
+                return Ok(true);
+            }
             self.work.check(DEED)?;
-            if Instant::now() >= until {
+            if Instant::now() >= until || self.inner.cannot_follow(self.request.member.cluster_id) {
                 return Ok(false);
             }
             sleep(PAUSE).await;
         }
-        Ok(true)
     }
 
     async fn set_aside(&self, said: &Said) -> Result<u64, Error> {

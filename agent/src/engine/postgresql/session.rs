@@ -3,6 +3,10 @@
 //!
 //! Names are resolved in `pg_catalog` alone, so that nothing a database user plants is ever called.
 
+mod replication;
+
+pub(super) use replication::Keeper;
+
 use std::sync::OnceLock;
 use std::time::Duration;
 

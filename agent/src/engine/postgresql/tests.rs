@@ -5,6 +5,7 @@ mod parameters;
 mod quoting;
 mod resync;
 mod room;
+mod troubles;
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::os::unix::fs::PermissionsExt as _;

@@ -190,6 +190,7 @@ pub(super) fn report() -> NodeReport {
         has_promised: true,
         failed_probes: 3,
         needs_resync: true,
+        troubles: vec![Trouble { kind: TroubleKind::LogRemoved, message: "gone".into() }],
     };
     let unknown = MemberReport::only(
         ClusterId::generate(),

@@ -127,6 +127,7 @@ fn member(view: MemberView) -> proto::Member {
         synchronous,
         engine_version,
         observed_at,
+        troubles,
     } = view;
     let role = match role {
         Role::Primary => nouns::Role::Primary,
@@ -147,6 +148,7 @@ fn member(view: MemberView) -> proto::Member {
         engine_version: engine_version.unwrap_or_default(),
         observe_time: observed_at.map(time_to_wire),
         streaming,
+        troubles: troubles.iter().map(Into::into).collect(),
     }
 }
 

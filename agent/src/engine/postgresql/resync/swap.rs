@@ -97,7 +97,7 @@ impl Task<'_> {
         self.may_start()?;
         work.say(format!("waiting for the copy to stream from {}", source.name));
         let started = inner.start(member).await;
-        if started.is_err() || !self.wait_until_it_streams(deadline).await? {
+        if started.is_err() || !self.wait_until_it_streams(deadline, Duration::ZERO).await? {
             let why = match started {
                 Err(error) => holdfast_common::error::Chain(&error).to_string(),
                 Ok(()) => words::last(&inner.host, layout).await,

@@ -19,14 +19,14 @@ use crate::engine::contract::{work_as, work_in};
 use crate::engine::{Surroundings, Work};
 
 /// A primary of term 1, and a replica that follows it.
-struct Pair {
-    a: TestNode,
-    b: TestNode,
-    cluster: Cluster,
+pub(super) struct Pair {
+    pub(super) a: TestNode,
+    pub(super) b: TestNode,
+    pub(super) cluster: Cluster,
 }
 
 impl Pair {
-    async fn new(machine: &Machine, first: u8) -> Self {
+    pub(super) async fn new(machine: &Machine, first: u8) -> Self {
         let (a, b) = (machine.node("a", first).await, machine.node("b", first + 1).await);
         let mut cluster = primary(&a).await;
         cluster.peers.push(b.bench.peer.clone());
@@ -75,7 +75,7 @@ impl Pair {
         node.bench.wait(self.cluster.id, "streaming", |o| o.streaming == Some(true)).await;
     }
 
-    async fn stop(&self) {
+    pub(super) async fn stop(&self) {
         self.b.bench.stop(self.cluster.id).await;
         self.a.bench.stop(self.cluster.id).await;
     }
