@@ -12,6 +12,7 @@
 //! | --- | --- |
 //! | [`plan`] | what must change, from what is declared and what is there |
 //! | `render`, `parse` | the structure as a document for nft, and as nft lists it |
+//! | [`layers`] | a long list in three sets, so that changing a little of it costs little |
 //! | [`sets`], [`netlink`] | the table's sets; their elements as netlink messages |
 //! | [`kernel`] | changes and listings, in the kernel |
 //! | [`gate`] | opening and shutting a port, for the lease |
@@ -23,6 +24,7 @@
 
 pub mod gate;
 pub mod kernel;
+pub mod layers;
 pub mod netlink;
 mod parse;
 pub mod plan;
@@ -45,8 +47,9 @@ pub use self::kernel::Kernel;
 pub use self::netlink::Counter;
 pub use self::service::{Handle, Service};
 
+use self::layers::Bounds;
 use self::parse::Listing;
-use self::plan::{Declared, Observed, Plan, Structure};
+use self::plan::{Change, Declared, Observed, Plan, Structure};
 use crate::host::exec::{self, MAX_OUTPUT_BYTES, Program};
 use crate::host::{self, Host};
 
@@ -63,6 +66,7 @@ const ROUNDS: usize = 4;
 pub struct Firewall {
     host: Host,
     kernel: Kernel,
+    bounds: Bounds,
     known: Option<Known>,
     /// How this nft lists what it was told last, where that differs from what it was told.
     spelling: Option<(Listing, Listing)>,
@@ -113,7 +117,7 @@ pub enum Error {
 impl Firewall {
     pub fn new(host: Host) -> Self {
         let kernel = Kernel::new(host.netlink());
-        Self { host, kernel, known: None, spelling: None }
+        Self { host, kernel, bounds: Bounds::USUAL, known: None, spelling: None }
     }
 
     pub fn kernel(&self) -> &Kernel {
@@ -146,36 +150,45 @@ impl Firewall {
         let wanted = render::structure(declared);
         let mut applied = Applied::default();
         for _ in 0..ROUNDS {
-            let (observed, drift) = self.observe(&wanted).await?;
+            let drift = self.observe(&wanted).await?;
             applied.drift = applied.drift.or(drift);
-            let Plan { load, changes } = plan::plan(declared, &observed);
+            let nothing = Observed::default();
+            let observed = self.known.as_ref().map_or(&nothing, |known| &known.observed);
+            let Plan { load, before, changes } = plan::plan(declared, observed, self.bounds);
             if load {
                 self.load(&wanted).await?;
                 applied.loaded = true;
-            } else if changes.is_empty() {
-                return Ok(applied);
-            } else {
-                let count = changes.iter().map(|change| change.elements.len()).sum::<usize>();
-                self.kernel.change_beside(changes.clone()).await.inspect_err(|_| self.known = None)?;
-                if let Some(known) = &mut self.known {
-                    known.observed.apply(&changes);
-                }
-                applied.changed += count;
-                return Ok(applied);
+                continue;
             }
+            applied.changed += self.change(before).await?;
+            applied.changed += self.change(changes).await?;
+            return Ok(applied);
         }
         Err(Error::Contended)
     }
 
-    /// What the kernel has now: the gate and the trials afresh, the rest too if anybody else has changed anything.
-    async fn observe(&mut self, wanted: &Listing) -> Result<(Observed, Option<Drift>), Error> {
+    /// One transaction; of how many elements.
+    async fn change(&mut self, changes: Vec<Change>) -> Result<usize, Error> {
+        if changes.is_empty() {
+            return Ok(0);
+        }
+        let made = self.kernel.change_beside(changes).await.inspect_err(|_| self.known = None)?;
+        if let Some(known) = &mut self.known {
+            known.observed.apply(&made);
+        }
+        Ok(made.iter().map(|change| change.elements.len()).sum())
+    }
+
+    /// Makes `known` what the kernel has now: the gate and the trials afresh, the rest too if anybody else has changed
+    /// anything. Where the structure is not as wanted, nothing is known.
+    async fn observe(&mut self, wanted: &Listing) -> Result<Option<Drift>, Error> {
         let at = self.kernel.mark()?;
         if let Some(known) = &mut self.known
             && known.at.is_before_only_ours(&at)
             && known.structure.same(wanted)
         {
             self.kernel.read_gate(&mut known.observed)?;
-            return Ok((known.observed.clone(), None));
+            return Ok(None);
         }
         let found = self.list().await?;
         let structure = match &found {
@@ -190,12 +203,9 @@ impl Firewall {
             observed.ports = self.kernel.read_ports(ports).await?;
         }
         let drift = self.drift(found.as_ref(), &observed);
-        self.known = (structure == Structure::AsDeclared).then(|| Known {
-            at,
-            structure: wanted.clone(),
-            observed: observed.clone(),
-        });
-        Ok((observed, drift))
+        self.known =
+            (structure == Structure::AsDeclared).then(|| Known { at, structure: wanted.clone(), observed });
+        Ok(drift)
     }
 
     /// What differs from what the agent has left, for any reason but its own deeds.

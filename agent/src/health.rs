@@ -26,6 +26,7 @@ use std::time::Duration;
 
 use holdfast_common::assignment::Assignment;
 use holdfast_common::clock::{Boottime, Clock};
+use holdfast_common::link::HEALTH_PORT;
 use holdfast_common::report::{NodeReport, Severity};
 use http::header::{ALLOW, CACHE_CONTROL, CONTENT_TYPE};
 use http::{HeaderValue, Method, Request, Response, StatusCode};
@@ -46,8 +47,6 @@ use self::room::Room;
 use crate::lease;
 use crate::outbox::{Tell, node_event};
 
-/// Where the agent listens unless it is told otherwise.
-const PORT: NonZeroU16 = NonZeroU16::new(7483).expect("it is not 0");
 /// How long a connection may take for a request's head, and be idle between two.
 const IDLE: Duration = Duration::from_secs(5);
 /// How long a connection may live, however busy: one that takes no answers must not stay.
@@ -100,7 +99,7 @@ struct View {
 
 impl Default for Settings {
     fn default() -> Self {
-        Self { enabled: true, port: PORT }
+        Self { enabled: true, port: HEALTH_PORT }
     }
 }
 

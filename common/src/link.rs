@@ -6,6 +6,7 @@
 
 use std::fmt;
 use std::net::IpAddr;
+use std::num::NonZeroU16;
 use std::time::Duration;
 
 use jiff::Timestamp;
@@ -37,6 +38,8 @@ pub const MAX_LABEL_BYTES: usize = 64;
 pub const MAX_PEM_BYTES: usize = 64 * 1024;
 /// Where an agent serves the agents of its members' clusters.
 pub const PEER_PORT: u16 = 7445;
+/// Where an agent answers load balancers, unless its configuration says otherwise.
+pub const HEALTH_PORT: NonZeroU16 = NonZeroU16::new(7483).expect("it is not 0");
 /// The largest message about a lease.
 pub const MAX_LEASE_BYTES: u32 = 16 * 1024;
 /// What intervals the coordinator may ask for.

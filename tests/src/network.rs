@@ -5,6 +5,7 @@ mod slow;
 
 use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::ops::RangeInclusive;
 use std::sync::atomic::{AtomicU8, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -31,6 +32,11 @@ const RULES: &str = "table bridge holdfast_faults {
 
 /// The address of the controller on every network; hosts count up from 1.
 const CONTROLLER: u8 = 250;
+
+/// How late everything is in a storm, each way: packets overtake each other.
+pub const LATE: RangeInclusive<Duration> = Duration::from_millis(100)..=Duration::from_millis(300);
+/// How much of it is lost, each way, in per cent.
+const LOST: u8 = 30;
 
 /// A switch and what is plugged into it. Clones of its run live in its hosts: the run ends when all are dropped.
 #[derive(Debug)]
@@ -162,27 +168,30 @@ impl Network {
         self.change_cuts("add", &pairs).await
     }
 
-    /// A share of what the host should receive is lost, in per cent. For all of it there is [`Network::partition`].
+    /// A share of what the host should receive, and of what it sends, is lost, in per cent. For all of it there is
+    /// [`Network::partition`].
     ///
     /// # Errors
     ///
     /// Without root, when it is no share, or when the switch refuses.
     pub async fn lose(&self, host: &Host, percent: u8) -> anyhow::Result<()> {
         ensure!((1..100).contains(&percent), "{percent} per cent is no share: 1 to 99 are");
-        let rule = format!(
-            "add rule bridge holdfast_faults losses oifname \"{}\" numgen random mod 100 < {percent} counter drop\n",
-            host.name()
-        );
-        self.change(rule).await
+        let rule = |way: &str| {
+            let name = host.name();
+            format!(
+                "add rule bridge holdfast_faults losses {way} \"{name}\" numgen random mod 100 < {percent} counter drop\n"
+            )
+        };
+        self.change(rule("oifname") + &rule("iifname")).await
     }
 
-    /// From now on all that the host sends and receives arrives so much later, in order. What is under way when its cable is
-    /// first replaced by a slow one is lost.
+    /// From now on all that the host sends and receives arrives so much later, each packet by a time of its own: where these may
+    /// differ, they overtake each other. What is under way when its cable is first replaced by a slow one is lost.
     ///
     /// # Errors
     ///
     /// Without root, or when the switch refuses.
-    pub async fn delay(&self, host: &Host, each_way: Duration) -> anyhow::Result<()> {
+    pub async fn delay(&self, host: &Host, each_way: RangeInclusive<Duration>) -> anyhow::Result<()> {
         self.needs_root()?;
         let name = host.name();
         let slow = || self.slow.lock().unwrap_or_else(PoisonError::into_inner);
@@ -196,6 +205,16 @@ impl Network {
         Ok(())
     }
 
+    /// From now on what the host sends and receives is [`LATE`], in another order, and some of it is lost.
+    ///
+    /// # Errors
+    ///
+    /// Without root, or when the switch refuses.
+    pub async fn storm(&self, host: &Host) -> anyhow::Result<()> {
+        self.delay(host, LATE).await?;
+        self.lose(host, LOST).await
+    }
+
     /// Ends all cuts, losses and delays. Cables that were pulled out stay out.
     ///
     /// # Errors
@@ -206,7 +225,7 @@ impl Network {
             .lock()
             .unwrap_or_else(PoisonError::into_inner)
             .values()
-            .for_each(|slow| slow.takes(Duration::ZERO));
+            .for_each(|slow| slow.takes(Duration::ZERO..=Duration::ZERO));
         self.change(
             "flush set bridge holdfast_faults cut\nflush chain bridge holdfast_faults losses\n".into(),
         )

@@ -197,10 +197,18 @@ impl Scene {
             }))
         })
         .await?;
-        for writer in &self.writers {
-            let last = writer.last()?;
-            let after = last - since;
-            ensure!(after <= self.served + GRACE, "a write was acknowledged {after:.3} s after");
+        self.nothing_after(since + self.served)
+    }
+
+    /// No client was acknowledged anything later than it may be after its leave ended.
+    ///
+    /// # Errors
+    ///
+    /// When one was.
+    pub fn nothing_after(&self, ended: f64) -> anyhow::Result<()> {
+        for (name, last) in self.last_writes()? {
+            let after = last - ended;
+            ensure!(after <= GRACE, "{name} was acknowledged a write {after:.3} s after the lease");
         }
         Ok(())
     }

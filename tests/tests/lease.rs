@@ -68,7 +68,8 @@ mod as_root {
         scene.goes_on(crashed, 2.0 * scene.served).await
     }
 
-    /// The mutant: with elements that the kernel does not end, the frozen agent's clients write on, and this sees it.
+    /// The mutant: with elements that the kernel does not end, the frozen agent's clients write on, and this sees it; also
+    /// what is asked of every lease that ends in a storm.
     #[tokio::test]
     async fn without_the_kernels_clock_a_frozen_agent_would_let_writes_in() -> anyhow::Result<()> {
         let scene = Scene::set(FAST).await?;
@@ -82,6 +83,11 @@ mod as_root {
             .collect();
         n1.run(Program::new("nft").args(["-f", "-"]).input(for_ever)).await?;
         scene.goes_on(frozen, 2.0 * scene.served).await?;
+        // The same while packets are lost, late, and overtake each other.
+        let stormy = now();
+        scene.fleet.network().storm(n1).await?;
+        scene.goes_on(stormy, scene.served).await?;
+        ensure!(scene.nothing_after(frozen + scene.served).is_err(), "nobody sees that writes went on");
         agent.signal(Signal::SIGCONT)
     }
 

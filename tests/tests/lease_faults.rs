@@ -1,15 +1,16 @@
 //! What a lease bears on real hosts, and what ends it cleanly: members that are gone, a network that loses and delays, busy
 //! processors, a disk that hangs. PostgreSQL, nftables, and clients that write all the time.
 
-use std::time::Duration;
+use std::path::PathBuf;
 
 use anyhow::{Context as _, ensure};
 use holdfast_tests::cluster::DEADLINE;
 use holdfast_tests::fault::{Busy, Hung};
 use holdfast_tests::fleet::{AGENT, COORDINATOR};
 use holdfast_tests::host::Host;
+use holdfast_tests::network::LATE;
 use holdfast_tests::process::Program;
-use holdfast_tests::scene::{DEFAULT, FAST, GRACE, MEMBER, Profile, Scene, now};
+use holdfast_tests::scene::{DEFAULT, FAST, MEMBER, Profile, Scene, now};
 use holdfast_tests::wait::{wait_for, wait_until};
 use jiff::Timestamp;
 
@@ -17,9 +18,8 @@ use jiff::Timestamp;
 const LEASES: f64 = 6.0;
 /// Of the fast profile, in seconds: the gate is open for longer than L − M without them, unless a renewal was missed.
 const TWO_RENEWALS: f64 = 1.0;
-/// Of the network.
-const LOSS: u8 = 30;
-const DELAY: Duration = Duration::from_millis(200);
+/// What is said of a gate that lets nobody in.
+const SHUT: &str = "the gate is shut";
 
 /// When each of these was told of, in seconds since 1970.
 async fn told(scene: &Scene, reason: &str) -> anyhow::Result<Vec<f64>> {
@@ -53,7 +53,7 @@ async fn open_for(host: &Host) -> anyhow::Result<f64> {
         Some(seconds.parse::<f64>().ok()? + thousandths.parse::<f64>().ok()? / 1000.0)
     };
     let left = [0, 1].into_iter().filter_map(slot).reduce(f64::max);
-    left.with_context(|| format!("the gate is shut: {table}"))
+    left.with_context(|| format!("{SHUT}: {table}"))
 }
 
 /// Looks at the primary's gate all the time, for six leases: the least that it had left.
@@ -63,6 +63,19 @@ async fn watch_gate(scene: &Scene) -> anyhow::Result<f64> {
         least = least.min(open_for(scene.primary()?).await?);
     }
     Ok(least)
+}
+
+/// Gives the thread that renews on the primary another place among others, as chrt has it.
+async fn place_renewals(scene: &Scene, policy: &str) -> anyhow::Result<()> {
+    let agent = scene.primary()?.service(AGENT)?.context("no agent on n1")?;
+    let threads =
+        std::fs::read_dir(format!("/proc/{}/task", agent.pid)).context("list the agent's threads")?;
+    let threads: Vec<_> = threads.map(|thread| Ok(thread?.path())).collect::<std::io::Result<_>>()?;
+    let renews =
+        |thread: &&PathBuf| std::fs::read_to_string(thread.join("comm")).is_ok_and(|it| it == "lease\n");
+    let thread = threads.iter().find(renews).and_then(|thread| thread.file_name());
+    let thread = thread.context("no thread renews leases")?;
+    Program::new("chrt").args([policy, "--pid", "0"]).arg(thread).run().await.map(drop)
 }
 
 /// Whether the primary's node has taken over the newest list of who may come in.
@@ -100,8 +113,7 @@ mod as_root {
 
     async fn loss_and_delay(profile: Profile) -> anyhow::Result<()> {
         let mut scene = Scene::set(profile).await?;
-        scene.fleet.network().delay(scene.primary()?, DELAY).await?;
-        scene.fleet.network().lose(scene.primary()?, LOSS).await?;
+        scene.fleet.network().storm(scene.primary()?).await?;
         let begun = now();
         wait_for("six leases", DEADLINE, async || now() - begun > LEASES * scene.lease).await?;
         scene.fleet.network().heal().await?;
@@ -119,19 +131,13 @@ mod as_root {
         })
         .await?;
         if let Some(lost) = cut {
-            for (name, last) in scene.last_writes()? {
-                ensure!(
-                    last <= lost + GRACE,
-                    "{name} was acknowledged a write {:.3} s after the loss",
-                    last - lost
-                );
-            }
+            scene.nothing_after(lost)?;
         }
         scene.whole_again().await?;
 
         // Cut off while answers are on their way: they come too late for more than they were asked for.
         let (n1, n2) = (scene.fleet.node("n1")?, scene.fleet.node("n2")?);
-        scene.fleet.network().delay(n1, DELAY).await?;
+        scene.fleet.network().delay(n1, LATE).await?;
         let slow = now();
         scene.goes_on(slow, scene.lease).await?;
         let cut = now();
@@ -162,10 +168,21 @@ mod as_root {
         let least = watch_gate(&scene).await?;
         ensure!(least > scene.served - TWO_RENEWALS, "the gate was open for only {least:.3} s more");
         scene.goes_on(begun, LEASES * scene.lease).await?;
-        drop(busy);
         let after = scene.shown().await?;
         ensure!(after["list_version"] == before["list_version"], "it was {before}, and is {after}");
         ensure!(told(&scene, "LEASE_LOST").await?.is_empty(), "a lease was lost");
+
+        // The mutant: a thread that waits for all others misses renewals, and this sees it.
+        place_renewals(&scene, "--idle").await?;
+        wait_until("a renewal to be missed", DEADLINE, || async {
+            match open_for(scene.primary()?).await {
+                Ok(left) => ensure!(left <= scene.served - TWO_RENEWALS, "it is open for {left:.3} s"),
+                Err(error) => ensure!(error.to_string().starts_with(SHUT), "{error}"),
+            }
+            Ok(())
+        })
+        .await?;
+        drop(busy);
         Ok(())
     }
 

@@ -11,6 +11,7 @@ use holdfast_tests::run::{self, Isolation};
 use holdfast_tests::wait::wait_for;
 use holdfast_tests::{binaries, proc};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::net::UdpSocket;
 use tokio::time::Instant;
 
 const SOON: Duration = Duration::from_secs(10);
@@ -127,7 +128,7 @@ async fn a_host_that_loses_half_receives_about_half() -> anyhow::Result<()> {
     let (one, two) = (network.host("n1").await?, network.host("n2").await?);
     let from = one.datagrams((one.address(), 0).into()).await?;
     let to = two.datagrams((two.address(), 0).into()).await?;
-    let received = async |sent: usize| -> anyhow::Result<usize> {
+    let received = async |from: &UdpSocket, to: &UdpSocket, sent: usize| -> anyhow::Result<usize> {
         for _ in 0..sent {
             from.send_to(b"x", to.local_addr()?).await?;
         }
@@ -137,12 +138,14 @@ async fn a_host_that_loses_half_receives_about_half() -> anyhow::Result<()> {
         }
         Ok(count)
     };
-    ensure!(received(100).await? == 100, "nothing is lost at first");
+    ensure!(received(&from, &to, 100).await? == 100, "nothing is lost at first");
     network.lose(&two, 50).await?;
-    let count = received(400).await?;
-    ensure!((120..280).contains(&count), "half of 400, within eight standard deviations: {count}");
+    for (from, to) in [(&from, &to), (&to, &from)] {
+        let count = received(from, to, 400).await?;
+        ensure!((120..280).contains(&count), "half of 400, within eight standard deviations: {count}");
+    }
     network.heal().await?;
-    ensure!(received(100).await? == 100, "healed");
+    ensure!(received(&from, &to, 100).await? == 100, "healed");
     ensure!(network.lose(&two, 100).await.is_err(), "all of it is no share");
     Ok(())
 }
@@ -155,7 +158,7 @@ async fn what_is_slow_takes_its_time_each_way_and_arrives_whole() -> anyhow::Res
     }
     let network = Network::new().await?;
     let (one, two) = (network.host("n1").await?, network.host("n2").await?);
-    network.delay(&two, EACH_WAY).await?;
+    network.delay(&two, EACH_WAY..=EACH_WAY).await?;
     let there = two.addresses();
     for to in [Some(there.v4), there.v6].into_iter().flatten() {
         let listener = two.listen((to, 0).into()).await?;
@@ -175,6 +178,22 @@ async fn what_is_slow_takes_its_time_each_way_and_arrives_whole() -> anyhow::Res
             .await??;
         ensure!(received == sent, "{} of {} bytes arrived as they were sent", received.len(), sent.len());
     }
+    network.delay(&two, Duration::ZERO..=EACH_WAY).await?;
+    let from = one.datagrams((one.address(), 0).into()).await?;
+    let to = two.datagrams((two.address(), 0).into()).await?;
+    for number in 0..100_u8 {
+        from.send_to(&[number], to.local_addr()?).await?;
+    }
+    let mut received = Vec::new();
+    while received.len() < 100 {
+        let mut number = [0];
+        tokio::time::timeout(SOON, to.recv(&mut number)).await??;
+        received.push(number[0]);
+    }
+    ensure!(!received.is_sorted(), "packets of different speed do not overtake each other");
+    received.sort_unstable();
+    ensure!(received.iter().copied().eq(0..100), "they arrived as {received:?}");
+
     network.cut(&one, &two).await?;
     ensure!(!reaches(&one, &two).await?, "a slow cable avoids the rules of the switch");
     network.heal().await?;

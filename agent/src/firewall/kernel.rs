@@ -7,6 +7,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 
+use super::layers::Layers;
 use super::netlink::{self, Counter};
 use super::plan::{Addresses, Change, Observed, PortSets};
 use super::sets::{Family, PortElement, SetId};
@@ -56,13 +57,14 @@ impl Kernel {
         Ok(())
     }
 
-    /// The same on a thread for work that blocks: a hundred thousand elements take the kernel a while.
+    /// The same on a thread for work that blocks: a hundred thousand elements take the kernel a while. The changes that
+    /// were made come back.
     ///
     /// # Errors
     /// As above.
-    pub async fn change_beside(&self, changes: Vec<Change>) -> Result<(), super::Error> {
+    pub async fn change_beside(&self, changes: Vec<Change>) -> Result<Vec<Change>, super::Error> {
         let kernel = self.clone();
-        let done = tokio::task::spawn_blocking(move || kernel.change(&changes)).await;
+        let done = tokio::task::spawn_blocking(move || kernel.change(&changes).map(|()| changes)).await;
         Ok(done.map_err(|_| super::Error::Lost)??)
     }
 
@@ -116,7 +118,11 @@ impl Kernel {
     fn port(&self, port: u16) -> Result<PortSets, Error> {
         Ok(PortSets {
             members: self.addresses(|family| SetId::Members(port, family))?,
-            kept: self.addresses(|family| SetId::Kept(port, family))?,
+            kept: Layers {
+                base: self.addresses(|family| SetId::Kept(port, family))?,
+                added: self.addresses(|family| SetId::Added(port, family))?,
+                withdrawn: self.addresses(|family| SetId::Withdrawn(port, family))?,
+            },
             tried: self.addresses(|family| SetId::Tried(port, family))?,
         })
     }

@@ -14,6 +14,7 @@ use std::time::Duration;
 use holdfast_common::access::Reach;
 use holdfast_common::protocol::Slot;
 
+use super::layers::{Bounds, Layers};
 use super::sets::{Elements, Family, Interval, PortElement, SetId};
 
 /// What must hold for every managed port.
@@ -90,7 +91,7 @@ pub enum Structure {
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct PortSets {
     pub members: Addresses,
-    pub kept: Addresses,
+    pub kept: Layers,
     pub tried: Addresses,
 }
 
@@ -99,10 +100,13 @@ pub struct PortSets {
 pub struct Plan {
     /// Load the structure, look again, and plan anew: `changes` is empty then.
     pub load: bool,
+    /// What nobody is judged by yet, or no more: a transaction of its own, so that a trial begins with addresses that are
+    /// in force, and ends with such.
+    pub before: Vec<Change>,
     pub changes: Vec<Change>,
 }
 
-/// A change of one set; the changes of a plan are one transaction, in their order.
+/// A change of one set; changes are one transaction, in their order.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Change {
     pub set: SetId,
@@ -117,15 +121,15 @@ pub enum Deed {
 }
 
 /// Plans for what is declared.
-pub fn plan(declared: &Declared, observed: &Observed) -> Plan {
+pub fn plan(declared: &Declared, observed: &Observed, bounds: Bounds) -> Plan {
     if observed.structure != Structure::AsDeclared {
-        return Plan { load: true, changes: Vec::new() };
+        return Plan { load: true, ..Plan::default() };
     }
-    let mut changes = Vec::new();
+    let mut plan = Plan::default();
     let nothing = PortSets::default();
     for (&port, wanted) in &declared.ports {
         let found = observed.ports.get(&port).unwrap_or(&nothing);
-        plan_port(port, wanted, found, observed.trials.contains(&port), &mut changes);
+        plan_port(port, wanted, found, observed.trials.contains(&port), bounds, &mut plan);
     }
     let managed: BTreeSet<u16> =
         declared.ports.iter().flat_map(|(port, wanted)| wanted.with_gated(*port)).collect();
@@ -134,12 +138,12 @@ pub fn plan(declared: &Declared, observed: &Observed) -> Plan {
     for (set, ports) in gates.chain([(SetId::Trial, &observed.trials)]) {
         let left: Vec<PortElement> =
             ports.iter().filter(unmanaged).map(|port| PortElement::lasting(*port)).collect();
-        push(&mut changes, set, Deed::Delete, Elements::Ports(left));
+        push(&mut plan.changes, set, Deed::Delete, Elements::Ports(left));
     }
-    Plan { load: false, changes }
+    plan
 }
 
-fn plan_port(port: u16, wanted: &Port, found: &PortSets, on_trial: bool, changes: &mut Vec<Change>) {
+fn plan_port(port: u16, wanted: &Port, found: &PortSets, on_trial: bool, bounds: Bounds, plan: &mut Plan) {
     let Port { members, kept, trial, log_refused: _, replication: _, gated: _ } = wanted;
     let nobody = Addresses::default();
     // A trial that is over in the kernel is over, also while the coordinator does not know that yet.
@@ -148,12 +152,16 @@ fn plan_port(port: u16, wanted: &Port, found: &PortSets, on_trial: bool, changes
         Some(Trial { tried, phase: TrialPhase::Begun }) if on_trial => (tried, None),
         Some(Trial { phase: TrialPhase::Begun, .. }) | None => (&nobody, None),
     };
-    if trial.is_none() && on_trial {
+    let Plan { load: _, before, changes } = plan;
+    // The kernel ends a trial a little before it has made large sets anew, in one transaction too.
+    let ends = trial.is_none() && on_trial;
+    if ends {
         changes.extend(wanted.with_gated(port).flat_map(|port| remove(SetId::Trial, port)));
     }
     differences(&found.members, members, |family| SetId::Members(port, family), changes);
-    differences(&found.kept, kept, |family| SetId::Kept(port, family), changes);
-    differences(&found.tried, tried, |family| SetId::Tried(port, family), changes);
+    found.kept.become_these(kept, port, bounds, if ends { &mut *before } else { &mut *changes });
+    let of_trial = if begins.is_some() { before } else { &mut *changes };
+    differences(&found.tried, tried, |family| SetId::Tried(port, family), of_trial);
     if let Some(lasts) = begins {
         let ports = wanted.with_gated(port);
         changes.extend(ports.flat_map(|port| renew(SetId::Trial, PortElement::lasting_for(port, lasts))));
@@ -188,14 +196,14 @@ fn differences(
     push(changes, set(Family::V6), Deed::Add, Elements::V6(new));
 }
 
-fn push(changes: &mut Vec<Change>, set: SetId, deed: Deed, elements: Elements) {
+pub(super) fn push(changes: &mut Vec<Change>, set: SetId, deed: Deed, elements: Elements) {
     if !elements.is_empty() {
         changes.push(Change { set, deed, elements });
     }
 }
 
 /// What of `found` must go and what of `wanted` must come; both are in order.
-fn difference<T: Copy + Ord>(
+pub(super) fn difference<T: Copy + Ord>(
     found: &[Interval<T>],
     wanted: &[Interval<T>],
 ) -> (Vec<Interval<T>>, Vec<Interval<T>>) {
@@ -287,14 +295,14 @@ impl Observed {
     }
 
     fn addresses(&mut self, set: SetId) -> Option<&mut Addresses> {
-        let (SetId::Members(port, _) | SetId::Kept(port, _) | SetId::Tried(port, _)) = set else {
-            return None;
-        };
-        let sets = self.ports.entry(port).or_default();
+        let port = set.port()?;
+        let PortSets { members, kept, tried } = self.ports.entry(port).or_default();
         Some(match set {
-            SetId::Members(..) => &mut sets.members,
-            SetId::Kept(..) => &mut sets.kept,
-            SetId::Tried(..) => &mut sets.tried,
+            SetId::Members(..) => members,
+            SetId::Kept(..) => &mut kept.base,
+            SetId::Added(..) => &mut kept.added,
+            SetId::Withdrawn(..) => &mut kept.withdrawn,
+            SetId::Tried(..) => tried,
             SetId::Armed(_) | SetId::Granted(_) | SetId::Readers | SetId::Trial => return None,
         })
     }
@@ -317,7 +325,8 @@ fn merge<T: Copy + Ord>(intervals: &mut Vec<Interval<T>>, deed: Deed, changed: &
         Deed::Delete => intervals.retain(|it| changed.binary_search(it).is_err()),
         Deed::Add => {
             intervals.extend_from_slice(changed);
-            intervals.sort_unstable();
+            // Two runs in order: the stable one is made for that.
+            intervals.sort();
         }
     }
 }
@@ -341,6 +350,10 @@ mod tests {
         ends.chunks_exact(2).map(|two| Interval { first: base + two[0], last: base + two[1] }).collect()
     }
 
+    fn all(Plan { load: _, before, changes }: Plan) -> Vec<Change> {
+        before.into_iter().chain(changes).collect()
+    }
+
     fn trial() -> impl Strategy<Value = Option<Trial>> {
         let phase = prop_oneof![Just(TrialPhase::Begun), Just(TrialPhase::Begin(Duration::from_secs(5)))];
         proptest::option::of((addresses(), phase).prop_map(|(tried, phase)| Trial { tried, phase }))
@@ -361,7 +374,7 @@ mod tests {
     fn observed() -> impl Strategy<Value = Observed> {
         let sets = (addresses(), addresses(), addresses()).prop_map(|(members, kept, tried)| PortSets {
             members,
-            kept,
+            kept: Layers { base: kept, ..Layers::default() },
             tried,
         });
         let ports = || proptest::collection::btree_set(5432_u16..5435, 0..3);
@@ -379,11 +392,12 @@ mod tests {
         #[test]
         fn applying_the_plan_makes_what_was_declared(wanted in declared(), before in observed()) {
             let mut after = before.clone();
-            after.apply(&plan(&wanted, &before).changes);
+            after.apply(&all(plan(&wanted, &before, Bounds::USUAL)));
             for (port, declared) in &wanted.ports {
                 let sets = after.ports.get(port).cloned().unwrap_or_default();
                 prop_assert_eq!(&sets.members, &declared.members);
-                prop_assert_eq!(&sets.kept, &declared.kept);
+                // Short as it is, it stands in the base; of long ones `layers` tells.
+                prop_assert_eq!(&sets.kept, &Layers { base: declared.kept.clone(), ..Layers::default() });
                 match &declared.trial {
                     None => {
                         prop_assert!(!after.trials.contains(port));
@@ -408,19 +422,19 @@ mod tests {
         fn there_is_nothing_to_do_the_second_time(wanted in declared(), before in observed()) {
             let mut wanted = wanted;
             let mut after = before.clone();
-            after.apply(&plan(&wanted, &before).changes);
+            after.apply(&all(plan(&wanted, &before, Bounds::USUAL)));
             for port in wanted.ports.values_mut() {
                 if let Some(trial) = &mut port.trial {
                     trial.phase = TrialPhase::Begun;
                 }
             }
-            prop_assert_eq!(plan(&wanted, &after), Plan::default());
+            prop_assert_eq!(plan(&wanted, &after, Bounds::USUAL), Plan::default());
         }
 
         #[test]
         fn an_open_gate_of_a_managed_port_is_left_alone(wanted in declared(), before in observed()) {
             let mut after = before.clone();
-            after.apply(&plan(&wanted, &before).changes);
+            after.apply(&all(plan(&wanted, &before, Bounds::USUAL)));
             for (set, ports) in &before.gated {
                 for port in ports.iter().filter(|port| wanted.ports.contains_key(port)) {
                     prop_assert!(after.gated[set].contains(port));
@@ -433,23 +447,25 @@ mod tests {
     fn a_table_that_is_gone_or_changed_is_loaded_before_anything_else() {
         for structure in [Structure::Absent, Structure::Differs] {
             let observed = Observed { structure, ..Observed::default() };
-            assert_eq!(plan(&Declared::default(), &observed), Plan { load: true, changes: vec![] });
+            let load = Plan { load: true, ..Plan::default() };
+            assert_eq!(plan(&Declared::default(), &observed, Bounds::USUAL), load);
         }
     }
 
     #[test]
-    fn ten_of_many_are_changed_by_ten() {
-        let intervals =
-            |from: u32, to: u32| (from..to).map(|n| Interval { first: n * 4, last: n * 4 + 1 }).collect();
-        let port = |v4| Port { kept: Addresses { v4, v6: vec![] }, ..Port::default() };
-        let wanted = Declared { ports: BTreeMap::from([(5432, port(intervals(10, 100_010)))]) };
-        let mut before = Observed::empty([5432]);
-        before.apply(
-            &plan(&Declared { ports: BTreeMap::from([(5432, port(intervals(0, 100_000)))]) }, &before)
-                .changes,
-        );
-        let changes = plan(&wanted, &before).changes;
-        let sizes: Vec<_> = changes.iter().map(|change| (change.deed, change.elements.len())).collect();
-        assert_eq!(sizes, [(Deed::Delete, 10), (Deed::Add, 10)]);
+    fn a_trial_begins_and_ends_with_addresses_that_are_in_force() {
+        let at = |first| Addresses { v4: vec![Interval { first, last: first }], v6: vec![] };
+        let port = |kept, trial| Declared { ports: [(5432, Port { kept, trial, ..Port::default() })].into() };
+        let sets = |changes: &[Change]| -> Vec<SetId> { changes.iter().map(|change| change.set).collect() };
+        let mut observed = Observed::empty([5432]);
+        observed.apply(&all(plan(&port(at(1), None), &observed, Bounds::USUAL)));
+        let tried = Trial { tried: at(2), phase: TrialPhase::Begin(Duration::from_secs(5)) };
+        let begins = plan(&port(at(1), Some(tried)), &observed, Bounds::USUAL);
+        assert_eq!(sets(&begins.before), [SetId::Tried(5432, Family::V4)]);
+        assert_eq!(sets(&begins.changes), [SetId::Trial; 3]);
+        observed.apply(&all(begins));
+        let confirmed = plan(&port(at(2), None), &observed, Bounds::USUAL);
+        assert_eq!(sets(&confirmed.before), [SetId::Kept(5432, Family::V4); 2]);
+        assert_eq!(sets(&confirmed.changes), [SetId::Trial, SetId::Trial, SetId::Tried(5432, Family::V4)]);
     }
 }

@@ -3,7 +3,8 @@
 //! ```text
 //! prerouting ─ port, not loopback, to this machine ─► pN_in      output ─ port, not loopback ─► pN_out
 //!   pN_in:   gate open? ─► pN_in_list · else refuse
-//!   pN_in_list:  members pass · on trial? ─► tried addresses pass · else kept addresses pass · else refuse
+//!   pN_in_list:  members pass · on trial? ─► tried addresses pass · else added ones pass, withdrawn ones are refused,
+//!                kept ones pass · else refuse
 //!   pN_out:  resets and replication pass · gate shut? ─► becomes a reset, and leaves · then the same, by destination
 //!   pN_refuse:   count, log some if asked to, answer with a TCP reset
 //! prerouting ─ replication port ─► pN_replication: members pass · else refuse       replication ─ led on to the port
@@ -55,7 +56,12 @@ pub(super) fn structure(declared: &Declared) -> Listing {
     }
     for (&port, declared) in &declared.ports {
         for set in SetId::of_port(port) {
-            let (SetId::Members(_, family) | SetId::Kept(_, family) | SetId::Tried(_, family)) = set else {
+            let (SetId::Members(_, family)
+            | SetId::Kept(_, family)
+            | SetId::Added(_, family)
+            | SetId::Withdrawn(_, family)
+            | SetId::Tried(_, family)) = set
+            else {
                 continue;
             };
             let kind = match family {
@@ -146,7 +152,7 @@ fn port_chains(listing: &mut Listing, port: u16, declared: &Port, way: Way) {
         Some(replication) if way == Way::Out => {
             let original = json!({"ct": {"key": "proto-dst", "dir": "original"}});
             let replies = vec![tcp(), equals(&original, &json!(replication.port))];
-            way.accept(listing, &chain, |family| SetId::Members(port, family), &replies, None);
+            way.judge(listing, &chain, |family| SetId::Members(port, family), &replies, &[accept()]);
         }
         Some(_) => {}
         None => way.let_in(listing, &chain, port, SetId::Members),
@@ -165,6 +171,8 @@ fn port_chains(listing: &mut Listing, port: u16, declared: &Port, way: Way) {
         way.let_in(listing, &list, port, SetId::Members);
     }
     listing.rule(&list, vec![way.port_in(SetId::Trial), goto(&tried)]);
+    way.let_in(listing, &list, port, SetId::Added);
+    way.judge(listing, &list, |family| SetId::Withdrawn(port, family), &[], &[goto(&refuse)]);
     way.let_in(listing, &list, port, SetId::Kept);
     listing.rule(&list, vec![goto(&refuse)]);
     way.let_in(listing, &tried, port, SetId::Tried);
@@ -177,7 +185,7 @@ fn replication_chains(listing: &mut Listing, port: u16, replication: &Replicatio
     listing.chains.insert(chain.clone(), json!({}));
     listing.rule(Way::In.base(), Way::In.entry(replication.port, goto(&chain)));
     // It is no client's, and not counted.
-    Way::In.accept(listing, &chain, |family| SetId::Members(port, family), &[], None);
+    Way::In.judge(listing, &chain, |family| SetId::Members(port, family), &[], &[accept()]);
     listing.rule(&chain, vec![goto(&Way::In.refuse(port))]);
     let redirect = json!({"redirect": {"port": port}});
     listing.rule(REPLICATION, Way::In.entry(replication.port, redirect));
@@ -317,17 +325,18 @@ impl Way {
     /// Accepts the addresses of a set, at the other end of the connection; what comes in is counted.
     fn let_in(self, listing: &mut Listing, chain: &str, port: u16, set: impl Fn(u16, Family) -> SetId) {
         let counter = (self == Self::In).then(|| json!({"counter": accepted(port)}));
-        self.accept(listing, chain, |family| set(port, family), &[], counter);
+        let verdict: Vec<Value> = counter.into_iter().chain([accept()]).collect();
+        self.judge(listing, chain, |family| set(port, family), &[], &verdict);
     }
 
-    /// The same for packets of which `before` is true too.
-    fn accept(
+    /// What becomes of packets from (or to) the addresses of a set of which `before` is true too.
+    fn judge(
         self,
         listing: &mut Listing,
         chain: &str,
         set: impl Fn(Family) -> SetId,
         before: &[Value],
-        counter: Option<Value>,
+        verdict: &[Value],
     ) {
         let field = match self {
             Self::In => "saddr",
@@ -338,8 +347,7 @@ impl Way {
             let payload = json!({"payload": {"protocol": protocol, "field": field}});
             let mut expression = before.to_vec();
             expression.push(equals(&payload, &json!(set)));
-            expression.extend(counter.clone());
-            expression.push(accept());
+            expression.extend_from_slice(verdict);
             listing.rule(chain, expression);
         }
     }

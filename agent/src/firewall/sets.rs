@@ -18,7 +18,12 @@ pub enum SetId {
     Trial,
     /// The addresses of a port's members.
     Members(u16, Family),
+    /// Who comes in, but for what has changed since ([`super::layers`]).
     Kept(u16, Family),
+    /// Comes in, whether it is kept or not.
+    Added(u16, Family),
+    /// Is kept, and comes in no more.
+    Withdrawn(u16, Family),
     Tried(u16, Family),
 }
 
@@ -55,16 +60,32 @@ pub enum Elements {
 
 impl SetId {
     /// The sets that a port has for itself.
-    pub fn of_port(port: u16) -> [Self; 6] {
+    pub fn of_port(port: u16) -> [Self; 10] {
         use Family::{V4, V6};
         [
             Self::Members(port, V4),
             Self::Members(port, V6),
             Self::Kept(port, V4),
             Self::Kept(port, V6),
+            Self::Added(port, V4),
+            Self::Added(port, V6),
+            Self::Withdrawn(port, V4),
+            Self::Withdrawn(port, V6),
             Self::Tried(port, V4),
             Self::Tried(port, V6),
         ]
+    }
+
+    /// Whose addresses are in it; `None`: ports are.
+    pub fn port(self) -> Option<u16> {
+        match self {
+            Self::Members(port, _)
+            | Self::Kept(port, _)
+            | Self::Added(port, _)
+            | Self::Withdrawn(port, _)
+            | Self::Tried(port, _) => Some(port),
+            Self::Armed(_) | Self::Granted(_) | Self::Readers | Self::Trial => None,
+        }
     }
 }
 
@@ -78,6 +99,8 @@ impl fmt::Display for SetId {
             Self::Trial => f.write_str("trial"),
             Self::Members(port, family) => write!(f, "p{port}_members{family}"),
             Self::Kept(port, family) => write!(f, "p{port}_kept{family}"),
+            Self::Added(port, family) => write!(f, "p{port}_added{family}"),
+            Self::Withdrawn(port, family) => write!(f, "p{port}_withdrawn{family}"),
             Self::Tried(port, family) => write!(f, "p{port}_tried{family}"),
         }
     }

@@ -1,6 +1,7 @@
 //! The table on real hosts: what nft and real connections say of it.
 
 pub(crate) mod lab;
+mod layers;
 mod ports;
 
 use std::collections::BTreeMap;
@@ -420,36 +421,5 @@ fn the_counters_tell_what_came_in_and_what_was_refused() {
         let (accepted, refused) = firewall.counted([PORT]).unwrap()[&PORT];
         assert_eq!(refused.packets, 2);
         assert!(accepted.packets > 4 && accepted.bytes > 200, "{accepted:?}");
-    });
-}
-
-#[test]
-fn random_lists_are_in_the_kernel_as_declared() {
-    use proptest::strategy::{Strategy as _, ValueTree as _};
-    use proptest::test_runner::TestRunner;
-    with_lab(async |lab| {
-        let (mut firewall, _gate) = open_host(&lab, &Declared::default()).await;
-        let network =
-            (proptest::num::u32::ANY, 0_u8..=32, proptest::bool::ANY).prop_map(|(bits, length, v6)| {
-                if v6 {
-                    let address = u128::from(bits) << 96;
-                    ipnet::IpNet::V6(ipnet::Ipv6Net::new(address.into(), length).unwrap().trunc())
-                } else {
-                    // Crowded, so that they overlap and touch; and at both ends.
-                    let bits = bits & 0xf000_000f | if bits & 0x10 == 0 { 0 } else { 0x0fff_fff0 };
-                    ipnet::IpNet::V4(ipnet::Ipv4Net::new(bits.into(), length.max(2)).unwrap().trunc())
-                }
-            });
-        let lists = proptest::collection::vec(network, 0..40);
-        let mut runner = TestRunner::deterministic();
-        for _ in 0..200 {
-            let list = lists.new_tree(&mut runner).unwrap().current();
-            let wanted = Addresses::from(&list.iter().copied().collect::<Reach>());
-            firewall.apply(&kept(wanted.clone())).await.unwrap();
-            // Read back by netlink, every time; now and then nft is the witness.
-            firewall.known = None;
-            assert_eq!(firewall.apply(&kept(wanted)).await.unwrap(), Applied::default(), "{list:?}");
-        }
-        assert!(set("p5432_kept4").contains("elements"));
     });
 }

@@ -62,13 +62,34 @@ impl Reach {
         self.v4.is_empty() && self.v6.is_empty()
     }
 
-    /// With these too.
+    /// With these too; they are few.
     #[must_use]
     pub fn with(&self, more: impl IntoIterator<Item = Cidr>) -> Self {
-        let v4 = self.v4.iter().copied().map(IpNet::V4);
-        let v6 = self.v6.iter().copied().map(IpNet::V6);
-        v4.chain(v6).chain(more.into_iter().map(Cidr::network)).collect()
+        let mut with = self.clone();
+        for network in more.into_iter().map(Cidr::network) {
+            match network {
+                IpNet::V4(network) => {
+                    let at = with.v4.partition_point(|it| it.broadcast() < network.network());
+                    insert(&mut with.v4, at, network, |one, other| one.contains(other));
+                }
+                IpNet::V6(network) => {
+                    let at = with.v6.partition_point(|it| it.broadcast() < network.network());
+                    insert(&mut with.v6, at, network, |one, other| one.contains(other));
+                }
+            }
+        }
+        with
     }
+}
+
+/// Puts a network before which the first `at` end: unless one contains it, instead of those that it contains.
+fn insert<T: Copy>(networks: &mut Vec<T>, at: usize, network: T, contains: impl Fn(&T, &T) -> bool) {
+    let after = networks.get(at..).unwrap_or_default();
+    if after.first().is_some_and(|it| contains(it, &network)) {
+        return;
+    }
+    let within = after.iter().take_while(|it| contains(&network, it)).count();
+    networks.splice(at..at + within, [network]);
 }
 
 impl FromIterator<Cidr> for Reach {

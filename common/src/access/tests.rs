@@ -118,6 +118,13 @@ proptest! {
     }
 
     #[test]
+    fn a_few_more_are_as_if_they_had_been_declared_too(declared in networks(), more in networks()) {
+        let reach: Reach = declared.iter().copied().collect();
+        let all: Reach = declared.iter().chain(&more).copied().collect();
+        prop_assert_eq!(reach.with(more), all);
+    }
+
+    #[test]
     fn a_shown_network_reads_as_itself(declared in networks()) {
         for cidr in declared {
             prop_assert_eq!(cidr.to_string().parse(), Ok(cidr));

@@ -32,6 +32,8 @@ const AIM_MIB: f64 = 40.0;
 /// The middle of so many.
 const ROUNDS: usize = 3;
 const SIZES: [u32; 3] = [1_000, 10_000, 100_000];
+/// More than stand beside a long list: the list itself is changed.
+const MANY: u32 = 1_100;
 
 /// One deed, both ways.
 struct Row {
@@ -65,8 +67,9 @@ pub(super) async fn measure() -> anyhow::Result<Report> {
     Ok(Report {
         title: "Access rules: netlink against nft".to_owned(),
         about: format!(
-            "Random IPv4 networks of /20 to /32 in one interval set. *Holdfast*: the agent's own way, from the declared list to \
-             the kernel's acknowledgement, with the look at what is there, the plan and the messages. *nft*: `nft -f -` with \
+            "Random IPv4 networks of /20 to /32. *Holdfast*: the agent's own way, from the declared list to the kernel's \
+             acknowledgement, with the look at what is there, the plan and the messages; of a long list a few changes stand in \
+             sets beside it, and 1,100 make it change itself. *nft*: one interval set and `nft -f -` with \
              the elements as text, as a script would have it; a full replacement is `flush set` and `add element` in one \
              transaction. Both in the same new network namespace, in turns; the middle of {ROUNDS}. *Memory*: an agent whose \
              one cluster has the list, resident pages of program and libraries included, {} s after it is enforced.",
@@ -135,12 +138,12 @@ fn alone() -> anyhow::Result<Vec<Row>> {
 }
 
 async fn size_of(size: u32) -> anyhow::Result<Vec<Row>> {
-    let (mut load, mut replace, mut add, mut remove) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
-    let mut nft = [const { Vec::new() }; 4];
+    let [mut load, mut replace, mut add, mut remove, mut fold] = [const { Vec::new() }; 5];
+    let mut nft = [const { Vec::new() }; 5];
     for round in 0..ROUNDS {
         let seed = u32::try_from(round)? + 1;
         let (first, second) = (list(size, seed), list(size, seed + 1000));
-        let (more, ten) = ten_more(&second);
+        let (more, ten) = with_more(&second, 10);
 
         let mut firewall = firewall().await?;
         firewall.apply(&declared(&[])).await?;
@@ -149,6 +152,10 @@ async fn size_of(size: u32) -> anyhow::Result<Vec<Row>> {
         add.push(apply(&mut firewall, &more).await?);
         witness(more.len()).await?;
         remove.push(apply(&mut firewall, &second).await?);
+        witness(second.len()).await?;
+        let (most, folded) = with_more(&second, MANY);
+        fold.push(apply(&mut firewall, &most).await?);
+        witness(most.len()).await?;
         clear(TABLE).await?;
 
         let table = "table inet script { set allowed { type ipv4_addr; flags interval; }\n}\n";
@@ -157,10 +164,11 @@ async fn size_of(size: u32) -> anyhow::Result<Vec<Row>> {
         nft[1].push(by_nft(format!("flush set inet script allowed\n{}", elements("add", &second))).await?);
         nft[2].push(by_nft(elements("add", &ten)).await?);
         nft[3].push(by_nft(elements("delete", &ten)).await?);
+        nft[4].push(by_nft(elements("add", &folded)).await?);
         clear("script").await?;
     }
-    let deeds = ["load all", "replace all", "add ten", "remove ten"];
-    let ours = [load, replace, add, remove];
+    let deeds = ["load all", "replace all", "add ten", "remove ten", "add 1,100"];
+    let ours = [load, replace, add, remove, fold];
     let rows = deeds.into_iter().zip(ours).zip(nft);
     Ok(rows
         .map(|((deed, ours), theirs)| Row { size, deed, ours: middle(ours), theirs: middle(theirs) })
@@ -201,13 +209,18 @@ async fn by_nft(text: String) -> anyhow::Result<Duration> {
 
 /// That the kernel has as many as were declared, by nft's word.
 async fn witness(entries: usize) -> anyhow::Result<()> {
-    let list = ["-j", "list", "set", "inet", TABLE, "p5432_kept4"];
+    let found = listed("p5432_kept4").await? + listed("p5432_added4").await?;
+    let withdrawn = listed("p5432_withdrawn4").await?;
+    ensure!(found == entries + withdrawn, "nft lists {found} entries without {withdrawn}, not {entries}");
+    Ok(())
+}
+
+async fn listed(set: &str) -> anyhow::Result<usize> {
+    let list = ["-j", "list", "set", "inet", TABLE, set];
     let listed = Program::new("nft").args(list).deadline(Duration::from_secs(120)).run().await?;
     let listed: serde_json::Value = serde_json::from_str(&listed).context("read what nft lists")?;
     let found = listed["nftables"].as_array().into_iter().flatten();
-    let found = found.filter_map(|item| item["set"]["elem"].as_array()).map(Vec::len).sum::<usize>();
-    ensure!(found == entries, "nft lists {found} entries, not {entries}");
-    Ok(())
+    Ok(found.filter_map(|item| item["set"]["elem"].as_array()).map(Vec::len).sum())
 }
 
 async fn clear(table: &str) -> anyhow::Result<()> {
@@ -243,11 +256,12 @@ fn list(size: u32, seed: u32) -> Vec<Ipv4Net> {
     networks
 }
 
-/// The list with ten more, and these.
-fn ten_more(networks: &[Ipv4Net]) -> (Vec<Ipv4Net>, Vec<Ipv4Net>) {
-    let ten: Vec<Ipv4Net> =
-        (0..10).filter_map(|number| Ipv4Net::new(Ipv4Addr::new(240, number, 0, 0), 16).ok()).collect();
-    (networks.iter().chain(&ten).copied().collect(), ten)
+/// The list with so many more, and these.
+fn with_more(networks: &[Ipv4Net], count: u32) -> (Vec<Ipv4Net>, Vec<Ipv4Net>) {
+    let more: Vec<Ipv4Net> = (0..count)
+        .filter_map(|number| Ipv4Net::new(Ipv4Addr::from(0xf000_0000 + (number << 8)), 24).ok())
+        .collect();
+    (networks.iter().chain(&more).copied().collect(), more)
 }
 
 fn middle(mut times: Vec<Duration>) -> Duration {

@@ -168,10 +168,7 @@ impl Chaos {
             }
             Fault::FromCoordinator => network.partition(&[host], &[fleet.controller()]).await?,
             Fault::FromMembers => network.partition(&[host], &members).await?,
-            Fault::LossAndDelay => {
-                network.delay(host, Duration::from_millis(200)).await?;
-                network.lose(host, 30).await?;
-            }
+            Fault::LossAndDelay => network.storm(host).await?,
             _ => network.partition(&[host], &everybody).await?,
         }
         Ok(())

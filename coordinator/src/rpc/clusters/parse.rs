@@ -9,6 +9,7 @@ use holdfast_common::assignment::{Exposure, MAX_GATED_PORTS, MAX_PEERS};
 use holdfast_common::command::ResyncMode;
 use holdfast_common::engine::{Engine, EngineVersion, ExtensionName, MAX_EXTENSIONS, Parameters};
 use holdfast_common::error::{Failure, Violations};
+use holdfast_common::link::{HEALTH_PORT, PEER_PORT};
 use holdfast_common::name::{ClusterName, NodeName};
 use holdfast_common::protocol::Profile;
 use holdfast_common::role::Durability;
@@ -224,6 +225,18 @@ fn parse_profile(profile: i32, violations: &mut Violations) -> Profile {
 
 fn parse_port(field: &str, port: u32, violations: &mut Violations) -> Option<u16> {
     match u16::try_from(port) {
+        Ok(PEER_PORT) => {
+            violations
+                .add(field, format!("{port} is where the nodes' agents talk to each other; choose another"));
+            None
+        }
+        Ok(own) if own == HEALTH_PORT.get() => {
+            violations.add(
+                field,
+                format!("{port} is where the nodes' agents answer load balancers; choose another"),
+            );
+            None
+        }
         Ok(port) if port >= LEAST_PORT => Some(port),
         Ok(_) | Err(_) => {
             violations.add(field, format!("{port} is out of range; use {LEAST_PORT}–65535"));
@@ -386,6 +399,11 @@ mod tests {
         assert_eq!(refused(|it| it.durability = 7), ["durability"]);
         assert_eq!(refused(|it| it.port = 80), ["port"]);
         assert_eq!(refused(|it| it.port = 65536), ["port"]);
+        for of_the_agent in [PEER_PORT, HEALTH_PORT.get()].map(u32::from) {
+            assert_eq!(refused(|it| it.port = of_the_agent), ["port"]);
+            assert_eq!(refused(|it| it.replication_port = of_the_agent), ["replication_port"]);
+            assert_eq!(refused(|it| it.gated_ports = vec![of_the_agent]), ["gated_ports[0]"]);
+        }
         assert_eq!(refused(|it| it.replication_port = 80), ["replication_port"]);
         assert_eq!(refused(|it| it.replication_port = 5432), ["replication_port"]);
         assert_eq!(
