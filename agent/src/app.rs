@@ -47,6 +47,7 @@ use crate::lease;
 use crate::link::addresses::Addresses;
 use crate::link::{self, Coordinators, Link, Patience, Status};
 use crate::outbox::{Outbox, Tell, node_event};
+use crate::reboot::Deeds;
 use crate::report::{Inventories, Machine, Node, Samples};
 use crate::statefile;
 use crate::terms::{Finding, Terms};
@@ -112,12 +113,12 @@ impl Config {
         let shown = (credentials.subscribe(), room.subscribe());
         let engines = open_engines(&record, self.memory_bytes, &host, shown).await?;
 
-        let (terms, assignments, commands, orders) = accepted(state, &engines, &outbox, &clock).await?;
+        let (terms, assigned, commands, orders) = accepted(state, (&engines, &host), &outbox, &clock).await?;
         let (addresses, coordinator_addresses) = Addresses::new(coordinators.all().to_vec());
         let table = Firewall::new(host.clone());
         let kernel = table.kernel().clone();
         let means = firewall::service::Means {
-            assignment: assignments.subscribe(),
+            assignment: assigned.subscribe(),
             coordinators: coordinator_addresses,
             has_data: having_data(&engines),
             users: replicating(&host),
@@ -129,7 +130,7 @@ impl Config {
         tell(found, &outbox, &clock);
         let (converge, members) = converge::Service::new(converge::Means {
             engines: engines.clone(),
-            assignment: assignments.subscribe(),
+            assignment: assigned.subscribe(),
             firewall: filtering.subscribe(),
             leases: held.subscribe(),
             clock: clock.clone(),
@@ -143,7 +144,7 @@ impl Config {
             boot_id: machine.host.system().boot_id()?,
             inventories: inventories.clone(),
             terms,
-            assignments,
+            assignments: assigned,
             commands: orders,
             engines: machine.engines.clone(),
             members,
@@ -260,7 +261,7 @@ async fn open_host(
 /// What the node has accepted, its assignment, and its commands; what was found damaged is told.
 async fn accepted(
     state: &Path,
-    engines: &Engines,
+    (engines, host): (&Engines, &Host),
     outbox: &Outbox,
     clock: &Clock,
 ) -> Result<(Arc<Terms>, Arc<Assignments>, dispatch::Service, dispatch::Handle), Error> {
@@ -270,7 +271,11 @@ async fn accepted(
     let (assignments, found) = Assignments::open(files.clone(), state, Arc::clone(&terms)).await?;
     findings.extend(found);
     let means = dispatch::Means {
-        execute: Arc::new(engines.clone()),
+        execute: Arc::new(Deeds {
+            engines: engines.clone(),
+            host: host.clone(),
+            assignment: assignments.subscribe(),
+        }),
         terms: Arc::clone(&terms),
         outbox: outbox.clone(),
         clock: clock.clone(),

@@ -26,7 +26,7 @@ use std::time::Duration;
 
 use futures::future::BoxFuture;
 use holdfast_common::clock::Clock;
-use holdfast_common::command::{Command, Outcome, Payload, Progress};
+use holdfast_common::command::{Command, Outcome, Payload, Progress, Success};
 use holdfast_common::error::{Chain, Classify, Failure, Reason};
 use holdfast_common::id::{ClusterId, CommandId};
 use holdfast_common::report::Severity;
@@ -37,7 +37,7 @@ use tokio_util::sync::CancellationToken;
 
 use self::journal::{Begun, Ended, Journal, State, first_sequence};
 use self::queue::{Queue, Waiting};
-use crate::engine::{Engines, Work};
+use crate::engine::Work;
 use crate::host::files::Files;
 use crate::outbox::{Outbox, node_event};
 use crate::statefile;
@@ -51,12 +51,19 @@ pub const MAX_WAITING: usize = 32;
 pub const MAX_OPEN: usize = 1000;
 /// How long a cancelled command may take to end.
 const CANCEL_GRACE: Duration = Duration::from_secs(60);
+/// How often a machine is told to boot again by one command: where that does not change its boot id, nobody would ever stop.
+const MAX_REBOOTS: u32 = 2;
 const INBOX: usize = 16;
 
 /// Does what a command says. The engines do; tests and simulations have their own.
 pub trait Execute: Send + Sync + 'static {
     /// Runs a payload to its end. Safe to repeat with the same command; ends soon once `work` is cancelled.
     fn execute<'a>(&'a self, payload: &'a Payload, work: &'a Work) -> BoxFuture<'a, Outcome>;
+
+    /// What came of a payload that an earlier run of the agent has begun, where that is plain at once.
+    fn is_done(&self, _payload: &Payload) -> Option<Success> {
+        None
+    }
 }
 
 /// What the coordinator says about commands.
@@ -262,6 +269,17 @@ impl Service {
         let Begun { command, runs } = begun;
         let runs = runs.saturating_add(1);
         tracing::info!(command = %command.id, kind = command.payload.kind(), runs, "resume a command");
+        // Also after its deadline.
+        if let Some(success) = self.means.execute.is_done(&command.payload) {
+            return self.end(command.id, first_sequence(runs), Ok(success)).await;
+        }
+        if matches!(command.payload, Payload::RebootNode(_)) && runs > MAX_REBOOTS {
+            let message = format!(
+                "the machine was told to boot again {MAX_REBOOTS} times, and its boot id is still the same"
+            );
+            let failure = Failure::new(Reason::PreconditionFailed, message);
+            return self.end(command.id, first_sequence(runs), Err(failure)).await;
+        }
         match self.admit(&command).await {
             Ok(()) => self.begin(Begun { command, runs }).await,
             Err(failure) => self.end(command.id, first_sequence(runs), Err(failure)).await,
@@ -374,12 +392,6 @@ impl std::fmt::Debug for Means {
     }
 }
 
-impl Execute for Engines {
-    fn execute<'a>(&'a self, payload: &'a Payload, work: &'a Work) -> BoxFuture<'a, Outcome> {
-        Box::pin(Self::execute(self, payload, work))
-    }
-}
-
 /// Runs a command until it ends, its time is over, or it is cancelled; then it has a grace to end by itself.
 async fn work_on(execute: &dyn Execute, command: &Command, work: &Work, left: Duration) -> Outcome {
     let mut deed = execute.execute(&command.payload, work);
@@ -410,7 +422,9 @@ fn term_of(command: &Command) -> Result<Term, Box<Failure>> {
         Payload::CloneMember(clone) => &clone.member,
         Payload::ResyncMember(resync) => &resync.member,
         Payload::RestartMember(restart) => &restart.member,
-        Payload::CheckMember(_) | Payload::InstallEngine(_) => return Ok(command.term),
+        Payload::CheckMember(_) | Payload::InstallEngine(_) | Payload::RebootNode(_) => {
+            return Ok(command.term);
+        }
         // Without a term there would be nothing to hold it to, not even on a node whose own record is lost.
         Payload::DestroyMember(_) | Payload::SetPassword(_) | Payload::CheckpointMember(_)
             if command.term == Term::NONE =>

@@ -6,7 +6,7 @@
 //! | [`files`] | atomic writes, bounded reads, changes only below the agent's own folders |
 //! | [`netlink`] | the kernel's firewall, without a process |
 //! | [`units`] | services that outlive the agent: systemd, or a plain supervisor |
-//! | [`system`] | users, privilege, boot id |
+//! | [`system`] | users, privilege, boot id, reboot |
 //! | [`fake`] | all of it in memory, which keeps state and can be told to fail |
 //!
 //! A [`Host`] is a cheap clone. It decides nothing: what should run or stand where is the drivers' business.

@@ -10,6 +10,7 @@
 //! | [`dispatch`] | commands: term check, journal, one at a time per resource |
 //! | [`terms`], [`statefile`] | what was accepted and is never gone back behind; files that damage cannot fool |
 //! | [`outbox`] | what waits to be told to the coordinator |
+//! | [`reboot`] | what is done with the node as a whole, once, on the coordinator's word |
 //! | [`engine`] | the drivers of the database engines |
 //! | [`firewall`] | the one nftables table: who reaches the engines, and the gate |
 //! | [`lease`] | who may serve as primary, until when, by whose word |
@@ -31,6 +32,7 @@ pub mod lease;
 pub mod link;
 pub mod outbox;
 pub mod progress;
+pub mod reboot;
 pub mod report;
 pub mod statefile;
 pub mod telemetry;

@@ -99,6 +99,7 @@ calls! {
         remove_node(RemoveNodeRequest) -> RemoveNodeResponse;
         drain_node(DrainNodeRequest) -> DrainNodeResponse;
         undrain_node(UndrainNodeRequest) -> UndrainNodeResponse;
+        reboot_node(RebootNodeRequest) -> RebootNodeResponse;
         query_metrics(QueryMetricsRequest) -> QueryMetricsResponse;
     }
     cluster_service_client::ClusterServiceClient {

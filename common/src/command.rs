@@ -56,6 +56,8 @@ pub enum Payload {
     ResyncMember(Box<ResyncMember>),
     /// Stops a replica's server and starts it again, until it receives. Before: its data are no primary's.
     RestartMember(Box<RestartMember>),
+    /// Has the machine shut down in order and boot again; done once it has. Before: no member here is a primary, or that may be.
+    RebootNode(RebootNode),
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -124,6 +126,14 @@ pub struct ResyncMember {
 pub struct RestartMember {
     /// As a replica.
     pub member: MemberAssignment,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RebootNode {
+    /// The boot that is to end: once there is another, nothing is left to be done.
+    pub boot_id: String,
+    /// Also where a member is its cluster's primary.
+    pub with_primaries: bool,
 }
 
 /// How far a resync may go.
@@ -209,6 +219,10 @@ pub enum Success {
         set_aside_bytes: u64,
     },
     RestartMember,
+    /// The boot that followed.
+    RebootNode {
+        boot_id: String,
+    },
 }
 
 /// What [`CheckMember`] found.
@@ -249,6 +263,7 @@ impl Payload {
             Self::CheckpointMember(_) => "checkpoint_member",
             Self::ResyncMember(_) => "resync_member",
             Self::RestartMember(_) => "restart_member",
+            Self::RebootNode(_) => "reboot_node",
         }
     }
 
@@ -256,7 +271,7 @@ impl Payload {
     pub fn cluster_id(&self) -> Option<ClusterId> {
         match self {
             Self::CheckMember(check) => Some(check.cluster_id),
-            Self::InstallEngine(_) => None,
+            Self::InstallEngine(_) | Self::RebootNode(_) => None,
             Self::InitialiseMember(initialise) => Some(initialise.member.cluster_id),
             Self::CloneMember(clone) => Some(clone.member.cluster_id),
             Self::DestroyMember(destroy) => Some(destroy.cluster_id),

@@ -21,7 +21,7 @@ mod session;
 mod tests;
 
 pub use error::CallError;
-pub use node::{NodeView, ReceivedReport};
+pub use node::{Boot, NodeView, ReceivedReport};
 pub use pending::MAX_CALLS;
 pub use session::{Received, STALLED_AFTER, Session, Violation};
 
@@ -332,6 +332,9 @@ impl Handle {
             mailbox.command(Arc::clone(command));
         }
         state.clock_offset_seconds = Some(node::offset_seconds(hello.node_time, now));
+        if state.boot.as_ref().is_none_or(|boot| boot.id != hello.boot_id) {
+            state.boot = Some(Boot { id: hello.boot_id, heard_of_at: now });
+        }
         let new_facts = if state.facts.as_deref() == Some(&facts) { None } else { Some(Arc::new(facts)) };
         if let Some(facts) = &new_facts {
             state.facts = Some(Arc::clone(facts));

@@ -17,6 +17,7 @@
 //! | `regroup` | [`regroup`]: a quorum counts on fewer or more replicas | growing: those as before |
 //! | `delete_cluster` | [`delete`] | none: goes on |
 //! | `drain_node` | [`drain`]: moves the primaries off a node and keeps new roles away | what has moved stays, and so does the mark |
+//! | `reboot_node` | [`reboot`]: drains a node, has its machine boot again, and undrains it once it is whole | until the order: it is as it was; after it: it stays drained unless it is whole |
 //! | `clean_node` | [`clean`]: removes what a forced removal left on a node that was away | none: goes on |
 
 pub mod access;
@@ -31,6 +32,7 @@ pub mod nodes;
 pub mod parts;
 pub mod promote;
 mod quorum;
+pub mod reboot;
 pub mod records;
 pub mod regroup;
 pub mod remove_member;
@@ -137,6 +139,7 @@ procedures! {
     DeleteCluster(delete::Delete),
     CleanNode(clean::Clean),
     DrainNode(drain::Drain),
+    RebootNode(reboot::Reboot),
     RestartCluster(restart::Restart),
     SetCluster(set::Set),
 }

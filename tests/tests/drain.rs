@@ -1,4 +1,4 @@
-//! Nodes that are drained and clusters that are restarted, on real hosts: PostgreSQL, nftables, and a client of all members that writes without pause.
+//! Nodes that are drained and rebooted, and clusters that are restarted, on real hosts: PostgreSQL, nftables, and a client of all members that writes without pause.
 
 use anyhow::ensure;
 use holdfast_tests::cluster::DEADLINE;
@@ -41,7 +41,19 @@ mod as_root {
 
         stage.fleet.cli(["node", "undrain", "n1"])?.run().await?;
         stage.promote("n1").await?;
-        stage.nothing_is_lost("n1").await
+        stage.nothing_is_lost("n1").await?;
+
+        // Its primary moves away once more, and its machine boots.
+        let (started, begun) = (stage.started().await?, now());
+        let reboot = ["--output", "json", "node", "reboot", "n1", "--reason", "new kernel"];
+        stage.fleet.cli(reboot)?.deadline(DEADLINE).run().await?;
+        let successor = stage.successor(begun).await?;
+        stage.is_whole_under(&successor).await?;
+        stage.nothing_is_lost(&successor).await?;
+        ensure!(stage.started().await?[0] > started[0], "its server is the one from before the boot");
+        let shown = stage.fleet.json(["node", "show", "n1"]).await?;
+        ensure!(shown["drained"].is_null(), "it may get no new roles: {shown}");
+        stage.told("NODE_REBOOTED").await.map(drop)
     }
 
     #[tokio::test]

@@ -116,6 +116,7 @@ async fn databases_that_agents_installed_outlive_all_but_the_machine_and_return_
         nothing_but_the_agent_starts_databases(node).await?;
     }
     no_restart_restarts_a_database(&fleet).await?;
+    a_machine_is_rebooted_by_its_agent(&fleet).await?;
     machines_bring_their_databases_back(&fleet).await?;
     a_server_of_somebody_else_is_seen(&fleet).await?;
     ensure!(psql(&fleet, &uri, "select i from t").await? == "42", "the row is gone");
@@ -207,6 +208,15 @@ async fn no_restart_restarts_a_database(fleet: &MachineFleet) -> anyhow::Result<
     let after = postmasters(fleet).await?;
     ensure!(before == after, "a database was restarted: {before:?}, then {after:?}");
     Ok(())
+}
+
+/// Over systemd, in spite of all that the agent's unit keeps it from; done once its member is whole again.
+async fn a_machine_is_rebooted_by_its_agent(fleet: &MachineFleet) -> anyhow::Result<()> {
+    let [.., node] = fleet.nodes() else { anyhow::bail!("three nodes") };
+    let before = node.init()?;
+    fleet.cli(&["node", "reboot", node.name()], DEADLINE).await?;
+    ensure!(node.init()? != before, "{} has not booted again", node.name());
+    whole(fleet).await
 }
 
 /// In order and without, the primary's machine too; the agents need no coordinator for it, and no person.

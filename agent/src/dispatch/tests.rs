@@ -8,7 +8,7 @@ use std::sync::atomic::AtomicBool;
 use std::sync::{Mutex, MutexGuard};
 
 use holdfast_common::clock::ManualClock;
-use holdfast_common::command::{CheckMember, DestroyMember, InstallEngine, Success};
+use holdfast_common::command::{CheckMember, DestroyMember, InstallEngine, RebootNode, Success};
 use holdfast_common::engine::Engine;
 use holdfast_common::generation::Generation;
 use holdfast_common::link::{FromAgent, Update};
@@ -291,4 +291,51 @@ async fn acknowledged_outcomes_are_forgotten_after_a_week() {
     time.advance(Duration::from_secs(2));
     let (journal, _) = Journal::open(files, Path::new(STATE), clock).await.unwrap();
     assert!(journal.state(command.id).is_none());
+}
+
+/// A reboot that has been told to the machine when the agent ends.
+async fn rebooting(world: &World, clock: &Clock) -> Command {
+    let payload = Payload::RebootNode(RebootNode { boot_id: "one".into(), with_primaries: false });
+    let command = Command { term: Term::NONE, payload, ..destroy(ClusterId::generate(), 1) };
+    let gate = Some(Arc::new(Notify::new()));
+    let agent = Agent::start_gated(world, clock, None, Mutant::None, gate).await.unwrap();
+    agent.give(&command).await;
+    let starts = async {
+        while world.effects().started == 0 {
+            tokio::task::yield_now().await;
+        }
+    };
+    timeout(PATIENCE, starts).await.unwrap();
+    agent.kill().await;
+    command
+}
+
+#[tokio::test]
+async fn a_reboot_that_came_about_is_done_even_after_its_deadline() {
+    let (world, time) = (World::new().await, clock());
+    let command = rebooting(&world, &time.clock()).await;
+    world.effects().booted = true;
+    time.advance(Duration::from_secs(3600));
+    let agent = Agent::start(&world, &time.clock(), None, Mutant::None).await.unwrap();
+    let done = Success::RebootNode { boot_id: "another".into() };
+    assert_eq!(agent.outcome(command.id).await.unwrap(), Ok(done));
+    assert_eq!(world.effects().started, 1);
+}
+
+#[tokio::test]
+async fn a_machine_whose_boot_id_stays_the_same_is_told_to_reboot_twice_and_no_more() {
+    let (world, clock) = (World::new().await, clock().clock());
+    let command = rebooting(&world, &clock).await;
+    let gate = Some(Arc::new(Notify::new()));
+    let agent = Agent::start_gated(&world, &clock, None, Mutant::None, gate).await.unwrap();
+    let again = async {
+        while world.effects().started < 2 {
+            tokio::task::yield_now().await;
+        }
+    };
+    timeout(PATIENCE, again).await.unwrap();
+    agent.kill().await;
+    let agent = Agent::start(&world, &clock, None, Mutant::None).await.unwrap();
+    let failure = agent.outcome(command.id).await.unwrap().unwrap_err();
+    assert_eq!((failure.reason, world.effects().started), (Reason::PreconditionFailed, 2), "{failure}");
 }

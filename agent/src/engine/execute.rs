@@ -153,6 +153,11 @@ impl Engines {
                 }
                 Ok(Success::DestroyMember { removed })
             }
+            // Of the node as a whole: it is no engine's.
+            Payload::RebootNode(_) => Err(Error::Wrong {
+                deed: payload.kind().to_owned(),
+                problem: "no engine reboots a node".to_owned(),
+            }),
             // It takes long and changes nothing: whoever wants to stop the member need not wait for it.
             Payload::CheckpointMember(request) => {
                 self.holder(request.cluster_id).await?.checkpoint(request.cluster_id).await?;

@@ -13,6 +13,8 @@ use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use futures::FutureExt as _;
+use futures::future::BoxFuture;
 use nix::errno::Errno;
 
 pub use exec::{Answer, Ends, FakeExec};
@@ -44,6 +46,7 @@ struct SystemState {
     users: BTreeMap<String, Owner>,
     privilege: Privilege,
     boot: u64,
+    asked_to_reboot: u32,
 }
 
 // === impl Fake ===
@@ -87,12 +90,18 @@ impl FakeSystem {
     pub fn set_privilege(&self, privilege: Privilege) {
         locked(&self.state).privilege = privilege;
     }
+
+    /// How often it was asked to boot again. It does so only by [`Fake::reboot`].
+    pub fn reboots(&self) -> u32 {
+        locked(&self.state).asked_to_reboot
+    }
 }
 
 impl Default for FakeSystem {
     fn default() -> Self {
         let users = BTreeMap::from([("root".to_owned(), Owner { uid: 0, gid: 0 })]);
-        Self { state: Arc::new(Mutex::new(SystemState { users, privilege: Privilege::Root, boot: 1 })) }
+        let state = SystemState { users, privilege: Privilege::Root, boot: 1, asked_to_reboot: 0 };
+        Self { state: Arc::new(Mutex::new(state)) }
     }
 }
 
@@ -107,6 +116,11 @@ impl System for FakeSystem {
 
     fn boot_id(&self) -> Result<String, Error> {
         Ok(format!("00000000-0000-4000-8000-{:012}", locked(&self.state).boot))
+    }
+
+    fn reboot(&self) -> BoxFuture<'_, Result<(), Error>> {
+        locked(&self.state).asked_to_reboot += 1;
+        std::future::ready(Ok(())).boxed()
     }
 }
 

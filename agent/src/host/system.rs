@@ -1,10 +1,14 @@
-//! Facts about users and the machine that drivers need to decide.
+//! Facts about users and the machine that drivers need to decide, and how the machine is booted again.
 
 use std::fmt;
 
+use futures::FutureExt as _;
+use futures::future::BoxFuture;
 pub use holdfast_common::telemetry::Privilege;
 use nix::unistd::{Uid, User, geteuid};
 use serde::{Deserialize, Serialize};
+
+use super::units;
 
 /// Users and identity of the machine: the real one, or the fake. Lookups may block for a moment.
 pub trait System: fmt::Debug + Send + Sync {
@@ -22,6 +26,12 @@ pub trait System: fmt::Debug + Send + Sync {
     /// # Errors
     /// If the kernel does not tell it.
     fn boot_id(&self) -> Result<String, Error>;
+
+    /// Has the machine shut everything down in order and boot again. On return it was asked to; it does so by itself.
+    ///
+    /// # Errors
+    /// If it was not.
+    fn reboot(&self) -> BoxFuture<'_, Result<(), Error>>;
 }
 
 /// A user and a group, by number.
@@ -41,6 +51,10 @@ pub enum Error {
     User { name: String, source: std::io::Error },
     #[error("read the boot id")]
     BootId { source: std::io::Error },
+    #[error("have systemd boot the machine again")]
+    Systemd(#[source] Box<units::Error>),
+    #[error("have pid 1 boot the machine again")]
+    Init { source: std::io::Error },
 }
 
 // === impl Machine ===
@@ -60,5 +74,18 @@ impl System for Machine {
     fn boot_id(&self) -> Result<String, Error> {
         let text = std::fs::read_to_string("/proc/sys/kernel/random/boot_id");
         text.map(|id| id.trim().to_owned()).map_err(|source| Error::BootId { source })
+    }
+
+    fn reboot(&self) -> BoxFuture<'_, Result<(), Error>> {
+        async {
+            if units::systemd_is_there() {
+                let asked = units::Systemd::reboot_machine().await;
+                return asked.map_err(|error| Error::Systemd(Box::new(error)));
+            }
+            // What the kernel does at Ctrl-Alt-Del. A pid 1 that does not listen to it never gets it.
+            rustix::process::kill_process(rustix::process::Pid::INIT, rustix::process::Signal::INT)
+                .map_err(|errno| Error::Init { source: errno.into() })
+        }
+        .boxed()
     }
 }

@@ -195,6 +195,8 @@ pub enum Error {
     Unknown { service: String, why: String },
     #[error("connect to systemd, which is there, over the system bus")]
     NoBus { source: Box<zbus::Error> },
+    #[error("start reboot.target: systemd refused")]
+    Machine { source: Box<zbus::Error> },
 }
 
 // === impl Supervisor ===
@@ -307,9 +309,11 @@ impl Classify for Error {
             Self::StillRunning { .. } | Self::NotRunning { .. } => Reason::PreconditionFailed,
             Self::NoBus { .. } => Reason::EngineUnavailable,
             Self::Deadline { .. } => Reason::CommandTimedOut,
-            Self::Io { .. } | Self::Bus { .. } | Self::Result { .. } | Self::Unknown { .. } => {
-                Reason::EngineFailed
-            }
+            Self::Io { .. }
+            | Self::Bus { .. }
+            | Self::Machine { .. }
+            | Self::Result { .. }
+            | Self::Unknown { .. } => Reason::EngineFailed,
         }
     }
 
@@ -325,7 +329,7 @@ impl Classify for Error {
             | Self::NotRunning { service }
             | Self::StillRunning { service }
             | Self::Unknown { service, .. } => service,
-            Self::NoBus { .. } => return Metadata::new(),
+            Self::NoBus { .. } | Self::Machine { .. } => return Metadata::new(),
         };
         Metadata::from([("service".to_owned(), service.clone())])
     }

@@ -75,6 +75,24 @@ pub(crate) enum Node {
     /// Let a node have new roles again; nothing moves back by itself
     #[command(after_help = "Example:\n  holdfast node undrain n1\n  holdfast cluster promote demo n1")]
     Undrain { name: String },
+    /// Have a node's machine shut down and boot again, without its clusters missing it
+    ///
+    /// The node is drained first. Once its machine has booted and its members are whole and counted on again, it may get new roles, unless
+    /// it was drained before. One node of a cluster at a time: another waits up to a minute for its turn.
+    #[command(
+        after_help = "Refused where a primary cannot move, or commits of a quorum would wait for replicas, unless --force is given. It can be cancelled\nuntil the machine is told to shut down; a node that does not come back whole stays drained.\n\nExamples:\n  holdfast node reboot n1 --plan\n  holdfast node reboot n1 --reason 'new kernel'\n  holdfast node reboot n1 --force"
+    )]
+    Reboot {
+        name: String,
+        /// Why, for whoever sees it
+        #[arg(long, value_name = "TEXT")]
+        reason: Option<String>,
+        /// Also where a cluster is not served, or its writes wait, meanwhile
+        #[arg(long)]
+        force: bool,
+        #[command(flatten)]
+        run: Run,
+    },
     /// Take a node out of the fleet: its certificate is refused at once
     #[command(after_help = "Example:\n  holdfast node remove n3 --confirm n3")]
     Remove {

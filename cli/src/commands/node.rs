@@ -63,6 +63,7 @@ pub(super) async fn run(session: &mut Session, command: Node) -> Result<(), Erro
         }
         Node::Drain { name, reason, force, run } => drain::drain(session, name, reason, force, run).await,
         Node::Undrain { name } => drain::undrain(session, name).await,
+        Node::Reboot { name, reason, force, run } => drain::reboot(session, name, reason, force, run).await,
         Node::Token(command) => identity::run_join_token(session, command).await,
         Node::CloudInit { name, ttl, coordinator, package_source } => {
             cloud_init::run(session, cloud_init::Wanted { name, ttl, coordinator, package_source }).await

@@ -10,7 +10,8 @@ use crate::assignment::MAX_SYSTEM_IDENTIFIER_BYTES;
 use crate::command::{
     Check, CheckMember, CheckedMember, CheckpointMember, CloneMember, Command, DatabaseName, DestroyMember,
     InitialiseMember, InstallEngine, MAX_CHECKS, MAX_LABEL_BYTES, MAX_MESSAGE_BYTES, Outcome, Payload,
-    Progress, RestartMember, ResyncMember, ResyncMode, ResyncedBy, SetPassword, Success, Verifier,
+    Progress, RebootNode, RestartMember, ResyncMember, ResyncMode, ResyncedBy, SetPassword, Success,
+    Verifier,
 };
 use crate::engine::{EngineVersion, ExtensionName, MAX_EXTENSIONS};
 use crate::generation::Generation;
@@ -116,6 +117,12 @@ impl From<&Payload> for WirePayload {
                 let RestartMember { member } = &**restart;
                 Self::RestartMember(proto::RestartMember { member: Some(member.into()) })
             }
+            Payload::RebootNode(RebootNode { boot_id, with_primaries }) => {
+                Self::RebootNode(proto::RebootNode {
+                    boot_id: boot_id.clone(),
+                    with_primaries: *with_primaries,
+                })
+            }
         }
     }
 }
@@ -148,6 +155,7 @@ impl TryFrom<WirePayload> for Payload {
             WirePayload::RestartMember(restart) => {
                 Ok(Self::RestartMember(Box::new(Field("restart_member").nested(restart)?)))
             }
+            WirePayload::RebootNode(reboot) => Field("reboot_node").nested(reboot).map(Self::RebootNode),
         }
     }
 }
@@ -262,6 +270,15 @@ impl TryFrom<proto::RestartMember> for RestartMember {
     }
 }
 
+impl TryFrom<proto::RebootNode> for RebootNode {
+    type Error = Error;
+
+    fn try_from(reboot: proto::RebootNode) -> Result<Self, Error> {
+        let proto::RebootNode { boot_id, with_primaries } = reboot;
+        Ok(Self { boot_id: Field("boot_id").label(boot_id, MAX_LABEL_BYTES)?, with_primaries })
+    }
+}
+
 impl From<&Progress> for proto::Progress {
     fn from(progress: &Progress) -> Self {
         let Progress { message, done_bytes, total_bytes } = progress;
@@ -316,6 +333,9 @@ pub fn outcome_to_wire(outcome: &Outcome) -> proto::Outcome {
             })
         }
         Ok(Success::RestartMember) => WireResult::RestartMember(proto::RestartMemberResult {}),
+        Ok(Success::RebootNode { boot_id }) => {
+            WireResult::RebootNode(proto::RebootNodeResult { boot_id: cut(boot_id, MAX_LABEL_BYTES) })
+        }
     };
     proto::Outcome { result: Some(result) }
 }
@@ -345,6 +365,11 @@ pub fn outcome_from_wire(outcome: proto::Outcome) -> Result<Outcome, Error> {
         WireResult::SetPassword(proto::SetPasswordResult {}) => Success::SetPassword,
         WireResult::CheckpointMember(proto::CheckpointMemberResult {}) => Success::CheckpointMember,
         WireResult::RestartMember(proto::RestartMemberResult {}) => Success::RestartMember,
+        WireResult::RebootNode(rebooted) => Success::RebootNode {
+            boot_id: Field("boot_id")
+                .label(rebooted.boot_id, MAX_LABEL_BYTES)
+                .map_err(|error| error.within("reboot_node"))?,
+        },
         WireResult::ResyncMember(resynced) => {
             resynced_from_wire(resynced, identifier).map_err(|error| error.within("resync_member"))?
         }

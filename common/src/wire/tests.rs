@@ -17,8 +17,8 @@ use crate::access::{Access, Cidr, Trial};
 use crate::assignment::*;
 use crate::command::{
     Check, CheckMember, CheckedMember, CloneMember, Command, DatabaseName, DestroyMember, InitialiseMember,
-    InstallEngine, Outcome, Payload, Progress, RestartMember, ResyncMember, ResyncMode, ResyncedBy,
-    SetPassword, Success, Verifier,
+    InstallEngine, Outcome, Payload, Progress, RebootNode, RestartMember, ResyncMember, ResyncMode,
+    ResyncedBy, SetPassword, Success, Verifier,
 };
 use crate::error::{Failure, Retry};
 use crate::generation::Generation;

@@ -35,6 +35,7 @@ pub(super) struct State {
     pub(super) report: Option<ReceivedReport>,
     pub(super) sample: Option<Arc<Sample>>,
     pub(super) clock_offset_seconds: Option<f64>,
+    pub(super) boot: Option<Boot>,
     pub(super) assignment: Option<Arc<Assignment>>,
     pub(super) session: Option<Arc<Mailbox>>,
     pub(super) calls: Calls,
@@ -57,6 +58,14 @@ pub struct ReceivedReport {
     pub heard: Instant,
 }
 
+/// One run of a node's machine.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Boot {
+    pub id: String,
+    /// When this run of the coordinator first heard of it, by its own clock. Reports that came before are of an earlier boot.
+    pub heard_of_at: Timestamp,
+}
+
 /// All that is known of a node, at one moment. Cheap to clone.
 #[derive(Debug, Clone)]
 pub struct NodeView {
@@ -71,6 +80,8 @@ pub struct NodeView {
     pub sample: Option<Arc<Sample>>,
     /// How far the node's wall clock is ahead of the coordinator's.
     pub clock_offset_seconds: Option<f64>,
+    /// The one that its newest session is of.
+    pub boot: Option<Boot>,
     /// What it was last told to keep true.
     pub assignment: Option<Arc<Assignment>>,
     pub has_session: bool,
@@ -96,6 +107,7 @@ impl Node {
             report: None,
             sample: None,
             clock_offset_seconds: None,
+            boot: None,
             assignment: None,
             session: None,
             calls: Calls::default(),
@@ -187,6 +199,7 @@ impl Node {
             facts: state.facts.clone(),
             sample: state.sample.clone(),
             clock_offset_seconds: state.clock_offset_seconds,
+            boot: state.boot.clone(),
             assignment: state.assignment.clone(),
             has_session: state.session.is_some(),
             version: state.version,

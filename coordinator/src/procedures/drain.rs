@@ -38,6 +38,8 @@ pub struct Drain {
     pub name: NodeName,
     pub mark: Drained,
     pub unmovable: Unmovable,
+    #[serde(default)]
+    pub purpose: Purpose,
     /// Those whose primary was there when it began, or has come since.
     pub clusters: Vec<ClusterName>,
     pub moved: Vec<ClusterName>,
@@ -53,6 +55,17 @@ pub enum Unmovable {
     Refuse,
     /// It is left where it is.
     Leave,
+}
+
+/// What it is for.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Purpose {
+    /// Nothing more: a person undrains the node.
+    #[default]
+    KeepAway,
+    /// A part of a reboot, which tells of it and undrains the node.
+    Reboot,
 }
 
 /// The step that runs next.
@@ -74,10 +87,16 @@ pub enum Step {
 
 impl Drain {
     /// From the beginning; `clusters` have their primary there.
-    pub fn new(node: &Node, mark: Drained, unmovable: Unmovable, clusters: Vec<ClusterName>) -> Self {
+    pub fn new(node: &Node, mark: Drained, how: (Unmovable, Purpose), clusters: Vec<ClusterName>) -> Self {
         let (node, name) = (node.id, node.name.clone());
         let (moved, left) = (Vec::new(), Vec::new());
-        Self { node, name, mark, unmovable, clusters, moved, left, step: Step::Mark }
+        let (unmovable, purpose) = how;
+        Self { node, name, mark, unmovable, purpose, clusters, moved, left, step: Step::Mark }
+    }
+
+    /// Whether it is on its way forwards, not back.
+    pub(super) fn goes_on(&self) -> bool {
+        !matches!(self.step, Step::Stay { .. })
     }
 
     pub(super) fn kind(&self) -> &'static str {
@@ -87,7 +106,12 @@ impl Drain {
     pub(super) fn steps(&self) -> Vec<StepLabel> {
         match self.step {
             Step::Stay { .. } => {
-                let title = format!("Node {} stays drained, and what has moved stays moved", self.name);
+                let title = match self.purpose {
+                    Purpose::KeepAway => {
+                        format!("Node {} stays drained, and what has moved stays moved", self.name)
+                    }
+                    Purpose::Reboot => "What has moved stays moved".to_owned(),
+                };
                 vec![StepLabel::new("stay", title)]
             }
             Step::Mark | Step::Move { .. } | Step::Finish => plan(&self.name, &self.clusters),
@@ -199,6 +223,9 @@ impl Drain {
         if matches!(&next, Next::Step(Self { step: Step::Move { .. }, .. })) {
             return Ok(next);
         }
+        if self.purpose == Purpose::Reboot {
+            return Ok(Next::done(self.summary()));
+        }
         let left = match self.left.as_slice() {
             [] => "no primary is there any more".to_owned(),
             left => format!("the primaries of {} are still there", join(left)),
@@ -220,6 +247,9 @@ impl Drain {
 
     /// The same failure, saying what is as it was.
     fn stays(&self, error: &Error) -> Error {
+        if self.purpose == Purpose::Reboot {
+            return error.clone();
+        }
         let failure = error.failure().clone();
         let Self { name, .. } = self;
         let message = format!(

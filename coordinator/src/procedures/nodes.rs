@@ -7,6 +7,7 @@ use holdfast_common::assignment::MemberAssignment;
 use holdfast_common::command::{Command, Progress, Success};
 use holdfast_common::error::{Classify as _, Failure};
 use holdfast_common::id::{ClusterId, CommandId, NodeId};
+use holdfast_common::role::Availability;
 use holdfast_common::telemetry::Filtering;
 use tokio::sync::watch;
 
@@ -14,12 +15,15 @@ use crate::cluster::observed::NodeState;
 use crate::fleet;
 use crate::operation::procedure::Error;
 
-pub use crate::fleet::CallError;
+pub use crate::fleet::{Boot, CallError};
 
 /// The nodes as procedures see them.
 pub trait Nodes: fmt::Debug + Send + Sync {
     /// What is known of a node and its member of the cluster; `None`: the node is not in the fleet.
     fn state(&self, node: NodeId, cluster: ClusterId) -> Option<NodeState>;
+
+    /// Whether a node gives signs of life; `None`: it is not in the fleet.
+    fn availability(&self, node: NodeId) -> Option<Availability>;
 
     /// The member's assignment that is fully true on its node, as far as that has said; none while it has a newer one to make true.
     fn converged(&self, node: NodeId, cluster: ClusterId) -> Option<MemberAssignment>;
@@ -29,6 +33,9 @@ pub trait Nodes: fmt::Debug + Send + Sync {
 
     /// How large the node's machine is, as it last told.
     fn machine(&self, node: NodeId) -> Option<Machine>;
+
+    /// The boot that the node's newest session is of; `None` before its first to this run of the coordinator.
+    fn boot(&self, node: NodeId) -> Option<Boot>;
 
     /// Changes whenever something may have become known.
     fn changes(&self) -> watch::Receiver<u64>;
@@ -62,6 +69,10 @@ impl Nodes for fleet::Handle {
         Some(NodeState::new(view.availability, report, cluster))
     }
 
+    fn availability(&self, node: NodeId) -> Option<Availability> {
+        Some(self.node(node)?.availability)
+    }
+
     fn converged(&self, node: NodeId, cluster: ClusterId) -> Option<MemberAssignment> {
         let view = self.node(node)?;
         let (assignment, report) = (view.assignment?, view.report?);
@@ -79,6 +90,10 @@ impl Nodes for fleet::Handle {
         let facts = self.node(node)?.facts?;
         let (cores, memory_bytes) = (facts.inventory.logical_cores, facts.inventory.memory_bytes);
         Some(Machine { cores, memory_bytes })
+    }
+
+    fn boot(&self, node: NodeId) -> Option<Boot> {
+        self.node(node)?.boot
     }
 
     fn changes(&self) -> watch::Receiver<u64> {

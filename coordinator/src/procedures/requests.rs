@@ -12,6 +12,7 @@ mod members;
 mod policy;
 mod preconditions;
 mod promote;
+mod reboot;
 mod removal;
 mod restart;
 mod resync;
@@ -23,7 +24,7 @@ use holdfast_common::error::{Classify as _, Failure, Reason, Violation};
 use holdfast_common::name::{ClusterName, NodeName};
 use holdfast_common::pki::Keyring;
 
-use super::{ClusterRef, Means, Procedures, records, resource};
+use super::{ClusterRef, Means, Procedures, node_resource, records, resource};
 use crate::cluster::Cluster;
 use crate::directory::{self, Node, node_key, node_name_key};
 use crate::operation::procedure::StepLabel;
@@ -38,6 +39,7 @@ pub use policy::Settings;
 pub use preconditions::Precondition;
 pub use promote::PromoteMember;
 pub(super) use promote::successor;
+pub use reboot::RebootNode;
 pub use removal::{DeleteCluster, RemoveMember};
 pub use restart::RestartCluster;
 pub use resync::ResyncCluster;
@@ -86,7 +88,16 @@ pub trait Prepare {
 impl Asker {
     /// `procedure` on the cluster, as this asker's operation.
     fn submit(&self, procedure: impl Into<Procedures>, cluster: &Cluster) -> Submit<Procedures> {
-        let submit = Submit::new(procedure.into(), resource(&cluster.name), self.caller.clone());
+        self.submit_on(procedure.into(), resource(&cluster.name))
+    }
+
+    /// The same on the node.
+    fn submit_on_node(&self, procedure: impl Into<Procedures>, node: &NodeName) -> Submit<Procedures> {
+        self.submit_on(procedure.into(), node_resource(node))
+    }
+
+    fn submit_on(&self, procedure: Procedures, resource: String) -> Submit<Procedures> {
+        let submit = Submit::new(procedure, resource, self.caller.clone());
         match &self.request {
             Some(request) => submit.request(request.clone()),
             None => submit,

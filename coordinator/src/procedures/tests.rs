@@ -5,6 +5,7 @@ mod agents;
 mod drain;
 mod parts;
 mod password;
+mod reboot;
 mod restart;
 mod set;
 mod world;

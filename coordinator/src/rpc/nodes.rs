@@ -149,6 +149,21 @@ impl NodeService for Nodes {
         decoded(&self.undrain(&view, actor, repeat.as_ref()).await.map_err(refuse)?)
     }
 
+    async fn reboot_node(
+        &self,
+        request: Request<proto::RebootNodeRequest>,
+    ) -> Result<Response<proto::RebootNodeResponse>, Status> {
+        let asker = changing::asker(&request, &request.get_ref().request_id)?;
+        let request = request.into_inner();
+        let validate_only = request.validate_only;
+        let parsed = drain::parse_reboot(request).map_err(refuse)?;
+        let outcome = match changing::change(&self.desk, &parsed, &asker, validate_only).await? {
+            Done::Begun(operation) => proto::reboot_node_response::Outcome::Operation(*operation),
+            Done::Planned(plan) => proto::reboot_node_response::Outcome::Plan(plan),
+        };
+        Ok(Response::new(proto::RebootNodeResponse { outcome: Some(outcome) }))
+    }
+
     async fn query_metrics(
         &self,
         request: Request<proto::QueryMetricsRequest>,

@@ -84,6 +84,7 @@ pub const RULES: &[Rule] = &[
     changes("holdfast.v1.NodeService/RemoveNode", Who::Operator),
     changes("holdfast.v1.NodeService/DrainNode", Who::Operator),
     changes("holdfast.v1.NodeService/UndrainNode", Who::Operator),
+    changes("holdfast.v1.NodeService/RebootNode", Who::Operator),
     reads("holdfast.v1.NodeService/QueryMetrics", Who::Viewer),
     changes("holdfast.v1.ClusterService/CreateCluster", Who::Operator),
     reads("holdfast.v1.ClusterService/ListClusters", Who::Viewer),

@@ -13,7 +13,7 @@ use nix::mount::{MsFlags, mount};
 use nix::sys::signal::Signal;
 use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
 use nix::unistd::Pid;
-use tokio::signal::unix::{SignalKind, signal};
+use tokio::signal::unix::{Signal as Signals, SignalKind, signal};
 use tokio::time::{Instant, sleep_until};
 
 use super::spec::{self, Disk, IsolationName, Service, ServiceState, Spec};
@@ -26,6 +26,9 @@ const RESTART: Duration = Duration::from_secs(1);
 
 /// How long services may take to stop when the host is shut down.
 const STOP: Duration = Duration::from_secs(15);
+
+/// What an isolated host has as its boot id.
+const BOOT_ID: &str = "/run/.boot-id";
 
 /// Where an isolated host finds its own folder.
 const FOLDER_INSIDE: &str = "/run/holdfast-testbed";
@@ -45,6 +48,8 @@ struct Init {
     log: PathBuf,
     run: String,
     kept: BTreeMap<String, Kept>,
+    /// How often it has booted again by itself.
+    boots: u32,
 }
 
 /// Becomes pid 1 of the host described in `file`; ends when the host is shut down or the run's owner is gone.
@@ -68,7 +73,8 @@ pub fn main(file: &Path) -> anyhow::Result<()> {
     };
     let runtime =
         tokio::runtime::Builder::new_current_thread().enable_all().build().context("make a runtime")?;
-    let init = Init { log: folder.join("log"), folder, run: spec.run.clone(), kept: BTreeMap::new() };
+    let (boots, run) = (0, spec.run.clone());
+    let init = Init { log: folder.join("log"), folder, run, kept: BTreeMap::new(), boots };
     let outcome = runtime.block_on(init.run(&spec, lock));
     if spec.isolation == IsolationName::Processes {
         end_descendants();
@@ -85,6 +91,8 @@ impl Init {
         let mut child = signal(SignalKind::child())?;
         let mut reload = signal(SignalKind::hangup())?;
         let mut end = signal(SignalKind::terminate())?;
+        // As the kernel says it at Ctrl-Alt-Del.
+        let mut reboot = signal(SignalKind::interrupt())?;
         let mut owner = owner_gone(lock);
         for Disk { image, place } in &spec.disks {
             let mount = Program::new("mount").args(["-o", "loop"]).arg(image).arg(place);
@@ -102,8 +110,34 @@ impl Init {
                 _ = &mut owner => return Ok(()),
                 () = until(due) => {}
                 _ = end.recv() => break,
+                _ = reboot.recv() => self.boot_again(spec, &mut child).await?,
             }
         }
+        self.stop(&mut child).await
+    }
+
+    /// What a machine does when it is told to reboot, but for the mounts: they are what a boot makes them.
+    async fn boot_again(&mut self, spec: &Spec, child: &mut Signals) -> anyhow::Result<()> {
+        self.stop(child).await?;
+        if spec.isolation == IsolationName::Hosts {
+            // All but this process, which is pid 1.
+            nix::sys::signal::kill(Pid::from_raw(-1), Signal::SIGKILL).or_else(|errno| match errno {
+                nix::errno::Errno::ESRCH => Ok(()),
+                errno => Err(errno),
+            })?;
+            while self.kept.values().any(|kept| kept.running.is_some()) {
+                child.recv().await;
+                self.reap()?;
+            }
+            // A namespace outlives a boot with all its rules; a machine's network does not.
+            Program::new("nft").args(["flush", "ruleset"]).clean_env().env(MARK, &self.run).run().await?;
+            self.boots += 1;
+            fs::write(BOOT_ID, format!("{}-{}\n", spec.boot_id, self.boots)).context("write the boot id")?;
+        }
+        self.reload()
+    }
+
+    async fn stop(&mut self, child: &mut Signals) -> anyhow::Result<()> {
         for kept in self.kept.values_mut() {
             kept.due = None;
             kept.signal(Signal::SIGTERM)?;
@@ -151,7 +185,7 @@ impl Init {
     }
 
     fn start_due(&mut self) -> anyhow::Result<()> {
-        let Self { folder, log, run, kept } = self;
+        let Self { folder, log, run, kept, boots: _ } = self;
         let now = Instant::now();
         for (name, kept) in kept {
             if kept.due.is_none_or(|due| due > now) {
@@ -323,10 +357,9 @@ fn furnish(spec: &Spec) -> anyhow::Result<()> {
     // There is no name server on this network: a question is answered at once, by a refusal of loopback.
     fs::remove_file("/etc/resolv.conf").ok();
     fs::write("/etc/resolv.conf", "nameserver 127.0.0.1\n").context("write /etc/resolv.conf")?;
-    let boot = Path::new("/run/.boot-id");
-    fs::write(boot, format!("{boot_id}\n")).context("write the boot id")?;
+    fs::write(BOOT_ID, format!("{boot_id}\n")).context("write the boot id")?;
     let place = "/proc/sys/kernel/random/boot_id";
-    mount(Some(boot), place, None::<&str>, MsFlags::MS_BIND, None::<&str>).context("give a boot id")
+    mount(Some(BOOT_ID), place, None::<&str>, MsFlags::MS_BIND, None::<&str>).context("give a boot id")
 }
 
 /// A folder by its handle, which stays what it was when something is mounted over its path.

@@ -18,6 +18,8 @@ pub(super) struct Effects {
     /// Different outcomes that were told of each command.
     pub(super) told: BTreeMap<CommandId, Vec<Outcome>>,
     pub(super) started: u32,
+    /// The machine has booted since.
+    pub(super) booted: bool,
 }
 
 /// Ends the agent at the n-th step: a write, or a point around an effect.
@@ -113,6 +115,11 @@ impl Fate for Fuse {
 }
 
 impl Execute for Counting {
+    fn is_done(&self, payload: &Payload) -> Option<Success> {
+        let booted = self.world.effects().booted && matches!(payload, Payload::RebootNode(_));
+        booted.then(|| Success::RebootNode { boot_id: "another".to_owned() })
+    }
+
     fn execute<'a>(&'a self, _: &'a Payload, work: &'a Work) -> BoxFuture<'a, Outcome> {
         Box::pin(async move {
             self.world.effects().started += 1;

@@ -64,6 +64,7 @@ trait Manager {
         properties: &[(&str, Variant<'_>)],
         auxiliary: &[(&str, Vec<(&str, Variant<'_>)>)],
     ) -> zbus::Result<OwnedObjectPath>;
+    fn start_unit(&self, name: &str, mode: &str) -> zbus::Result<OwnedObjectPath>;
     fn kill_unit(&self, name: &str, whom: &str, signal: i32) -> zbus::Result<()>;
     fn reset_failed_unit(&self, name: &str) -> zbus::Result<()>;
     #[zbus(signal)]
@@ -108,6 +109,17 @@ impl Systemd {
             Ok(connected) => connected.map_err(no_bus),
             Err(_elapsed) => Err(no_bus(zbus::Error::Failure("no answer in time".to_owned()))),
         }
+    }
+
+    /// Has systemd shut the machine down in order and boot it again, as `systemctl reboot` does. It goes on by itself.
+    ///
+    /// # Errors
+    /// [`Error::NoBus`], [`Error::Machine`].
+    pub async fn reboot_machine() -> Result<(), Error> {
+        let Self { manager, .. } = Self::connect().await?;
+        // Not the manager's `Reboot`: that stops nothing first.
+        let asked = manager.start_unit("reboot.target", "replace-irreversibly").await;
+        asked.map(drop).map_err(|source| Error::Machine { source: Box::new(source) })
     }
 
     async fn start_service(&self, service: &Service) -> Result<Started, Error> {

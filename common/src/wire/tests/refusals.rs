@@ -208,6 +208,10 @@ fn each_bad_field_of_a_command_is_refused_by_name() {
     bad_fields!(refused_down, payloads.next().unwrap(), Command as c:
         "command.restart_member.member" => payload!(c, RestartMember, p, p.member = None),
     );
+    bad_fields!(refused_down, payloads.next().unwrap(), Command as c:
+        "command.reboot_node.boot_id" => payload!(c, RebootNode, p, p.boot_id.clear()),
+        "command.reboot_node.boot_id" => payload!(c, RebootNode, p, p.boot_id = "a b".into()),
+    );
 }
 
 #[test]

@@ -108,6 +108,7 @@ pub(super) fn payloads() -> Vec<Payload> {
             in_place: true,
         })),
         Payload::RestartMember(Box::new(RestartMember { member: member(upstream) })),
+        Payload::RebootNode(RebootNode { boot_id: "b".into(), with_primaries: true }),
     ]
 }
 
@@ -144,6 +145,7 @@ pub(super) fn outcomes() -> Vec<Outcome> {
             set_aside_bytes: 8,
         }),
         Ok(Success::RestartMember),
+        Ok(Success::RebootNode { boot_id: "c".into() }),
         Err(Failure::about(Reason::ClusterNotFound, "cluster", "orders", "no such cluster")
             .retry_after(Duration::from_millis(1500))),
         Err(Failure { retry: Retry::Later(None), ..Failure::invalid_field("port", "is taken") }),

@@ -4,19 +4,24 @@ use jiff::Timestamp;
 
 use super::*;
 use crate::directory::Drained;
-use crate::procedures::drain::{Drain, Unmovable};
+use crate::procedures::drain::{Drain, Purpose, Unmovable};
 
 fn drain(world: &World, cluster: &Cluster, unmovable: Unmovable) -> Procedures {
     let node = world.records().next().unwrap();
-    Drain::new(&node, mark(), unmovable, vec![cluster.name.clone()]).into()
+    Drain::new(&node, mark(), (unmovable, Purpose::KeepAway), vec![cluster.name.clone()]).into()
 }
 
-fn mark() -> Drained {
+pub(super) fn mark() -> Drained {
     Drained { by: "operator/test".into(), since: Timestamp::UNIX_EPOCH, reason: "new disks".into() }
 }
 
 /// The operation at its end.
-async fn ended(world: &Arc<World>, store: &Shared, procedure: Procedures, writes: Vec<Op>) -> Operation {
+pub(super) async fn ended(
+    world: &Arc<World>,
+    store: &Shared,
+    procedure: Procedures,
+    writes: Vec<Op>,
+) -> Operation {
     let service = Service::<Procedures>::new(Arc::clone(store), world.means(store));
     let handle = service.handle();
     let submit = Submit::new(procedure, "test", "operator/test");
@@ -31,7 +36,7 @@ async fn ended(world: &Arc<World>, store: &Shared, procedure: Procedures, writes
     }
 }
 
-fn led_by_any(world: &World, cluster: Option<&Cluster>) -> Result<(), String> {
+pub(super) fn led_by_any(world: &World, cluster: Option<&Cluster>) -> Result<(), String> {
     (0..3).map(|index| led_by(world, cluster, index)).find(Result::is_ok).ok_or("it is not whole")?
 }
 

@@ -1,14 +1,16 @@
 //! Nodes in memory that outlive the coordinator: what they have, which commands they did, and a report that follows from the
 //! clusters' records as a converged agent's would.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, MutexGuard};
 
 use futures::FutureExt as _;
 use futures::future::BoxFuture;
 use holdfast_common::assignment::{MemberAssignment, RoleAssignment, Synchronous};
 use holdfast_common::clock::Clock;
-use holdfast_common::command::{Command, Outcome, Payload, Progress, ResyncedBy, Success, Verifier};
+use holdfast_common::command::{
+    Command, Outcome, Payload, Progress, RebootNode, ResyncedBy, Success, Verifier,
+};
 use holdfast_common::engine::{Parameters, TakesEffect};
 use holdfast_common::error::{Failure, Reason};
 use holdfast_common::generation::Generation;
@@ -31,7 +33,7 @@ use crate::directory::{self, Directory};
 use crate::event;
 use crate::fleet::CallError;
 use crate::lease::{Leases, reign_key};
-use crate::procedures::nodes::Machine;
+use crate::procedures::nodes::{Boot, Machine};
 use crate::procedures::records::{Records, cluster_key};
 use crate::procedures::{Means, Nodes};
 use crate::store::memory::Memory;
@@ -60,8 +62,13 @@ struct State {
     /// Of the next command.
     fate: Fate,
     away: bool,
+    gone: BTreeSet<NodeId>,
     /// What each server that runs was started with; those that are not named start with what is recorded.
     started: BTreeMap<NodeId, Parameters>,
+    /// How often each node was rebooted.
+    reboots: BTreeMap<NodeId, u32>,
+    /// Nodes that do not come back from a reboot.
+    lost: bool,
     /// No server starts: what it says at each try.
     refuses: Option<(EngineState, String)>,
 }
@@ -193,6 +200,26 @@ impl World {
         self.changes.send_modify(|number| *number += 1);
     }
 
+    /// How often it was rebooted.
+    pub(super) fn reboots(&self, node: NodeId) -> u32 {
+        self.lock().reboots.get(&node).copied().unwrap_or_default()
+    }
+
+    /// A node that is rebooted from here on stays away.
+    pub(super) fn lose_whoever_reboots(&self) {
+        self.lock().lost = true;
+    }
+
+    /// This node is known to be offline.
+    pub(super) fn lose(&self, node: NodeId) {
+        self.lock().gone.insert(node);
+    }
+
+    fn available(&self, node: NodeId) -> Availability {
+        let state = self.lock();
+        if state.away || state.gone.contains(&node) { Availability::Offline } else { Availability::Online }
+    }
+
     pub(super) fn next_command_is(&self, fate: Fate) {
         self.lock().fate = fate;
     }
@@ -225,7 +252,10 @@ impl World {
             let started = no_less_than_its_primary(&state.started, &restart.member);
             state.started.insert(node, started);
         }
-        let outcome = act(&mut state.data, node, command);
+        let outcome = match &command.payload {
+            Payload::RebootNode(request) => reboot(&mut state, node, request),
+            _ => act(&mut state.data, node, command),
+        };
         state.outcomes.insert(command.id, outcome.clone());
         drop(state);
         self.changes.send_modify(|number| *number += 1);
@@ -249,6 +279,23 @@ fn no_less_than_its_primary(started: &BTreeMap<NodeId, Parameters>, member: &Mem
         own.insert(name.to_owned(), its.get(name).unwrap().to_owned());
     }
     own.try_into().unwrap()
+}
+
+fn boot_id(reboots: u32) -> String {
+    format!("boot-{reboots}")
+}
+
+/// A repeat finds another boot, and ends none.
+fn reboot(state: &mut State, node: NodeId, request: &RebootNode) -> Outcome {
+    let lost = state.lost;
+    let reboots = state.reboots.entry(node).or_default();
+    if boot_id(*reboots) == request.boot_id {
+        *reboots += 1;
+        if lost {
+            state.gone.insert(node);
+        }
+    }
+    Ok(Success::RebootNode { boot_id: boot_id(*reboots) })
 }
 
 fn act(data: &mut BTreeMap<NodeId, String>, node: NodeId, command: &Command) -> Outcome {
@@ -287,7 +334,9 @@ fn act(data: &mut BTreeMap<NodeId, String>, node: NodeId, command: &Command) -> 
             }
         }
         Payload::ResyncMember(_) => Err(Failure::new(Reason::MemberNotFound, "there are no data here")),
-        Payload::CheckMember(_) => Err(Failure::new(Reason::UnknownCommand, "not here")),
+        Payload::CheckMember(_) | Payload::RebootNode(_) => {
+            Err(Failure::new(Reason::UnknownCommand, "not here"))
+        }
     }
 }
 
@@ -331,14 +380,22 @@ impl Nodes for Seen {
             position: Some(Position { era: 1, offset: 100 }),
             ..report(cluster)
         };
-        let away = self.world.lock().away;
-        let availability = if away { Availability::Offline } else { Availability::Online };
+        let availability = self.world.available(node);
         Some(NodeState { availability, report: Some((report, Timestamp::UNIX_EPOCH)) })
+    }
+
+    fn availability(&self, node: NodeId) -> Option<Availability> {
+        Some(self.world.available(node))
+    }
+
+    fn boot(&self, node: NodeId) -> Option<Boot> {
+        Some(Boot { id: boot_id(self.world.reboots(node)), heard_of_at: Timestamp::MIN })
     }
 
     fn converged(&self, node: NodeId, cluster: ClusterId) -> Option<MemberAssignment> {
         let record = self.world.cluster(&self.store).filter(|record| record.id == cluster)?;
-        assignment::member_assignment(&record, None, node)
+        let there = self.world.available(node) == Availability::Online;
+        assignment::member_assignment(&record, None, node).filter(|_| there)
     }
 
     fn filtering(&self, _: NodeId) -> Filtering {

@@ -1,4 +1,4 @@
-//! `DrainNode` and `UndrainNode`.
+//! `DrainNode`, `UndrainNode` and `RebootNode`.
 
 use holdfast_common::error::{Classify as _, Failure, Reason, Violations};
 use holdfast_common::report::Severity;
@@ -13,7 +13,8 @@ use crate::identity::RequestId;
 use crate::operation;
 use crate::procedures::drain::Unmovable;
 use crate::procedures::node_resource;
-use crate::procedures::requests::DrainNode;
+use crate::procedures::reboot::Service;
+use crate::procedures::requests::{DrainNode, RebootNode};
 use crate::rpc::convert;
 use crate::store::{Compare, Txn};
 
@@ -26,6 +27,17 @@ pub(super) fn parse(request: proto::DrainNodeRequest) -> Result<DrainNode, Failu
     violations.check()?;
     let node = node.ok_or_else(|| Failure::invalid_field("name", "is missing"))?;
     Ok(DrainNode { node, reason, unmovable })
+}
+
+pub(super) fn parse_reboot(request: proto::RebootNodeRequest) -> Result<RebootNode, Failure> {
+    let proto::RebootNodeRequest { name, reason, force, request_id: _, validate_only: _ } = request;
+    let mut violations = Violations::default();
+    let node = violations.take("name", name.parse());
+    let reason = convert::reason(&mut violations, &reason);
+    let service = if force { Service::MayStop } else { Service::GoesOn };
+    violations.check()?;
+    let node = node.ok_or_else(|| Failure::invalid_field("name", "is missing"))?;
+    Ok(RebootNode { node, reason, service })
 }
 
 impl Nodes {
