@@ -30,11 +30,11 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use holdfast_common::assignment::Assignment;
+use holdfast_common::assignment::{Assignment, MemberAssignment};
 use holdfast_common::clock::Clock;
 use holdfast_common::id::{ClusterId, NodeId};
 use holdfast_common::link::{AskPromise, Leased, Promised};
-use holdfast_common::protocol::{Attempt, Record, Standing, Tail, ToMember};
+use holdfast_common::protocol::{Attempt, Record, Standing, Tail, Timings, ToMember};
 use holdfast_common::report::{LeaseReport, NodeReport};
 use holdfast_common::term::Term;
 use tokio::sync::{mpsc, oneshot, watch};
@@ -119,6 +119,14 @@ pub struct Held {
     pub report: Option<LeaseReport>,
     /// It has promised a primary not to take its place yet.
     pub has_promised: bool,
+    pub pace: Pace,
+}
+
+/// By which times a member goes: as a primary, and as one that promises.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Pace {
+    pub serving: Timings,
+    pub promising: Timings,
 }
 
 /// Whether an engine may run as primary.
@@ -178,6 +186,31 @@ impl Status {
     /// Whether the engine of this cluster may run as primary; `None`: not known yet.
     pub fn serve(&self, cluster: ClusterId) -> Option<Serve> {
         self.members.get(&cluster).map(|held| held.serve)
+    }
+}
+
+// === impl Pace ===
+
+impl From<&MemberAssignment> for Pace {
+    fn from(member: &MemberAssignment) -> Self {
+        let promising = member.patience.unwrap_or(member.profile).timings();
+        Self { serving: member.profile.timings(), promising }
+    }
+}
+
+impl From<Timings> for Pace {
+    fn from(timings: Timings) -> Self {
+        Self { serving: timings, promising: timings }
+    }
+}
+
+impl Pace {
+    /// The times of a member that stands like this.
+    pub(crate) fn of(&self, standing: Standing) -> Timings {
+        match standing {
+            Standing::Primary => self.serving,
+            Standing::Replica | Standing::Sealed => self.promising,
+        }
     }
 }
 

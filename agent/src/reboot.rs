@@ -130,6 +130,7 @@ mod tests {
             access: Access::default(),
             exposure: Exposure::default(),
             profile: Profile::Default,
+            patience: None,
         }
     }
 

@@ -68,6 +68,9 @@ pub struct MemberAssignment {
     /// How patient leases are.
     #[serde(default)]
     pub profile: Profile,
+    /// How patient promises are; `None`: as leases. More patient while that is being changed.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub patience: Option<Profile>,
 }
 
 /// Whether a member may run on a node that cannot filter.

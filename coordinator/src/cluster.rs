@@ -75,6 +75,9 @@ pub struct Cluster {
     /// How patient its leases are.
     #[serde(default)]
     pub lease_profile: Profile,
+    /// While that is being changed: the more patient one, by which all go that wait for a lease to end.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub lease_patience: Option<Profile>,
     /// So many bytes of log a failover may lose without a person's word; of no meaning where commits wait for replicas.
     #[serde(default = "max_lag_on_failover")]
     pub max_lag_on_failover: u64,
@@ -235,6 +238,11 @@ impl Cluster {
         }
     }
 
+    /// How patient those are that wait for a lease to end.
+    pub fn patience(&self) -> Profile {
+        self.lease_patience.unwrap_or(self.lease_profile)
+    }
+
     /// All ports that belong to it on its nodes.
     pub fn ports(&self) -> Vec<u16> {
         std::iter::once(self.port)
@@ -266,4 +274,9 @@ impl Cluster {
     pub fn enforced_synchronous(&self) -> &Synchronous {
         self.strengthening.as_ref().unwrap_or(&self.synchronous)
     }
+}
+
+/// The more patient of both.
+pub fn more_patient(one: Profile, other: Profile) -> Profile {
+    if other.timings().lease > one.timings().lease { other } else { one }
 }

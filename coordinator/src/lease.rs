@@ -31,7 +31,7 @@ use holdfast_common::protocol::{
 use holdfast_common::term::Term;
 use tokio::sync::{mpsc, watch};
 
-use crate::cluster::{Cluster, MemberPhase};
+use crate::cluster::{Cluster, MemberPhase, more_patient};
 use crate::directory::{Directory, put};
 use crate::procedures::records::Writes;
 use crate::store::{Compare, Key, Op, Revision, Txn};
@@ -65,6 +65,8 @@ struct Shared {
 struct Seat {
     regent: Regent,
     timings: Timings,
+    /// Leases are remembered for as long as by this at least.
+    at_least: Option<Profile>,
     /// The members beside the primary.
     replicas: Vec<NodeId>,
     /// Until when its time was counted.
@@ -147,7 +149,7 @@ impl Led {
             term: cluster.term,
             primary: cluster.primary?,
             replicas: active.map(|member| member.node_id).collect(),
-            profile: cluster.lease_profile,
+            profile: cluster.patience(),
         })
     }
 }
@@ -330,6 +332,17 @@ impl Leases {
         });
     }
 
+    /// From here on leases of this cluster are remembered for as long as by this profile at least, whatever else is told of it.
+    pub fn at_least(&self, cluster: ClusterId, profile: Profile) {
+        self.with(cluster, |seat, _| {
+            seat.at_least = Some(profile);
+            let timings = profile.timings();
+            if timings.lease > seat.timings.lease {
+                seat.timings = timings;
+            }
+        });
+    }
+
     /// The same of one, and the others stay as they are.
     ///
     /// # Errors
@@ -338,7 +351,7 @@ impl Leases {
         let Led { cluster, term, primary, replicas, profile } = led;
         let timings = profile.timings();
         if let Some(seat) = self.seats().get_mut(cluster) {
-            seat.timings = timings;
+            seat.timings = seat.at_least.into_iter().fold(*profile, more_patient).timings();
             seat.replicas.clone_from(replicas);
             return Ok(());
         }
@@ -359,8 +372,16 @@ impl Leases {
         };
         let regent = Regent::started(reign, &timings);
         let at = self.shared.clock.boottime();
-        let seat =
-            Seat { regent, timings, replicas: replicas.clone(), at, revision, granted: None, last: None };
+        let seat = Seat {
+            regent,
+            timings,
+            at_least: None,
+            replicas: replicas.clone(),
+            at,
+            revision,
+            granted: None,
+            last: None,
+        };
         let orders = seat.orders();
         self.seats().insert(*cluster, seat);
         orders.into_iter().for_each(|order| self.send(*cluster, order));

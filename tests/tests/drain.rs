@@ -63,6 +63,10 @@ mod as_root {
         let before = stage.started().await?;
 
         let begun = now();
+        let one = ["cluster", "restart", "orders", "--node", "n3"];
+        stage.fleet.cli(one)?.deadline(DEADLINE).run().await?;
+        let only = stage.started().await?;
+        ensure!(only[2] > before[2] && only[..2] == before[..2], "{before:?}, then {only:?}");
         stage.fleet.cli(["cluster", "restart", "orders"])?.deadline(DEADLINE).run().await?;
         let successor = stage.successor(begun).await?;
         stage.is_whole_under(&successor).await?;

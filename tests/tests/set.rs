@@ -1,4 +1,5 @@
-//! A living cluster is changed on real hosts, while a client of all its members writes without pause: parameters and durability.
+//! A living cluster is changed on real hosts, while a client of all its members writes without pause: parameters, durability, lease
+//! profile.
 
 use anyhow::ensure;
 use holdfast_tests::cluster::{DEADLINE, NODES};
@@ -67,6 +68,14 @@ mod as_root {
             })
             .await?;
         }
+        // Shorter, then longer; the primary goes on.
+        let serving = stage.started().await?;
+        for profile in ["fast", "default"] {
+            set(&stage, &["--lease-profile", profile]).await?;
+            let shown = stage.fleet.json(["cluster", "show", "orders"]).await?;
+            ensure!(shown["lease_profile"] == profile, "it is {shown}");
+        }
+        ensure!(stage.started().await? == serving, "a server was restarted for it");
         let listed = stage.fleet.json(["event", "list"]).await?;
         let mut reasons = listed["events"].as_array().into_iter().flatten();
         ensure!(reasons.all(|event| event["reason"] != "ENGINE_ENDED"), "a server ended by itself: {listed}");

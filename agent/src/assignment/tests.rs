@@ -70,6 +70,7 @@ fn assignment(order: (u64, u64), cluster_id: ClusterId, term: u64) -> Assignment
         replication_port: None,
         gated_ports: Vec::new(),
         profile: Profile::Default,
+        patience: None,
     };
     Assignment {
         coordinator_generation: Generation::new(order.0),

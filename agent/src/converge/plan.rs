@@ -235,6 +235,7 @@ mod tests {
             replication_port: None,
             gated_ports: Vec::new(),
             profile: Profile::Default,
+            patience: None,
         }
     }
 

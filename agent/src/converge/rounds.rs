@@ -1,6 +1,7 @@
 //! The rounds of one member: observe, compare, plan, begin to execute, report.
 
 mod apart;
+mod around;
 mod hurry;
 mod pace;
 mod report;
@@ -10,7 +11,7 @@ mod troubles;
 use std::sync::Arc;
 use std::time::Duration;
 
-use holdfast_common::assignment::{Exposure, MemberAssignment, Power};
+use holdfast_common::assignment::{MemberAssignment, Power};
 use holdfast_common::error::Chain;
 use holdfast_common::generation::Generation;
 use holdfast_common::id::ClusterId;
@@ -213,6 +214,7 @@ impl Member {
             // What is still being done is not done, though its files may be written.
             if work.is_empty()
                 && self.is_enforced(wanted, generation)
+                && self.keeps_pace(wanted)
                 && self.memory.drift.is_some_and(|drift| plan::is_converged(wanted, &observed, drift, leave))
             {
                 converged = generation;
@@ -247,15 +249,6 @@ impl Member {
         let leases = self.means.leases.borrow();
         let standing = leases.members.get(&wanted.cluster_id).map(|held| held.standing);
         Leave { cover, serve: leases.serve(wanted.cluster_id), standing }
-    }
-
-    /// Whether the access rules of this assignment are in the kernel, or need not be.
-    fn is_enforced(&self, wanted: &MemberAssignment, generation: Generation) -> bool {
-        let status = self.means.firewall.borrow();
-        match status.clusters.get(&wanted.cluster_id) {
-            Some(access) => access.generation >= generation,
-            None => wanted.exposure == Exposure::AlsoUnfiltered,
-        }
     }
 
     async fn compare(

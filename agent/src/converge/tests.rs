@@ -49,6 +49,7 @@ fn all_held(members: &[MemberAssignment]) -> lease::Status {
             serve: Serve::May,
             report: None,
             has_promised: false,
+            pace: member.into(),
         }
     };
     lease::Status { members: members.iter().map(|member| (member.cluster_id, held(member))).collect() }
@@ -153,6 +154,7 @@ fn member(node: &Node, all: &[&Node], role: RoleAssignment, system: Option<&str>
         replication_port: None,
         gated_ports: Vec::new(),
         profile: Profile::Default,
+        patience: None,
     }
 }
 

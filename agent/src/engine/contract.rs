@@ -101,6 +101,7 @@ impl Cluster {
             replication_port: None,
             gated_ports: Vec::new(),
             profile: Profile::Default,
+            patience: None,
         }
     }
 

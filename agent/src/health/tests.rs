@@ -87,6 +87,7 @@ fn member(cluster_id: ClusterId) -> MemberAssignment {
         access: holdfast_common::access::Access::default(),
         exposure: Exposure::OnlyFiltered,
         profile: holdfast_common::protocol::Profile::default(),
+        patience: None,
     }
 }
 
@@ -101,7 +102,8 @@ fn running(cluster: ClusterId, clock: &Clock) -> NodeReport {
 fn held(cluster: ClusterId, open: bool) -> lease::Status {
     let report = LeaseReport { source: LeaseSource::Coordinator, version: None, fenced: false, open };
     let standing = (Term::FIRST, Standing::Primary);
-    let held = Held { standing, serve: Serve::May, report: Some(report), has_promised: false };
+    let pace = holdfast_common::protocol::Profile::Default.timings().into();
+    let held = Held { standing, serve: Serve::May, report: Some(report), has_promised: false, pace };
     lease::Status { members: [(cluster, held)].into() }
 }
 

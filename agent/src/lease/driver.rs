@@ -18,7 +18,7 @@ use tokio_util::sync::CancellationToken;
 use super::hands::{Agents, Deed, Hands as _};
 use super::keeper::Keeper;
 use super::records::Found;
-use super::{Input, Means, Status};
+use super::{Input, Means, Pace, Status};
 use crate::link;
 use crate::outbox::node_event;
 
@@ -132,6 +132,9 @@ impl Driver {
         }
         for member in &assignment.members {
             let cluster = member.cluster_id;
+            if let Some(keeper) = self.keepers.get_mut(&cluster) {
+                keeper.keep_pace(Pace::from(member));
+            }
             if !self.keepers.contains_key(&cluster)
                 && !self.loading.contains(&cluster)
                 && self.has_gate(cluster)
@@ -216,13 +219,13 @@ impl Driver {
         self.loading.remove(&cluster);
         let assignment = self.means.assignment.borrow().clone();
         let Some(member) = assignment.member(cluster) else { return };
-        let (ports, timings) = (member.client_ports(), member.profile.timings());
+        let (ports, pace) = (member.client_ports(), Pace::from(member));
         let keeper = match found {
-            Found::Nothing => Keeper::fresh(cluster, ports, timings, &mut self.hands),
-            Found::Record(record) => Keeper::started(cluster, ports, timings, record, &mut self.hands),
+            Found::Nothing => Keeper::fresh(cluster, ports, pace, &mut self.hands),
+            Found::Record(record) => Keeper::started(cluster, ports, pace, record, &mut self.hands),
             Found::Damaged(finding) => {
                 self.hands.event(cluster, Severity::Error, "STATE_DAMAGED", &finding);
-                Keeper::started(cluster, ports, timings, unreadable(member), &mut self.hands)
+                Keeper::started(cluster, ports, pace, unreadable(member), &mut self.hands)
             }
         };
         self.keepers.insert(cluster, keeper);

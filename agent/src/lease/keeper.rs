@@ -24,7 +24,7 @@ use holdfast_common::term::Term;
 
 use super::hands::{Deed, Hands};
 use super::readiness::Readiness;
-use super::{Asked, Held, Serve};
+use super::{Asked, Held, Pace, Serve};
 
 /// Effects that wait for the disk; a member whose disk hangs for so long begins anew.
 const MAX_WAITING: usize = 64;
@@ -38,7 +38,7 @@ pub(super) struct Keeper {
     cluster: ClusterId,
     /// The engine's own first; all of them open and shut together.
     ports: Vec<u16>,
-    timings: Timings,
+    pace: Pace,
     member: Member,
     /// On the disk.
     stored: Record,
@@ -63,11 +63,12 @@ impl Keeper {
     pub(super) fn fresh(
         cluster: ClusterId,
         ports: Vec<u16>,
-        timings: Timings,
+        pace: impl Into<Pace>,
         hands: &mut dyn Hands,
     ) -> Self {
-        let member = Member::fresh(&timings);
-        let mut keeper = Self { unborn: true, ..Self::around(cluster, ports, timings, member) };
+        let pace = pace.into();
+        let member = Member::fresh(&pace.promising);
+        let mut keeper = Self { unborn: true, ..Self::around(cluster, ports, pace, member) };
         keeper.begin_store(keeper.stored.clone(), hands);
         keeper
     }
@@ -76,22 +77,24 @@ impl Keeper {
     pub(super) fn started(
         cluster: ClusterId,
         ports: Vec<u16>,
-        timings: Timings,
+        pace: impl Into<Pace>,
         record: Record,
         hands: &mut dyn Hands,
     ) -> Self {
         let found = hands.observe(&ports);
         let broken = found.is_err().then_some(Duration::ZERO);
+        let pace = pace.into();
+        let timings = pace.of(record.standing);
         let member = Member::started(record, found.unwrap_or_default(), &timings);
-        Self { broken, ..Self::around(cluster, ports, timings, member) }
+        Self { broken, ..Self::around(cluster, ports, pace, member) }
     }
 
-    fn around(cluster: ClusterId, ports: Vec<u16>, timings: Timings, member: Member) -> Self {
+    fn around(cluster: ClusterId, ports: Vec<u16>, pace: Pace, member: Member) -> Self {
         let source = if member.gate.is_alone() { LeaseSource::Alone } else { LeaseSource::None };
         Self {
             cluster,
             ports,
-            timings,
+            pace,
             stored: member.record.clone(),
             serve: serve(&member.record),
             member,
@@ -100,10 +103,19 @@ impl Keeper {
             source,
             readiness: Readiness::default(),
             // The first round is due at once.
-            since_round: timings.renewal,
+            since_round: Duration::MAX,
             broken: None,
             unborn: false,
         }
+    }
+
+    /// By which times it goes from here on. What was promised before stays so for as long as it was.
+    pub(super) fn keep_pace(&mut self, pace: Pace) {
+        self.pace = pace;
+    }
+
+    fn timings(&self) -> Timings {
+        self.pace.of(self.member.record.standing)
     }
 
     pub(super) fn ports(&self) -> &[u16] {
@@ -126,7 +138,7 @@ impl Keeper {
 
     /// Somebody can be asked now who could not be before: the next round is due at once.
     pub(super) fn hurry(&mut self) {
-        self.since_round = self.timings.renewal;
+        self.since_round = Duration::MAX;
     }
 
     /// When [`Keeper::due`] has something to do, if nothing else happens.
@@ -135,7 +147,7 @@ impl Keeper {
             // Nothing can be done before the disk answers, or the kernel does: no reason to spin.
             return AGAIN;
         }
-        let round = self.timings.renewal.saturating_sub(self.since_round);
+        let round = self.timings().renewal.saturating_sub(self.since_round);
         self.member.due_in().map_or(round, |due| due.min(round))
     }
 
@@ -147,12 +159,12 @@ impl Keeper {
         if self.broken.is_some() && !self.mend(hands) {
             return;
         }
-        if self.since_round >= self.timings.renewal {
+        if self.since_round >= self.timings().renewal {
             self.since_round = Duration::ZERO;
             self.look_after_gate(contact, hands);
             self.happen(Event::Round { number: numbers.take() }, hands);
         }
-        let effects = self.member.due(&self.timings);
+        let effects = self.member.due(&self.timings());
         self.carry(effects, hands);
     }
 
@@ -197,12 +209,12 @@ impl Keeper {
             _ => None,
         };
         let left = self.member.gate.left();
-        let effects = self.member.handle(event, &self.timings);
+        let effects = self.member.handle(event, &self.timings());
         if let Some(source) = source.filter(|_| self.member.gate.left() > left) {
             self.source = source;
         }
         self.carry(effects, hands);
-        let effects = self.member.due(&self.timings);
+        let effects = self.member.due(&self.timings());
         self.carry(effects, hands);
     }
 
@@ -263,7 +275,7 @@ impl Keeper {
             }
         });
         let has_promised = *standing == Standing::Replica && !self.member.promise.is_over();
-        Held { standing: (*term, *standing), serve: self.serve, report, has_promised }
+        Held { standing: (*term, *standing), serve: self.serve, report, has_promised, pace: self.pace }
     }
 
     /// Effects of one event: behind those that wait for the disk, but for what must not wait.
@@ -384,7 +396,7 @@ impl Keeper {
         let found = match hands.observe(&self.ports) {
             Ok(found) if self.storing.is_none() => found,
             Ok(_) | Err(_) => {
-                let over = self.broken.is_some_and(|since| since >= self.timings.served());
+                let over = self.broken.is_some_and(|since| since >= self.timings().served());
                 let lone = self.stored.list.as_ref().is_some_and(List::is_lone);
                 if over && self.stored.standing == Standing::Primary && !lone && self.serve == Serve::May {
                     self.halt(hands);
@@ -393,7 +405,8 @@ impl Keeper {
             }
         };
         self.broken = None;
-        self.member = Member::started(self.stored.clone(), Gate::default(), &self.timings);
+        self.member =
+            Member::started(self.stored.clone(), Gate::default(), &self.pace.of(self.stored.standing));
         // It is no start: what a starting agent may wait for is over, what its member has promised is not.
         let promise = self.member.promise;
         self.member.pass(STARTING_ASKS_FOR);
@@ -410,7 +423,7 @@ impl Keeper {
             let lost = hands.observe(&self.ports).is_ok_and(|found| !found.is_alone());
             lost.then_some(Deed::OpenForEver)
         } else if self.member.record.standing == Standing::Replica && contact {
-            Some(Deed::OpenToReaders(self.timings.lease))
+            Some(Deed::OpenToReaders(self.timings().lease))
         } else {
             None
         };

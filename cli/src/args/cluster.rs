@@ -201,15 +201,18 @@ pub(crate) enum Cluster {
     /// Allow failovers to begin by themselves again
     #[command(after_help = "Example:\n  holdfast cluster resume demo")]
     Resume { cluster: String },
-    /// Restart all servers: the replicas one after the other, then the primary by a switchover
+    /// Restart servers: the replicas one after the other, then the primary by a switchover
     ///
     /// Nothing that was acknowledged is lost. Each replica has to receive again before the next is stopped. The old primary stays a
     /// replica; `cluster promote` moves it back.
     #[command(
-        after_help = "The plan names the parameters that wait for a restart.\n\nExamples:\n  holdfast cluster restart demo --plan\n  holdfast cluster restart demo"
+        after_help = "The plan names the parameters that wait for a restart.\n\nExamples:\n  holdfast cluster restart demo --plan\n  holdfast cluster restart demo\n  holdfast cluster restart demo --node n2 --node n3"
     )]
     Restart {
         cluster: String,
+        /// Only the member on this node; may be given more than once
+        #[arg(long, value_name = "NODE", action = ArgAction::Append)]
+        node: Vec<String>,
         /// Also where writes wait while a replica restarts
         #[arg(long)]
         force: bool,
@@ -219,7 +222,7 @@ pub(crate) enum Cluster {
     /// Change how a cluster behaves
     #[command(
         group = clap::ArgGroup::new("setting").required(true).multiple(true),
-        after_help = "Examples:\n  holdfast cluster set demo --parameter work_mem=64MB --parameter max_connections=300 --plan\n  holdfast cluster set demo --reset-parameter work_mem\n  holdfast cluster set demo --durability quorum\n  holdfast cluster set demo --max-lag-on-failover 16MiB\n  holdfast cluster set demo --on-replica-loss block\nServers are restarted one after the other where a parameter needs it, the primary's in its place; --plan says which do."
+        after_help = "Examples:\n  holdfast cluster set demo --parameter work_mem=64MB --parameter max_connections=300 --plan\n  holdfast cluster set demo --reset-parameter work_mem\n  holdfast cluster set demo --durability quorum\n  holdfast cluster set demo --lease-profile fast\n  holdfast cluster set demo --max-lag-on-failover 16MiB\n  holdfast cluster set demo --on-replica-loss block\nServers are restarted one after the other where a parameter needs it, the primary's in its place; --plan says which do."
     )]
     Set {
         cluster: String,
@@ -238,6 +241,9 @@ pub(crate) enum Cluster {
         /// When a commit is acknowledged
         #[arg(long, value_enum, group = "setting")]
         durability: Option<Durability>,
+        /// How patient leases are: `fast` notices a dead primary sooner, `wide` bears worse networks
+        #[arg(long, value_enum, group = "setting")]
+        lease_profile: Option<LeaseProfile>,
         /// Also where writes wait while a replica restarts
         #[arg(long)]
         force: bool,

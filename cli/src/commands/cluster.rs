@@ -192,12 +192,7 @@ async fn create(session: &mut Session, command: Cluster) -> Result<(), Error> {
         request_id: request_id(),
         validate_only: run.plan.plan,
         allow_unfiltered,
-        lease_profile: match lease_profile {
-            LeaseProfile::Default => nouns::LeaseProfile::Default,
-            LeaseProfile::Fast => nouns::LeaseProfile::Fast,
-            LeaseProfile::Wide => nouns::LeaseProfile::Wide,
-        }
-        .into(),
+        lease_profile: profile(lease_profile).into(),
     };
     let outcome =
         session.client().await?.create_cluster(request).await?.outcome.ok_or(Error::Incomplete("outcome"))?;
@@ -442,6 +437,15 @@ async fn watch(session: &mut Session, name: String) -> Result<(), Error> {
         show(session, &cluster)?;
         session.out.line("")?;
         session.out.raw(b"")?;
+    }
+}
+
+/// How patient leases are to be.
+pub(super) fn profile(profile: LeaseProfile) -> nouns::LeaseProfile {
+    match profile {
+        LeaseProfile::Default => nouns::LeaseProfile::Default,
+        LeaseProfile::Fast => nouns::LeaseProfile::Fast,
+        LeaseProfile::Wide => nouns::LeaseProfile::Wide,
     }
 }
 

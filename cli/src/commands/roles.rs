@@ -28,7 +28,7 @@ pub(super) async fn run(session: &mut Session, command: Cluster) -> Result<(), E
         }
         Cluster::Set { .. } => set(session, command).await,
         Cluster::Resync { .. } => resync(session, command).await,
-        Cluster::Restart { cluster, force, run } => restart(session, cluster, force, run).await,
+        Cluster::Restart { cluster, node, force, run } => restart(session, (cluster, node), force, run).await,
         // `cluster::run` sends no others here.
         other => failover(session, other).await,
     }
@@ -50,6 +50,7 @@ async fn set(session: &mut Session, command: Cluster) -> Result<(), Error> {
         parameter,
         reset_parameter,
         durability,
+        lease_profile,
         force,
         run,
     } = command
@@ -74,6 +75,7 @@ async fn set(session: &mut Session, command: Cluster) -> Result<(), Error> {
         parameters: super::cluster::parameters(parameter)?,
         reset_parameters: reset_parameter,
         durability: durability.into(),
+        lease_profile: lease_profile.map_or(nouns::LeaseProfile::Unspecified, super::cluster::profile).into(),
         force,
         request_id: request_id(),
         validate_only: run.plan.plan,
@@ -131,11 +133,19 @@ async fn failover(session: &mut Session, command: Cluster) -> Result<(), Error> 
     }
 }
 
-async fn restart(session: &mut Session, cluster: String, force: bool, run: Run) -> Result<(), Error> {
-    let done =
-        format!("All servers of {cluster} were restarted. See them with: holdfast cluster show {cluster}");
+async fn restart(
+    session: &mut Session,
+    (cluster, nodes): (String, Vec<String>),
+    force: bool,
+    run: Run,
+) -> Result<(), Error> {
+    let which = match nodes.as_slice() {
+        [] => "All servers".to_owned(),
+        nodes => format!("The servers on {}", nodes.join(", ")),
+    };
+    let done = format!("{which} of {cluster} were restarted. See them with: holdfast cluster show {cluster}");
     let (request_id, validate_only) = (request_id(), run.plan.plan);
-    let request = v1::RestartClusterRequest { cluster, force, request_id, validate_only };
+    let request = v1::RestartClusterRequest { cluster, nodes, force, request_id, validate_only };
     let answer = session.client().await?.restart_cluster(request).await?;
     match answer.outcome.ok_or(Error::Incomplete("outcome"))? {
         v1::restart_cluster_response::Outcome::Plan(plan) => session.plan(&plan),

@@ -70,6 +70,7 @@ impl From<&MemberAssignment> for proto::MemberAssignment {
             access,
             exposure,
             profile,
+            patience,
             replication_port,
             gated_ports,
         } = member;
@@ -93,6 +94,7 @@ impl From<&MemberAssignment> for proto::MemberAssignment {
                 Exposure::AlsoUnfiltered => true,
             },
             lease_profile: profile.to_wire(),
+            lease_patience: patience.map(|patience| patience.to_wire()).unwrap_or_default(),
             replication_port: replication_port.map_or(0, u32::from),
             gated_ports: gated_ports.iter().copied().map(u32::from).collect(),
         }
@@ -120,6 +122,7 @@ impl TryFrom<proto::MemberAssignment> for MemberAssignment {
             access,
             allow_unfiltered,
             lease_profile,
+            lease_patience,
             replication_port,
             gated_ports,
         } = member;
@@ -157,6 +160,7 @@ impl TryFrom<proto::MemberAssignment> for MemberAssignment {
             access: Field("access").optional_message(access)?.unwrap_or_default(),
             exposure: if allow_unfiltered { Exposure::AlsoUnfiltered } else { Exposure::OnlyFiltered },
             profile: Field("lease_profile").optional_enumerated(lease_profile)?.unwrap_or_default(),
+            patience: Field("lease_patience").optional_enumerated(lease_patience)?,
             replication_port: Field("replication_port").optional_port(replication_port)?,
             gated_ports,
         })

@@ -81,5 +81,6 @@ fn build(cluster: &Cluster, member: &Member, role: RoleAssignment) -> MemberAssi
         access: Access::default(),
         exposure: cluster.exposure,
         profile: cluster.lease_profile,
+        patience: cluster.lease_patience,
     }
 }

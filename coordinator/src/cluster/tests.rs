@@ -64,6 +64,7 @@ impl Sample {
             },
             exposure: Exposure::OnlyFiltered,
             lease_profile: Profile::Default,
+            lease_patience: None,
             max_lag_on_failover: crate::cluster::MAX_LAG_ON_FAILOVER,
             on_replica_loss: crate::cluster::OnReplicaLoss::default(),
             paused: None,

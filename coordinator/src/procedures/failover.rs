@@ -135,7 +135,7 @@ impl Failover {
         if reign_of(ctx, &self.cluster, (self.from, self.term))?.intended.is_none() {
             leases.intend(self.cluster.id).await?;
         }
-        let timings = record.lease_profile.timings();
+        let timings = record.patience().timings();
         let time = timings.remembered() + timings.promised() + ALLOWANCE;
         let preference = self.preference(&record, &records.drained(&record).await?);
         let mut enough_since = None;

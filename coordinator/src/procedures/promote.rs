@@ -171,7 +171,7 @@ impl Promote {
                 }
             }
         };
-        let patience = 2 * cluster.lease_profile.timings().promised();
+        let patience = 2 * cluster.patience().timings().promised();
         let _or_not = tokio::time::timeout(patience, free).await;
         Ok(())
     }

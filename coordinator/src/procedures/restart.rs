@@ -1,7 +1,8 @@
-//! Restarts the servers of a cluster: its replicas one after the other, then the primary by a switchover.
+//! Restarts the servers of a cluster, or some of them: replicas one after the other, then the primary by a switchover.
 //!
 //! ```text
-//!  each replica: stop, start, until it receives ─► choose ─► switch: [`promote`](super::promote) ─► finish
+//!  each replica: stop, start, until it receives ─┬─► choose ─► switch: [`promote`](super::promote) ─┬─► finish
+//!                                                └─ the primary is left alone ─────────────────────┘
 //! ```
 //! The old primary is stopped and started by the switchover, and stays a replica. What was restarted before a failure stays so.
 
@@ -21,7 +22,7 @@ use super::requests::successor;
 use super::resync::Target;
 use super::steps::{Order, call_all, unexpected};
 use super::{ClusterRef, Means};
-use crate::cluster::{Cluster, assignment};
+use crate::cluster::{Cluster, Member, assignment};
 use crate::operation::procedure::{Context, Error, Limits, Next, StepLabel};
 
 /// A stop that writes out a large memory, and a start that replays much.
@@ -41,8 +42,21 @@ pub struct Restart {
     pub replicas: Vec<Target>,
     /// When it began: it comes last.
     pub primary: Target,
+    #[serde(default)]
+    pub last: Last,
     pub writes: Writes,
     pub step: Step,
+}
+
+/// What becomes of the primary.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Last {
+    /// Another takes over.
+    #[default]
+    Switchover,
+    /// It is left alone.
+    Stays,
 }
 
 /// Whether writes may wait meanwhile.
@@ -68,14 +82,22 @@ pub enum Step {
 }
 
 impl Restart {
-    /// From the beginning; none where the cluster has no primary.
-    pub fn new(cluster: &Cluster, writes: Writes) -> Option<Self> {
-        let target =
-            |member: &crate::cluster::Member| Target { node: member.node_id, name: member.node_name.clone() };
+    /// From the beginning, of these members; none where the cluster has no primary.
+    pub fn new(cluster: &Cluster, members: &[NodeId], writes: Writes) -> Option<Self> {
+        let target = |member: &Member| Target { node: member.node_id, name: member.node_name.clone() };
         let primary = cluster.primary_member().map(target)?;
-        let replicas = cluster.replicas().map(target).collect();
+        let last = if members.contains(&primary.node) { Last::Switchover } else { Last::Stays };
+        let replicas = cluster.replicas().filter(|member| members.contains(&member.node_id));
+        let replicas = replicas.map(target).collect();
         let cluster = ClusterRef { id: cluster.id, name: cluster.name.clone() };
-        Some(Self { cluster, replicas, primary, writes, step: Step::Replica(0) })
+        Some(Self { cluster, replicas, primary, last, writes, step: Step::Replica(0) })
+    }
+
+    fn after_replicas(&self) -> Step {
+        match self.last {
+            Last::Switchover => Step::Choose,
+            Last::Stays => Step::Finish,
+        }
     }
 
     pub(super) fn kind(&self) -> &'static str {
@@ -112,10 +134,12 @@ impl Restart {
     pub(super) async fn next(self, ctx: &Context<Means>) -> Result<Next<Self>, Error> {
         match self.step.clone() {
             Step::Replica(at) => {
-                let Some(replica) = self.replicas.get(at) else { return Ok(self.at(Step::Choose)) };
-                restart_replica(ctx, &self.cluster, replica.node, self.writes).await?;
+                if let Some(replica) = self.replicas.get(at) {
+                    restart_replica(ctx, &self.cluster, replica.node, self.writes).await?;
+                }
                 let more = at + 1 < self.replicas.len();
-                Ok(self.at(if more { Step::Replica(at + 1) } else { Step::Choose }))
+                let next = if more { Step::Replica(at + 1) } else { self.after_replicas() };
+                Ok(self.at(next))
             }
             Step::Choose => match self.choose(ctx).await? {
                 Some(promote) => Ok(self.at(Step::Switch(Box::new(promote)))),
@@ -134,10 +158,22 @@ impl Restart {
                 let cluster = ctx.means().records.get(&self.cluster).await?;
                 let primary = cluster.primary_member().map(|member| &member.node_name);
                 let now = primary.map(NodeName::as_str).unwrap_or_default();
-                let message = format!("all servers were restarted; {now} is the primary");
+                let message = format!("{} restarted; {now} is the primary", self.restarted(&cluster));
                 tell(ctx, &cluster, "CLUSTER_RESTARTED", message).await?;
                 Ok(Next::done(json!({ "cluster": self.cluster.name, "primary": primary })))
             }
+        }
+    }
+
+    /// Which servers were.
+    fn restarted(&self, cluster: &Cluster) -> String {
+        let primary = (self.last == Last::Switchover).then_some(&self.primary);
+        let names: Vec<&str> =
+            self.replicas.iter().chain(primary).map(|member| member.name.as_str()).collect();
+        if names.len() == cluster.members.len() {
+            "all servers were".to_owned()
+        } else {
+            format!("the servers of {} were", names.join(", "))
         }
     }
 
@@ -192,11 +228,14 @@ impl Restart {
             let title = format!("Restart {}, until it receives again", replica.name);
             StepLabel::new(format!("restart/{}", replica.name), title)
         });
-        replicas
-            .chain([StepLabel::new("choose", format!("Choose who takes over from {}", self.primary.name))])
-            .chain(promote::plan())
-            .chain([StepLabel::new("finish", "Tell of it")])
-            .collect()
+        let last = match self.last {
+            Last::Switchover => {
+                let title = format!("Choose who takes over from {}", self.primary.name);
+                [StepLabel::new("choose", title)].into_iter().chain(promote::plan()).collect()
+            }
+            Last::Stays => Vec::new(),
+        };
+        replicas.chain(last).chain([StepLabel::new("finish", "Tell of it")]).collect()
     }
 }
 

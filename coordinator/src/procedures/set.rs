@@ -1,7 +1,7 @@
 //! Changes what was declared of a living cluster: its engine's parameters, its durability, how it behaves. All of it, or none.
 //!
 //! ```text
-//!  strengthen ─► record ─► reload ─► each replica ─► checkpoint, stop, serve ─► each replica again ─► relax ─► finish
+//!  strengthen ─► record ─► reload ─► each replica ─► checkpoint, stop, serve ─► each replica again ─► relax ─► [`profile`] ─► finish
 //!      └────────────┴─────────┴───────────┴──────────────┴─► put back                └──────────────────┴──► leave
 //! ```
 //! Only what is asked for is gone through. Servers are restarted where they say themselves that a parameter waits for that.
@@ -14,14 +14,16 @@
 //! never lower anything, because no replica can run with less before its primary does.
 
 mod back;
+mod profile;
 
 use std::time::Duration;
 
 use holdfast_common::engine::Parameters;
 use holdfast_common::error::{Failure, Reason, Retry};
 use holdfast_common::id::NodeId;
+use holdfast_common::protocol::Profile;
 use holdfast_common::report::{EngineState, MemberReport};
-use holdfast_common::role::{Durability, Role};
+use holdfast_common::role::{Availability, Durability, Role};
 use serde::{Deserialize, Serialize};
 use serde_json::json;
 
@@ -43,6 +45,8 @@ pub struct Declared {
     pub durability: Durability,
     pub max_lag_on_failover: u64,
     pub on_replica_loss: OnReplicaLoss,
+    #[serde(default)]
+    pub lease_profile: Profile,
 }
 
 /// The operation's record.
@@ -53,6 +57,9 @@ pub struct Set {
     pub to: Declared,
     /// Parameters that the primary must take over before its replicas do.
     pub lowered: Vec<String>,
+    /// An earlier change of the lease profile has not come to its end.
+    #[serde(default)]
+    pub patience: Option<Profile>,
     pub restarts: Restarts,
     /// In this order.
     pub replicas: Vec<Target>,
@@ -85,6 +92,10 @@ pub enum Step {
     /// The replica of this number, with what the primary has by now.
     Lower(usize),
     Relax,
+    /// Of the lease profile ([`profile`]).
+    Widen,
+    Profile,
+    Narrow,
     Finish,
     /// The ways back: as it was, or as far as it has come.
     PutBack,
@@ -100,12 +111,14 @@ impl Declared {
             durability: cluster.durability,
             max_lag_on_failover: cluster.max_lag_on_failover,
             on_replica_loss: cluster.on_replica_loss,
+            lease_profile: cluster.lease_profile,
         }
     }
 
-    /// The durability is recorded by the steps that enforce or relax it.
+    /// Durability and lease profile are recorded by steps of their own.
     fn record(&self, cluster: Cluster) -> Cluster {
-        let Self { parameters, durability: _, max_lag_on_failover, on_replica_loss } = self.clone();
+        let Self { parameters, durability: _, max_lag_on_failover, on_replica_loss, lease_profile: _ } =
+            self.clone();
         Cluster { parameters, max_lag_on_failover, on_replica_loss, ..cluster }
     }
 }
@@ -121,6 +134,7 @@ impl Set {
         let set = Self {
             cluster: ClusterRef { id: cluster.id, name: cluster.name.clone() },
             lowered: lowered.into_iter().map(str::to_owned).collect(),
+            patience: cluster.lease_patience,
             from,
             to,
             restarts,
@@ -143,12 +157,15 @@ impl Set {
         let replicas = |step: fn(usize) -> Step| (0..self.replicas.len()).map(step).collect::<Vec<_>>();
         let changes = |from_is, to_is| (from.durability, to.durability) == (from_is, to_is);
         add(changes(Durability::Async, Durability::Quorum), &[Step::Strengthen]);
-        add(Declared { durability: from.durability, ..to.clone() } != *from, &[Step::Record]);
+        let Declared { durability, lease_profile, .. } = *from;
+        add(Declared { durability, lease_profile, ..to.clone() } != *from, &[Step::Record]);
         add(reloads, &[Step::Reload]);
         add(restarts, &replicas(Step::Replica));
         add(restarts, &[Step::Checkpoint, Step::Stop, Step::Serve]);
         add(restarts && !self.lowered.is_empty(), &replicas(Step::Lower));
         add(changes(Durability::Quorum, Durability::Async), &[Step::Relax]);
+        let paced = from.lease_profile != to.lease_profile || self.patience.is_some();
+        add(paced, &[Step::Widen, Step::Profile, Step::Narrow]);
         add(true, &[Step::Finish]);
         program
     }
@@ -180,6 +197,15 @@ impl Set {
             Step::Relax => {
                 StepLabel::new("relax", "Record that commits wait for no replica, then tell the primary")
             }
+            Step::Widen => StepLabel::new(
+                "widen",
+                "Have all that wait for a lease to end go by the more patient profile",
+            ),
+            Step::Profile => StepLabel::new(
+                "profile",
+                format!("Have {primary} go by lease profile {}", self.to.lease_profile),
+            ),
+            Step::Narrow => StepLabel::new("narrow", "Have all go by that one alone"),
             Step::Finish => StepLabel::new("finish", "Tell of it"),
             Step::PutBack => StepLabel::new("put_back", "Put back what was declared before"),
             Step::Leave => {
@@ -246,9 +272,15 @@ impl Set {
                 let told = quorum::give_up(ctx, &self.cluster).await?;
                 quorum::is_enforced(ctx, &told).await?;
             }
+            Step::Widen => self.widen(ctx).await?,
+            Step::Profile => self.profile(ctx).await?,
+            Step::Narrow => self.narrow(ctx).await?,
             Step::Finish => return self.finish(ctx).await,
             Step::PutBack => return self.put_back(ctx).await,
-            Step::Leave => return Ok(Next::done(json!({ "cluster": self.cluster.name }))),
+            Step::Leave => {
+                self.leave_profile(ctx).await?;
+                return Ok(Next::done(json!({ "cluster": self.cluster.name })));
+            }
         }
         Ok(self.after(step))
     }
@@ -267,8 +299,15 @@ impl Set {
     async fn reload(&self, ctx: &Context<Means>) -> Result<bool, Error> {
         let means = ctx.means();
         let cluster = means.records.get(&self.cluster).await?;
+        // One that is away reads them when it is back, where nobody is restarted who could leave it behind.
+        let is_there = |member: &&Member| {
+            let state = means.nodes.state(member.node_id, cluster.id);
+            self.restarts == Restarts::WhereNeeded
+                || member.node_id == self.primary.node
+                || state.is_none_or(|state| state.availability != Availability::Offline)
+        };
         observe(ctx, &cluster, CONVERGE_TIME, |state| {
-            cluster.members.iter().find_map(|member| {
+            cluster.members.iter().filter(is_there).find_map(|member| {
                 let goes_by = means.nodes.converged(member.node_id, cluster.id);
                 let there = goes_by.is_some_and(|it| it.parameters == cluster.parameters);
                 let report = state(member.node_id).and_then(|state| Some(state.report?.0));
@@ -278,7 +317,7 @@ impl Set {
             })
         })
         .await?;
-        for member in &cluster.members {
+        for member in cluster.members.iter().filter(is_there) {
             let report =
                 means.nodes.state(member.node_id, cluster.id).and_then(|state| Some(state.report?.0));
             if let Some(why) = report.and_then(|report| self.refused(&report)) {
@@ -286,7 +325,8 @@ impl Set {
                 return Err(Error::new(Failure::new(Reason::InvalidField, message)));
             }
         }
-        Ok(cluster.members.iter().any(|member| !waiting(means, &cluster, member.node_id).is_empty()))
+        let mut members = cluster.members.iter().filter(is_there);
+        Ok(members.any(|member| !waiting(means, &cluster, member.node_id).is_empty()))
     }
 
     /// What a server says of a changed parameter that it does not take.
@@ -379,6 +419,9 @@ impl Set {
         if from.max_lag_on_failover != to.max_lag_on_failover {
             told.push(format!("a failover may lose {} bytes of log", to.max_lag_on_failover));
         }
+        if from.lease_profile != to.lease_profile {
+            told.push(format!("lease profile {}", to.lease_profile));
+        }
         if from.on_replica_loss != to.on_replica_loss {
             told.push(format!("a quorum that lost a replica is to {}", to.on_replica_loss));
         }
@@ -395,7 +438,7 @@ impl Set {
             | Step::Stop
             | Step::Serve => Step::PutBack,
             // The primary goes by it.
-            Step::Lower(_) | Step::Relax => Step::Leave,
+            Step::Lower(_) | Step::Relax | Step::Widen | Step::Profile | Step::Narrow => Step::Leave,
             Step::Finish | Step::PutBack | Step::Leave => return None,
         };
         Some(Self { step, ..self.clone() })
@@ -413,7 +456,9 @@ impl Set {
             Step::Stop => promote::STOP,
             Step::Serve => Limits { attempts: 3, deadline: 2 * SERVE_TIME },
             Step::Strengthen | Step::Relax => Limits { attempts: 2, deadline: Duration::from_secs(5 * 60) },
-            Step::Reload => Limits { attempts: 3, deadline: 2 * CONVERGE_TIME },
+            Step::Reload | Step::Widen | Step::Profile | Step::Narrow => {
+                Limits { attempts: 3, deadline: 2 * CONVERGE_TIME }
+            }
             Step::Record | Step::Finish | Step::Leave => Limits::default(),
             Step::PutBack => Limits { attempts: 100, deadline: Duration::from_secs(60 * 60) },
         }

@@ -24,10 +24,8 @@ use crate::identity::Identity;
 use crate::lease::Leases;
 use crate::procedures::requests::connection::{Connection, Reveal};
 use crate::procedures::requests::{
-    AddMember, Asker, DeleteCluster, Desk, FailoverCluster, Prepare, PromoteMember, RemoveMember,
-    RestartCluster, SetCluster,
+    AddMember, Asker, DeleteCluster, Desk, FailoverCluster, Prepare, PromoteMember, RemoveMember, SetCluster,
 };
-use crate::procedures::restart::Writes;
 use crate::store::Txn;
 
 /// What a node measures changes without notice: a watched cluster is looked at as often as this.
@@ -215,10 +213,9 @@ impl ClusterService for Clusters {
         request: Request<proto::RestartClusterRequest>,
     ) -> Result<Response<proto::RestartClusterResponse>, Status> {
         let asker = asker(&request, &request.get_ref().request_id)?;
-        let proto::RestartClusterRequest { cluster, force, validate_only, request_id: _ } =
-            request.into_inner();
-        let cluster = parse::cluster_name("cluster", &cluster).map_err(refuse)?;
-        let parsed = RestartCluster { cluster, writes: if force { Writes::MayWait } else { Writes::GoOn } };
+        let request = request.into_inner();
+        let validate_only = request.validate_only;
+        let parsed = parse::restart(request).map_err(refuse)?;
         let outcome = match self.change(&parsed, &asker, validate_only).await? {
             Done::Begun(operation) => proto::restart_cluster_response::Outcome::Operation(*operation),
             Done::Planned(plan) => proto::restart_cluster_response::Outcome::Plan(plan),

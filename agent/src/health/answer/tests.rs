@@ -34,7 +34,8 @@ fn replica_report() -> MemberReport {
 fn lease(open: bool) -> Held {
     let source = if open { LeaseSource::Coordinator } else { LeaseSource::None };
     let report = Some(LeaseReport { source, version: None, fenced: false, open });
-    Held { standing: (Term::FIRST, Standing::Primary), serve: Serve::May, report, has_promised: false }
+    let standing = (Term::FIRST, Standing::Primary);
+    Held { standing, serve: Serve::May, report, has_promised: false, pace: pace() }
 }
 
 fn no_lease() -> Held {
@@ -43,7 +44,12 @@ fn no_lease() -> Held {
         serve: Serve::MustNot,
         report: None,
         has_promised: false,
+        pace: pace(),
     }
+}
+
+fn pace() -> lease::Pace {
+    holdfast_common::protocol::Profile::Default.timings().into()
 }
 
 /// The status of each of these paths, and what was said to the last.

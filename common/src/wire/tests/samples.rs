@@ -35,6 +35,7 @@ pub(super) fn member(role: RoleAssignment) -> MemberAssignment {
         access: access(),
         exposure: Exposure::AlsoUnfiltered,
         profile: Profile::Fast,
+        patience: Some(Profile::Wide),
         replication_port: Some(15_432),
         gated_ports: vec![6432, 6433],
     }
@@ -64,7 +65,7 @@ pub(super) fn assignment() -> Assignment {
     replica.power = Power::Stopped;
     replica.access = Access::default();
     replica.exposure = Exposure::OnlyFiltered;
-    (replica.replication_port, replica.gated_ports) = (None, Vec::new());
+    (replica.replication_port, replica.gated_ports, replica.patience) = (None, Vec::new(), None);
     Assignment {
         coordinator_generation: Generation::new(1),
         generation: Generation::new(9),

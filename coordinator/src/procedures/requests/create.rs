@@ -223,6 +223,7 @@ impl CreateCluster {
             access,
             exposure: self.exposure,
             lease_profile: self.lease_profile,
+            lease_patience: None,
             max_lag_on_failover: MAX_LAG_ON_FAILOVER,
             on_replica_loss: OnReplicaLoss::default(),
             paused: None,

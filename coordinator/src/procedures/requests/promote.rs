@@ -31,13 +31,7 @@ impl Prepare for PromoteMember {
     async fn prepare(&self, desk: &Desk, asker: &Asker) -> Result<Prepared, Failure> {
         let found = desk.cluster(&self.cluster).await?;
         let cluster = found.value;
-        let Some(target) = cluster.member_named(&self.node) else {
-            let message = format!(
-                "cluster `{}` has no member on node `{}`; `holdfast cluster show {}` names them",
-                self.cluster, self.node, self.cluster
-            );
-            return Err(Failure::about(Reason::MemberNotFound, "member", &self.node, message));
-        };
+        let target = member_named(&cluster, &self.node)?;
         let mut preconditions = vec![active(&cluster), is_replica(&cluster, target)];
         let nodes = [Some(target), cluster.primary_member()].into_iter().flatten();
         let named: Vec<_> = nodes.map(|member| (member.node_id, member.node_name.clone())).collect();
@@ -61,6 +55,20 @@ impl Prepare for PromoteMember {
         ];
         Ok(Prepared { preconditions, steps: promote::plan(), notes, submit })
     }
+}
+
+/// The cluster's member on the node.
+///
+/// # Errors
+/// `MEMBER_NOT_FOUND`.
+pub(super) fn member_named<'a>(cluster: &'a Cluster, node: &NodeName) -> Result<&'a Member, Failure> {
+    cluster.member_named(node).ok_or_else(|| {
+        let message = format!(
+            "cluster `{0}` has no member on node `{node}`; `holdfast cluster show {0}` names them",
+            cluster.name
+        );
+        Failure::about(Reason::MemberNotFound, "member", node, message)
+    })
 }
 
 /// The member that could best take the primary's place now; or, in words, why each cannot.

@@ -5,7 +5,8 @@ use std::collections::BTreeMap;
 use holdfast_common::engine::{Parameters, TakesEffect};
 use holdfast_common::error::{Failure, Violations};
 use holdfast_common::name::ClusterName;
-use holdfast_common::role::Durability;
+use holdfast_common::protocol::{Profile, Timings};
+use holdfast_common::role::{Availability, Durability};
 
 use super::members::active;
 use super::policy::Settings;
@@ -13,7 +14,7 @@ use super::preconditions::{Precondition, about_node, online};
 use super::promote::serves;
 use super::restart::writes_go_on;
 use super::{Asker, Desk, Prepare, Prepared};
-use crate::cluster::Cluster;
+use crate::cluster::{Cluster, Member};
 use crate::procedures::records::cluster_key;
 use crate::procedures::restart::Writes;
 use crate::procedures::set::{Declared, Restarts, Set};
@@ -27,13 +28,15 @@ pub struct SetCluster {
     pub parameters: Parameters,
     pub reset: Vec<String>,
     pub durability: Option<Durability>,
+    pub lease_profile: Option<Profile>,
     pub writes: Writes,
 }
 
 impl SetCluster {
     /// Whether it is about more than the record.
     pub fn needs_operation(&self) -> bool {
-        !self.parameters.is_empty() || !self.reset.is_empty() || self.durability.is_some()
+        let paced = self.durability.is_some() || self.lease_profile.is_some();
+        paced || !self.parameters.is_empty() || !self.reset.is_empty()
     }
 
     /// What is to be declared, as it would be checked at a creation.
@@ -67,6 +70,7 @@ impl SetCluster {
             durability: self.durability.unwrap_or(cluster.durability),
             max_lag_on_failover: max_lag_on_failover.unwrap_or(cluster.max_lag_on_failover),
             on_replica_loss: on_replica_loss.unwrap_or(cluster.on_replica_loss),
+            lease_profile: self.lease_profile.unwrap_or(cluster.lease_profile),
         })
     }
 }
@@ -78,8 +82,17 @@ impl Prepare for SetCluster {
         let to = self.declared(&cluster)?;
         let changes = Changes::of(&cluster, &to);
         let mut preconditions = vec![active(&cluster)];
+        // A restart of the others could leave one behind that cannot follow any more, and a promise must be as patient as the primary
+        // thinks; all else waits for its return.
+        let paced = cluster.lease_profile != to.lease_profile || cluster.lease_patience.is_some();
+        let late: Vec<&Member> = match changes.restarts() {
+            Restarts::None if !paced => {
+                cluster.replicas().filter(|member| is_offline(desk, &cluster, member)).collect()
+            }
+            Restarts::None | Restarts::WhereNeeded => Vec::new(),
+        };
         if self.needs_operation() {
-            let members = cluster.members.iter();
+            let members = cluster.members.iter().filter(|member| !late.contains(member));
             let named: Vec<_> = members.map(|member| (member.node_id, member.node_name.clone())).collect();
             preconditions.extend(online(&desk.means, cluster.id, &named));
             preconditions.extend(memory(desk, &cluster, &to));
@@ -92,7 +105,7 @@ impl Prepare for SetCluster {
             ));
             preconditions
                 .extend(cluster.primary_member().map(|primary| serves(&desk.means, &cluster, primary)));
-            preconditions.extend(writes_go_on(desk, &cluster, self.writes));
+            preconditions.extend(writes_go_on(desk, &cluster, cluster.replicas(), self.writes));
         }
         if cluster.durability == Durability::Async && to.durability == Durability::Quorum {
             preconditions.push(has_replica(
@@ -102,7 +115,7 @@ impl Prepare for SetCluster {
             ));
         }
         let notes = match self.needs_operation() {
-            true => changes.notes(&cluster, &to),
+            true => changes.notes(&cluster, &to).into_iter().chain(notes_of(&late)).collect(),
             false => vec!["recorded at once: nothing is done on the nodes".to_owned()],
         };
         let procedure = Set::new(&cluster, to.clone(), changes.restarts(), self.writes);
@@ -176,9 +189,26 @@ impl<'a> Changes<'a> {
             }
             (Durability::Async, Durability::Async) | (Durability::Quorum, Durability::Quorum) => {}
         }
+        if cluster.lease_profile != to.lease_profile {
+            let Timings { lease, .. } = to.lease_profile.timings();
+            notes.push(format!(
+                "lease profile {}: a lease lasts {} s; the others go by it first where it is longer, the primary where it is shorter; nobody is interrupted",
+                to.lease_profile,
+                lease.as_secs_f64()
+            ));
+        }
         notes.push("if a step fails, what was declared before is put back".to_owned());
         notes
     }
+}
+
+fn is_offline(desk: &Desk, cluster: &Cluster, member: &Member) -> bool {
+    let state = desk.means.nodes.state(member.node_id, cluster.id);
+    state.is_some_and(|state| state.availability == Availability::Offline)
+}
+
+fn notes_of<'a>(late: &'a [&Member]) -> impl Iterator<Item = String> + 'a {
+    late.iter().map(|member| format!("{} is offline: it goes by this once it is back", member.node_name))
 }
 
 fn has_replica(cluster: &Cluster, why: &str, other: &str) -> Precondition {
@@ -193,7 +223,7 @@ fn has_replica(cluster: &Cluster, why: &str, other: &str) -> Precondition {
 
 /// What asks for more memory than a member's machine has.
 fn memory(desk: &Desk, cluster: &Cluster, to: &Declared) -> Vec<Precondition> {
-    let beyond = |member: &crate::cluster::Member| {
+    let beyond = |member: &Member| {
         let machine = desk.means.nodes.machine(member.node_id)?;
         let beyond = cluster.engine.beyond_memory(&to.parameters, machine.memory_bytes);
         let unmet = |it: holdfast_common::error::Violation| {

@@ -11,7 +11,7 @@ async fn restarting_a_cluster_ends_with_another_primary_or_with_the_old_one() {
                 Durability::Async => |world| Some(waits_for_nobody(world.active(3))),
                 Durability::Quorum => |world| Some(world.active(3)),
             },
-            procedure: |world| Restart::new(&world.active(3), Writes::GoOn).unwrap().into(),
+            procedure: |world| Restart::new(&world.active(3), world.nodes(), Writes::GoOn).unwrap().into(),
             succeeded: |world, cluster| led_by(world, cluster, 1).or_else(|_| led_by(world, cluster, 2)),
             undone: |world, cluster| {
                 (0..3)
@@ -25,4 +25,17 @@ async fn restarting_a_cluster_ends_with_another_primary_or_with_the_old_one() {
             harness::walk(&case).await.unwrap_or_else(|violation| panic!("{durability}: {violation}"));
         assert_eq!(report.steps, 9);
     }
+}
+
+#[tokio::test(start_paused = true)]
+async fn of_some_members_the_others_are_left_alone() {
+    let case = Case {
+        before: |world| Some(world.active(3)),
+        procedure: |world| Restart::new(&world.active(3), &world.nodes()[2..], Writes::GoOn).unwrap().into(),
+        succeeded: |world, cluster| led_by(world, cluster, 0),
+        undone: |world, cluster| led_by(world, cluster, 0),
+        only_once: false,
+    };
+    let report = harness::walk(&case).await.unwrap_or_else(|violation| panic!("{violation}"));
+    assert_eq!(report.steps, 2);
 }

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 
 use holdfast_common::engine::Parameters;
+use holdfast_common::protocol::Profile;
 
 use super::*;
 use crate::procedures::restart::Writes;
@@ -124,5 +125,59 @@ async fn durability_becomes_another_together_with_the_rest_or_stays() {
     };
     for case in [stronger, weaker] {
         harness::walk(&case).await.unwrap_or_else(|violation| panic!("{violation}"));
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_replica_that_is_away_keeps_nobody_from_what_needs_no_restart() {
+    for (restarts, ends) in [(Restarts::None, State::Succeeded), (Restarts::WhereNeeded, State::Failed)] {
+        let case = Case {
+            before: |world| Some(world.active(3)),
+            procedure: |_| unreachable!("it is made here"),
+            succeeded: |_, _| Ok(()),
+            undone: |_, _| Ok(()),
+            only_once: false,
+        };
+        let (world, store) = (Arc::new(case.world()), Memory::shared());
+        world.lose(world.node(2));
+        let to = Declared { parameters: of(&[("work_mem", "8MB")]), ..Declared::of(&world.active(3)) };
+        let procedure = Set::new(&world.active(3), to, restarts, Writes::GoOn).unwrap().into();
+        let ended = drain::ended(&world, &store, procedure, case.writes(&world)).await;
+        assert_eq!(ended.state, ends, "{:?}", ended.failure);
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn leases_become_longer_or_shorter_and_those_that_wait_are_never_less_patient() {
+    fn goes_by(cluster: Option<&Cluster>, profile: Profile, patience: Option<Profile>) -> Result<(), String> {
+        let cluster = cluster.ok_or("the record is gone")?;
+        let is_so = (cluster.lease_profile, cluster.lease_patience) == (profile, patience);
+        is(is_so, &format!("it goes by {} and {:?}", cluster.lease_profile, cluster.lease_patience))
+    }
+    let longer = Case {
+        before: |world| Some(world.active(3)),
+        procedure: |world| set(&world.active(3), |to| Declared { lease_profile: Profile::Wide, ..to }),
+        succeeded: |_, cluster| goes_by(cluster, Profile::Wide, None),
+        undone: |_, cluster| {
+            goes_by(cluster, Profile::Default, None)
+                .or_else(|_| goes_by(cluster, Profile::Wide, Some(Profile::Wide)))
+                .or_else(|_| goes_by(cluster, Profile::Wide, None))
+        },
+        only_once: false,
+    };
+    let shorter = Case {
+        before: longer.before,
+        procedure: |world| set(&world.active(3), |to| Declared { lease_profile: Profile::Fast, ..to }),
+        succeeded: |_, cluster| goes_by(cluster, Profile::Fast, None),
+        undone: |_, cluster| {
+            goes_by(cluster, Profile::Default, None)
+                .or_else(|_| goes_by(cluster, Profile::Fast, Some(Profile::Default)))
+                .or_else(|_| goes_by(cluster, Profile::Fast, None))
+        },
+        only_once: false,
+    };
+    for case in [longer, shorter] {
+        let report = harness::walk(&case).await.unwrap_or_else(|violation| panic!("{violation}"));
+        assert_eq!(report.steps, 4);
     }
 }

@@ -17,7 +17,8 @@ use holdfast_common::wire::WireEnum as _;
 use holdfast_proto::r#type::v1 as nouns;
 use holdfast_proto::v1 as proto;
 
-use crate::procedures::requests::{CreateCluster, ResyncCluster};
+use crate::procedures::requests::{CreateCluster, RestartCluster, ResyncCluster};
+use crate::procedures::restart::Writes;
 use crate::procedures::steps::Absent;
 use crate::rpc::convert;
 
@@ -51,11 +52,19 @@ pub(super) fn member(cluster: &str, node: &str) -> Result<(ClusterName, NodeName
     complete(violations, cluster.zip(node))
 }
 
-pub(super) fn resync(request: proto::ResyncClusterRequest) -> Result<ResyncCluster, Failure> {
-    let mode = request.mode();
-    let proto::ResyncClusterRequest { cluster, nodes, mode: given, in_place, confirm, .. } = request;
+pub(super) fn restart(request: proto::RestartClusterRequest) -> Result<RestartCluster, Failure> {
+    let proto::RestartClusterRequest { cluster, nodes, force, request_id: _, validate_only: _ } = request;
     let mut violations = Violations::default();
     let cluster = violations.take("cluster", cluster.parse());
+    let nodes = node_names(&mut violations, &nodes);
+    violations.check()?;
+    let cluster = cluster.ok_or_else(|| Failure::invalid_field("cluster", "is missing"))?;
+    let writes = if force { Writes::MayWait } else { Writes::GoOn };
+    Ok(RestartCluster { cluster, nodes, writes })
+}
+
+/// Each once.
+fn node_names(violations: &mut Violations, nodes: &[String]) -> Vec<NodeName> {
     let mut named = Vec::new();
     for (index, name) in nodes.iter().enumerate().take(MAX_PEERS + 1) {
         match violations.take(&format!("nodes[{index}]"), name.parse::<NodeName>()) {
@@ -67,6 +76,15 @@ pub(super) fn resync(request: proto::ResyncClusterRequest) -> Result<ResyncClust
     if nodes.len() > MAX_PEERS {
         violations.add("nodes", format!("names more than {MAX_PEERS} nodes"));
     }
+    named
+}
+
+pub(super) fn resync(request: proto::ResyncClusterRequest) -> Result<ResyncCluster, Failure> {
+    let mode = request.mode();
+    let proto::ResyncClusterRequest { cluster, nodes, mode: given, in_place, confirm, .. } = request;
+    let mut violations = Violations::default();
+    let cluster = violations.take("cluster", cluster.parse());
+    let named = node_names(&mut violations, &nodes);
     let mode = match mode {
         proto::ResyncMode::Unspecified if given != 0 => {
             violations.add("mode", format!("{given} is unknown; use auto, rewind or full"));

@@ -4,7 +4,7 @@ use holdfast_common::engine::MAX_PARAMETERS;
 use holdfast_common::error::{Failure, Violations};
 use holdfast_proto::v1 as proto;
 
-use super::{complete, parse_durability, parse_parameters};
+use super::{complete, parse_durability, parse_parameters, parse_profile};
 use crate::cluster::OnReplicaLoss;
 use crate::procedures::requests::{SetCluster, Settings};
 use crate::procedures::restart::Writes;
@@ -18,6 +18,7 @@ pub(in crate::rpc::clusters) fn set(request: proto::UpdateClusterRequest) -> Res
         parameters,
         reset_parameters: reset,
         durability,
+        lease_profile,
         force,
         request_id: _,
         validate_only: _,
@@ -36,12 +37,14 @@ pub(in crate::rpc::clusters) fn set(request: proto::UpdateClusterRequest) -> Res
     if reset.len() > MAX_PARAMETERS {
         violations.add("reset_parameters", format!("names more than {MAX_PARAMETERS} parameters"));
     }
-    let nothing = max_lag_on_failover_bytes.is_none() && on_replica_loss == 0 && durability == 0;
+    let nothing =
+        max_lag_on_failover_bytes.is_none() && [on_replica_loss, durability, lease_profile] == [0; 3];
     if nothing && parameters.is_empty() && reset.is_empty() {
-        let others = "parameters, reset_parameters, durability or on_replica_loss";
+        let others = "parameters, reset_parameters, durability, lease_profile or on_replica_loss";
         violations.add("max_lag_on_failover_bytes", format!("nothing is to be changed; set this, {others}"));
     }
     let durability = (durability != 0).then(|| parse_durability(durability, &mut violations)).flatten();
+    let lease_profile = (lease_profile != 0).then(|| parse_profile(lease_profile, &mut violations));
     // Of which engine they are, and what fits beside those that are set, the cluster tells.
     let parameters = parse_parameters(parameters, None, None, &mut violations);
     let settings = Settings { max_lag_on_failover: max_lag_on_failover_bytes, on_replica_loss: on_loss };
@@ -52,6 +55,7 @@ pub(in crate::rpc::clusters) fn set(request: proto::UpdateClusterRequest) -> Res
         parameters,
         reset,
         durability,
+        lease_profile,
         writes,
     });
     complete(violations, parts)
@@ -82,6 +86,7 @@ mod tests {
         assert_eq!(refused(|it| it.cluster = "../x".into()), ["cluster"]);
         assert_eq!(refused(|it| it.on_replica_loss = 9), ["on_replica_loss"]);
         assert_eq!(refused(|it| it.durability = 9), ["durability"]);
+        assert_eq!(refused(|it| it.lease_profile = 9), ["lease_profile"]);
         assert_eq!(refused(|it| it.parameters.clear()), ["max_lag_on_failover_bytes"]);
         assert_eq!(refused(|it| it.reset_parameters = vec!["x".into(); 201]), ["reset_parameters"]);
         let broken = refused(|it| it.parameters = [("a b".to_owned(), "1".to_owned())].into());
