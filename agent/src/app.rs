@@ -14,10 +14,12 @@ mod surroundings;
 
 pub use boot::load_firewall;
 
+use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
+use holdfast_common::assignment::Assignment;
 use holdfast_common::clock::Clock;
 use holdfast_common::id::InstanceId;
 use holdfast_common::report::Severity;
@@ -34,7 +36,7 @@ use crate::dispatch;
 use crate::engine::postgresql::{
     Credentials, DEBIAN_PROGRAMS, ENGINE_USER, Postgresql, SYSTEM_FOLDERS, Settings,
 };
-use crate::engine::room::{self, Room};
+use crate::engine::room;
 use crate::engine::{self, Engines};
 use crate::firewall::{self, Firewall};
 use crate::health;
@@ -109,22 +111,14 @@ impl Config {
         let certificates = identity.certificates();
         let credentials = watch::Sender::new(credentials(&certificates.borrow()));
         let outbox = Outbox::default();
-        let room = room::Service::new(host.files(), &record.data_dir, &clock, telling(&outbox));
-        let shown = (credentials.subscribe(), room.subscribe());
-        let engines = open_engines(&record, self.memory_bytes, &host, shown).await?;
-
+        let means = (&host, telling(&outbox), &clock);
+        let (engines, room) = open_engines(&record, self.memory_bytes, &credentials, means).await?;
         let (terms, assigned, commands, orders) = accepted(state, (&engines, &host), &outbox, &clock).await?;
         let (addresses, coordinator_addresses) = Addresses::new(coordinators.all().to_vec());
         let table = Firewall::new(host.clone());
         let kernel = table.kernel().clone();
-        let means = firewall::service::Means {
-            assignment: assigned.subscribe(),
-            coordinators: coordinator_addresses,
-            has_data: having_data(&engines),
-            users: replicating(&host),
-            clock: clock.clone(),
-            tell: telling(&outbox),
-        };
+        let known = (assigned.subscribe(), coordinator_addresses);
+        let means = guarding(known, &engines, &host, &clock, telling(&outbox));
         let (firewall, filtering) = firewall::Service::open(table, state_files(state), state, means).await?;
         let (leases, held, found) = lease::Service::open(&state_files(state), state).await?;
         tell(found, &outbox, &clock);
@@ -286,13 +280,13 @@ async fn accepted(
     Ok((terms, Arc::new(assignments), commands, orders))
 }
 
-/// The drivers, with what an earlier agent has left half done put back.
+/// The drivers, with what an earlier agent has left half done put back, and who tells them of their disk.
 async fn open_engines(
     record: &identity::Record,
     memory_bytes: Option<u64>,
-    host: &Host,
-    (credentials, room): (watch::Receiver<Arc<Credentials>>, watch::Receiver<Room>),
-) -> Result<Engines, engine::Error> {
+    credentials: &watch::Sender<Arc<Credentials>>,
+    (host, tell, clock): (&Host, Tell, &Clock),
+) -> Result<(Engines, room::Service), engine::Error> {
     let settings = Settings {
         node_id: record.node_id,
         address: record.address,
@@ -300,9 +294,22 @@ async fn open_engines(
         programs: PathBuf::from(DEBIAN_PROGRAMS),
         memory_bytes,
     };
-    let postgresql = Postgresql::new(settings, host.clone(), credentials, room);
+    let room = room::Service::new(host.files(), &record.data_dir, clock, tell);
+    let postgresql = Postgresql::new(settings, host.clone(), credentials.subscribe(), room.subscribe());
     postgresql.recover().await?;
-    Ok(Engines::new(vec![Arc::new(postgresql)]))
+    Ok((Engines::new(vec![Arc::new(postgresql)]), room))
+}
+
+/// What the firewall goes by.
+fn guarding(
+    (assignment, coordinators): (watch::Receiver<Arc<Assignment>>, watch::Receiver<Vec<IpAddr>>),
+    engines: &Engines,
+    host: &Host,
+    clock: &Clock,
+    tell: Tell,
+) -> firewall::service::Means {
+    let (has_data, users) = (having_data(engines), replicating(host));
+    firewall::service::Means { assignment, coordinators, has_data, users, clock: clock.clone(), tell }
 }
 
 /// Whether a cluster's data are on this node; what cannot be listed may be.
