@@ -76,6 +76,8 @@ fn checks() -> Vec<(&'static str, Program)> {
                 .env("RUSTDOCFLAGS", "-D warnings"),
         ),
         ("protocol", tools::tool("buf").arg("lint").folder(source().join("proto"))),
+        // Those too that are for other systems: all that is locked is looked at.
+        ("crates", Program::cargo(["fetch", "--locked", "--quiet"])),
         // Without its advisories, which come from the network: what is checked here needs none.
         (
             "dependencies",
