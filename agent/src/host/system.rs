@@ -21,7 +21,7 @@ pub trait System: fmt::Debug + Send + Sync {
     /// Whether the agent may act for the whole machine.
     fn privilege(&self) -> Privilege;
 
-    /// Changes at every boot.
+    /// Changes at every boot of the machine, also where that is a container, whose kernel goes on.
     ///
     /// # Errors
     /// If the kernel does not tell it.
@@ -59,6 +59,17 @@ pub enum Error {
 
 // === impl Machine ===
 
+impl Machine {
+    /// Changes at every boot of the kernel.
+    ///
+    /// # Errors
+    /// If it does not tell it.
+    pub fn kernel_boot_id() -> Result<String, Error> {
+        let text = std::fs::read_to_string("/proc/sys/kernel/random/boot_id");
+        text.map(|id| id.trim().to_owned()).map_err(|source| Error::BootId { source })
+    }
+}
+
 impl System for Machine {
     fn user(&self, name: &str) -> Result<Option<Owner>, Error> {
         match User::from_name(name) {
@@ -72,8 +83,9 @@ impl System for Machine {
     }
 
     fn boot_id(&self) -> Result<String, Error> {
-        let text = std::fs::read_to_string("/proc/sys/kernel/random/boot_id");
-        text.map(|id| id.trim().to_owned()).map_err(|source| Error::BootId { source })
+        let init = procfs::process::Process::new(1).and_then(|init| init.stat());
+        let init = init.map_err(|error| Error::BootId { source: std::io::Error::other(error) })?;
+        Ok(format!("{}.{}", Self::kernel_boot_id()?, init.starttime))
     }
 
     fn reboot(&self) -> BoxFuture<'_, Result<(), Error>> {

@@ -29,7 +29,7 @@ use self::process::{Handle, Identity};
 use super::{Ending, Error, Service, ServiceName, Signal, Started, Status, Stop, Stopped, Units};
 use crate::host::exec::SEARCH_PATH;
 use crate::host::files::{Access, Disk, Tree, open_log};
-use crate::host::system::{Machine, System};
+use crate::host::system::Machine;
 
 /// A log that has grown past this is set aside once, as `.1`, at the next start.
 const MAX_LOG_BYTES: u64 = 8 * 1024 * 1024;
@@ -93,7 +93,7 @@ impl Plain {
         let io = |source| Error::Io { deed: "open the records of", service: "*".to_owned(), source };
         let disk = Disk::new([folder.to_owned()]);
         disk.create_dir(folder, Access::PRIVATE_DIR).map_err(|error| io(io::Error::other(error)))?;
-        let boot = Machine.boot_id().map_err(|error| io(io::Error::other(error)))?;
+        let boot = Machine::kernel_boot_id().map_err(|error| io(io::Error::other(error)))?;
         let inner =
             Inner { folder: folder.to_owned(), disk, boot, turn: Mutex::default(), alive: Mutex::default() };
         Ok(Self { inner: Arc::new(inner) })
