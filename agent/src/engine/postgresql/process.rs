@@ -25,6 +25,8 @@ const IMMEDIATE_DEADLINE: Duration = Duration::from_secs(15);
 const START_WATCH: Duration = Duration::from_secs(3);
 /// How long the processes of a server that has ended are waited for.
 const LAST_DEADLINE: Duration = Duration::from_secs(5);
+/// The same before a start, where clients may wait.
+const ENDING: Duration = Duration::from_secs(1);
 /// Between two looks at a server that starts or stops: clients may wait for it.
 const PAUSE: Duration = Duration::from_millis(5);
 
@@ -91,6 +93,8 @@ impl Start<'_> {
         if host.units().status(&name).await.is_running() {
             return Ok(());
         }
+        // Those that outlive their server for a moment are no others.
+        gone(layout, ENDING).await;
         let users = users_of(&layout.data()).await?;
         if !users.is_empty() {
             let why = format!("processes {users:?} use the data outside of the supervisor; stop them first");
@@ -137,7 +141,7 @@ async fn watch(host: &Host, layout: &Layout, name: &ServiceName) -> Result<(), E
     match watched.await {
         Ok(true) | Err(_) => Ok(()),
         Ok(false) => {
-            gone(layout).await;
+            gone(layout, LAST_DEADLINE).await;
             let problem = format!("it ended at once: {}", words::last(host, layout).await);
             Err(Error::Wrong { deed: "start PostgreSQL".to_owned(), problem })
         }
@@ -145,13 +149,13 @@ async fn watch(host: &Host, layout: &Layout, name: &ServiceName) -> Result<(), E
 }
 
 /// Waits for the processes that outlive their server for a moment: one of them writes its log, and with it why it ended.
-async fn gone(layout: &Layout) {
+async fn gone(layout: &Layout, deadline: Duration) {
     let gone = async {
         while users_of(&layout.data()).await.is_ok_and(|users| !users.is_empty()) {
             tokio::time::sleep(PAUSE).await;
         }
     };
-    let _late = tokio::time::timeout(LAST_DEADLINE, gone).await;
+    let _late = tokio::time::timeout(deadline, gone).await;
 }
 
 async fn has_socket(host: &Host, layout: &Layout) -> bool {
@@ -200,6 +204,6 @@ pub(super) async fn halt(host: &Host, layout: &Layout, name: &ServiceName) -> Re
     let how = Stop { signal: Signal::Quit, deadline: IMMEDIATE_DEADLINE };
     let stopped = host.units().stop(name, how).await;
     stopped.map_err(|error| Error::failed("stop PostgreSQL", error))?;
-    gone(layout).await;
+    gone(layout, LAST_DEADLINE).await;
     refuse_users(&layout.data()).await
 }

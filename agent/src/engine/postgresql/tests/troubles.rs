@@ -37,6 +37,16 @@ async fn is_well(node: &TestNode, cluster: ClusterId) {
     node.bench.wait(cluster, "streaming without trouble", well).await;
 }
 
+/// Waits until the server answers so.
+async fn answers(node: &TestNode, cluster: ClusterId, question: &str, answer: &str) {
+    let asked = async {
+        while node.local(cluster, question).await != answer {
+            tokio::time::sleep(std::time::Duration::from_millis(50)).await;
+        }
+    };
+    tokio::time::timeout(std::time::Duration::from_secs(30), asked).await.expect(question);
+}
+
 #[tokio::test]
 async fn slots_that_are_gone_or_lost_are_told_and_made_again_and_who_needs_what_is_gone_is_copied() {
     let machine = Machine::new();
@@ -56,6 +66,8 @@ async fn slots_that_are_gone_or_lost_are_told_and_made_again_and_who_needs_what_
     assert_eq!(a.local(id, &there).await, "1");
     b.bench.run(&replica).await;
     is_well(b, id).await;
+    // A slot keeps nothing before its replica has said what it has.
+    answers(a, id, &kept, "reserved").await;
 
     set(a, id, &[("max_slot_wal_keep_size", "1MB"), ("wal_keep_size", "0")]).await;
     b.bench.stop(id).await;
