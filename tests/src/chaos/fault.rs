@@ -6,12 +6,13 @@ use anyhow::Context as _;
 use nix::sys::signal::Signal;
 use tokio::time::sleep;
 
-use super::{Chaos, Strike};
+use super::{Chaos, Strike, WHOLE};
 use crate::cluster::{self, NODES};
 use crate::fault::{empty_disk, fill_disk};
 use crate::fleet::{AGENT, COORDINATOR};
 use crate::host::Host;
 use crate::proc::Process;
+use crate::wait::wait_until;
 
 /// To whom something is done.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -94,18 +95,20 @@ impl Chaos {
         let host = fleet.node(name)?;
         let lasts = || sleep(Duration::from_secs_f64(strike.seconds));
         match strike.fault {
-            Fault::KillServer => kill_server(host)?,
-            Fault::KillAgent => drop(host.crash(AGENT).await?),
+            Fault::KillServer => kill_server(host).await?,
+            Fault::KillAgent => crashed(host, AGENT).await?,
             Fault::KillBoth => {
-                kill_server(host)?;
-                host.crash(AGENT).await?;
+                kill_server(host).await?;
+                crashed(host, AGENT).await?;
             }
-            Fault::KillCoordinator => drop(fleet.controller().crash(COORDINATOR).await?),
+            Fault::KillCoordinator => crashed(fleet.controller(), COORDINATOR).await?,
             Fault::StopAgent => stopped(host, AGENT, lasts()).await?,
             Fault::StopCoordinator => stopped(fleet.controller(), COORDINATOR, lasts()).await?,
-            Fault::FreezeServer => frozen(cluster::server(host)?, lasts()).await?,
-            Fault::FreezeAgent => frozen(service(host, AGENT)?, lasts()).await?,
-            Fault::FreezeCoordinator => frozen(service(fleet.controller(), COORDINATOR)?, lasts()).await?,
+            Fault::FreezeServer => frozen(server(host).await?, lasts()).await?,
+            Fault::FreezeAgent => frozen(service(host, AGENT).await?, lasts()).await?,
+            Fault::FreezeCoordinator => {
+                frozen(service(fleet.controller(), COORDINATOR).await?, lasts()).await?
+            }
             Fault::PowerCut => {
                 host.cut_power().await?;
                 lasts().await;
@@ -189,10 +192,10 @@ impl Chaos {
             // Somewhere in its course.
             sleep(Duration::from_secs_f64(strike.seconds / 8.0)).await;
             match strike.fault {
-                Fault::SwitchoverAndKillCoordinator => drop(fleet.controller().crash(COORDINATOR).await?),
+                Fault::SwitchoverAndKillCoordinator => crashed(fleet.controller(), COORDINATOR).await?,
                 Fault::SwitchoverAndKillAgents => {
                     for name in [primary, replicas[0]] {
-                        fleet.node(name)?.crash(AGENT).await?;
+                        crashed(fleet.node(name)?, AGENT).await?;
                     }
                 }
                 Fault::TwoSwitchovers => {
@@ -207,15 +210,29 @@ impl Chaos {
     }
 }
 
-fn kill_server(host: &Host) -> anyhow::Result<()> {
-    cluster::server(host)?.signal(Signal::SIGKILL)
+/// One that was killed by the fault before may not be noticed yet, and is waited for.
+async fn server(host: &Host) -> anyhow::Result<Process> {
+    wait_until("a server", WHOLE, || async { cluster::server(host) }).await
 }
 
-fn service(host: &Host, name: &str) -> anyhow::Result<Process> {
-    host.service(name)?.with_context(|| format!("{name} does not run on {}", host.name()))
+async fn kill_server(host: &Host) -> anyhow::Result<()> {
+    server(host).await?.signal(Signal::SIGKILL)
+}
+
+async fn service(host: &Host, name: &str) -> anyhow::Result<Process> {
+    wait_until(format!("{name} on {}", host.name()), WHOLE, || async {
+        host.service(name)?.context("it does not run")
+    })
+    .await
+}
+
+async fn crashed(host: &Host, name: &str) -> anyhow::Result<()> {
+    service(host, name).await?;
+    host.crash(name).await.map(drop)
 }
 
 async fn stopped(host: &Host, name: &str, lasts: impl Future<Output = ()>) -> anyhow::Result<()> {
+    service(host, name).await?;
     host.kill(name).await?;
     lasts.await;
     host.release(name).await.map(drop)
