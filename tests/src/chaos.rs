@@ -23,6 +23,8 @@ use crate::wait::wait_until;
 const WHOLE: Duration = Duration::from_secs(180);
 /// Of each member's disk. It takes what it is given: a file that grows.
 const DISK_MIB: u32 = 4096;
+/// After so many seconds a server that was killed serves nobody any more, and its agent and the coordinator know of it.
+const NOTICED: f64 = 2.0;
 /// How long faults last: the shortest in seconds, the longest in leases.
 const SHORTEST: f64 = 0.2;
 const LONGEST: f64 = 2.8;
@@ -103,7 +105,7 @@ impl Chaos {
             let (primary, _) = self.stage.whole().await?;
             let last = self.stage.client.last().context("nothing is acknowledged")?;
             ensure!(
-                last.node == primary && last.sent > ended,
+                last.node == primary && last.sent > ended + NOTICED,
                 "the primary is {primary}, and the last was {last:?}"
             );
             Ok(primary)
