@@ -16,6 +16,7 @@ use tokio::time::{Instant, sleep};
 use super::history::Relation;
 use super::layout::{Layout, Marker};
 use super::render::Place;
+use super::session::NoAnswer;
 use super::{Inner, control, process};
 use crate::engine::Error;
 use crate::host::files::Access;
@@ -150,20 +151,20 @@ impl Inner {
         }
         self.unseal(&layout).await?;
         self.configure(member).await?;
-        self.help_to_find(member.cluster_id).await
+        let name = process::service_name(member.cluster_id)?;
+        if self.host.units().status(&name).await.is_running() {
+            // It follows without this too, if later.
+            let _or_not = tokio::time::timeout(HELPED, self.help_to_find(member.cluster_id)).await;
+        }
+        Ok(())
     }
 
     /// A server waits after each failed try to receive, and fails until the new primary has left recovery and made its slots: a
     /// reload ends that wait. In quorum mode clients wait for this.
-    async fn help_to_find(&self, cluster: ClusterId) -> Result<(), Error> {
-        let until = Instant::now() + HELPED;
-        while self.host.units().status(&process::service_name(cluster)?).await.is_running() {
-            let session = self.session(cluster).await.map_err(|why| why.during("follow"))?;
-            let streams = session.streams().await.map_err(|why| why.during("follow"))?;
-            if streams || Instant::now() > until {
-                break;
-            }
-            session.reload().await.map_err(|why| why.during("follow"))?;
+    async fn help_to_find(&self, cluster: ClusterId) -> Result<(), NoAnswer> {
+        let session = self.session(cluster).await?;
+        while !session.streams().await? {
+            session.reload().await?;
             sleep(HELP_PAUSE).await;
         }
         Ok(())
