@@ -26,8 +26,8 @@ impl Inner {
             Question::Logs => self.kept(&layout).await.map(Answer::Logs),
             Question::Files { id } => self.files_of(&layout, id).await.map(Answer::Files),
             Question::Part { id, file, offset, bytes } => {
-                let files = self.files_of(&layout, id).await?;
-                if !files.iter().any(|known| known.name == *file) {
+                let summary = self.summary(&layout, id).await?;
+                if !names(&summary).any(|known| known == file.as_str()) {
                     return Err(Error::NotSetAside { id: id.clone() });
                 }
                 let path = layout.set_aside().join(id.as_str()).join(file.as_str());
@@ -69,9 +69,8 @@ impl Inner {
     async fn files_of(&self, layout: &Layout, id: &Id) -> Result<Vec<File>, Error> {
         let summary = self.summary(layout, id).await?;
         let folder = layout.set_aside().join(id.as_str());
-        let others = [history_of(&summary), SUMMARY.to_owned()];
         let mut files = Vec::new();
-        for name in summary.segments.iter().chain(&others) {
+        for name in names(&summary) {
             let name: FileName = name.parse().map_err(|error| Error::failed(READ, error))?;
             let stat = self.host.files().stat(folder.join(name.as_str())).await;
             let stat = stat.map_err(|error| Error::failed(READ, error))?;
@@ -80,6 +79,11 @@ impl Inner {
         }
         Ok(files)
     }
+}
+
+/// The names that its files may have.
+fn names(summary: &Summary) -> impl Iterator<Item = String> {
+    summary.segments.iter().cloned().chain([history_of(summary), SUMMARY.to_owned()])
 }
 
 fn described(id: Id, summary: &Summary, files: &[File]) -> Log {
