@@ -108,6 +108,8 @@ fn tls(out: &mut Lines, layout: &Layout) {
 fn replication(out: &mut Lines, subject: &Subject<'_>) {
     let Subject { member, node, layout, budget, .. } = subject;
     out.plain("wal_level", "replica");
+    // A crash makes visible what was not replicated. That must be a start, which whoever opens the gate knows of.
+    out.plain("restart_after_crash", "off");
     // For pg_rewind.
     out.plain("wal_log_hints", "on");
     out.plain("hot_standby", "on");

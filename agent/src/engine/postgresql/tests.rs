@@ -1,5 +1,6 @@
 //! The driver on real servers: on loopback addresses, in a folder of their own, under the plain supervisor.
 
+mod crash;
 mod guards;
 mod parameters;
 mod quoting;

@@ -1,0 +1,16 @@
+//! One of the server's processes crashes.
+
+use super::*;
+
+#[tokio::test]
+async fn a_crash_inside_of_a_server_is_the_end_of_that_server() {
+    let machine = Machine::new();
+    let a = machine.node("a", 49).await;
+    let cluster = primary(&a).await;
+    let writer = "select pid from pg_stat_activity where backend_type = 'walwriter'";
+    let writer = a.local(cluster.id, writer).await.parse().unwrap();
+    nix::sys::signal::kill(nix::unistd::Pid::from_raw(writer), nix::sys::signal::SIGKILL).unwrap();
+    a.bench.wait(cluster.id, "the end", |o| o.state == EngineState::Stopped).await;
+    a.bench.run(&cluster.primary(&a.bench)).await;
+    a.bench.stop(cluster.id).await;
+}
