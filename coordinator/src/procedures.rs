@@ -12,7 +12,7 @@
 //! | `promote_member` | [`promote`]: another member becomes primary, by plan | before the new one is stored: the old one serves again |
 //! | `failover` | [`failover`]: another member becomes primary though the present one cannot hand over | the same |
 //! | `resync` | [`resync`]: replicas' data aligned with the primary's | one that could not be aligned keeps what it has |
-//! | `restart_cluster` | [`restart`]: replicas one after the other, then the primary by a switchover | of the switchover: its own |
+//! | `restart_cluster` | [`restart`]: replicas one after the other, then the primary by a switchover, or where it is ([`in_place`]) | of the switchover: its own; else it is started again |
 //! | `set_cluster` | [`set`]: parameters, durability and the like of a living cluster | until the primary goes by it: what was declared before |
 //! | `regroup` | [`regroup`]: a quorum counts on fewer or more replicas | growing: those as before |
 //! | `delete_cluster` | [`delete`] | none: goes on |
@@ -28,6 +28,7 @@ pub mod delete;
 pub mod drain;
 mod elect;
 pub mod failover;
+mod in_place;
 pub mod nodes;
 pub mod parts;
 pub mod promote;

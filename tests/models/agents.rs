@@ -1,18 +1,23 @@
 //! What agents do: events in, effects out, each carried out in a world that may stop them between any two.
 
+use std::collections::VecDeque;
+
 use holdfast_common::protocol::{
     Countdown, Effect, Event, List, Member, Need, RequestNumber, Standing, ToCoordinator, ToMember,
 };
 
 use super::model::{Action, Model, Via};
 use super::rules::Rule;
-use super::world::{Deed, Kernel, Node, Packet, World, index_of};
+use super::world::{Deed, Engine, Kernel, Node, Packet, World, index_of};
 
 // === impl Model ===
 
 impl Model {
     pub(crate) fn agents_can(&self, world: &World, actions: &mut Vec<Action>) {
-        for (index, node) in world.nodes.iter().enumerate() {
+        if self.word && !world.nodes[0].off {
+            actions.push(Action::TurnOff);
+        }
+        for (index, node) in world.nodes.iter().enumerate().filter(|(_, node)| !node.off) {
             if !node.undone.is_empty() {
                 actions.push(Action::Act(index));
             } else if node.member.record.standing == Standing::Primary && self.may_ask(node) {
@@ -74,7 +79,7 @@ impl Model {
         let timings = self.timings();
         loop {
             let node = &mut world.nodes[index];
-            if !node.undone.is_empty() {
+            if node.off || !node.undone.is_empty() {
                 return;
             }
             let ready = node.engine.running
@@ -227,6 +232,18 @@ impl Model {
         node.engine.stop();
         node.engine.start();
         self.restart(world, index);
+    }
+
+    /// Nothing is left but its disk.
+    pub(crate) fn turn_off(&self, world: &mut World) {
+        let timings = self.timings();
+        let node = &mut world.nodes[0];
+        let mut member = Member::started(node.disk.clone(), Kernel::default().found(), &timings);
+        member.pass(timings.remembered());
+        let engine = Engine { log: node.engine.log.clone(), ..Engine::default() };
+        let (disk, kernel) = (node.disk.clone(), Kernel::default());
+        let undone = VecDeque::new();
+        *node = Node { disk, member, undone, kernel, engine, orphan: None, telling: None, off: true };
     }
 
     /// The engine recovers in its place; until enough have followed it is not ready.

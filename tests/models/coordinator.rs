@@ -30,6 +30,10 @@ impl Model {
             actions.push(Action::Intend);
             actions.extend((1..self.nodes).map(Action::Declare));
         }
+        let primary = &world.nodes[index_of(regent.reign.primary)];
+        if self.word && (primary.off || self.leaves_out(Rule::TheWordIsTrue)) {
+            actions.push(Action::Vouch);
+        }
         actions.push(Action::Abandon);
         self.may_switch_over(world, regent, actions);
     }
@@ -58,6 +62,18 @@ impl Model {
         let regent = world.regent.as_mut()?;
         ((self.failover || regent.stop.is_some()) && regent.reign.term.get() < self.terms).then_some(())?;
         let decrees = regent.intend().ok()?;
+        self.carry_out(world, decrees);
+        Some(())
+    }
+
+    /// A person's word that the primary is off: for a change that begins, or for the one that is under way.
+    pub(crate) fn vouch(&self, world: &mut World) -> Option<()> {
+        let regent = world.regent.as_mut()?;
+        if regent.reign.intended.is_some() {
+            return regent.vouch().ok();
+        }
+        (regent.reign.term.get() < self.terms).then_some(())?;
+        let decrees = regent.intend_by_word().ok()?;
         self.carry_out(world, decrees);
         Some(())
     }
@@ -93,7 +109,12 @@ impl Model {
             chosen => chosen.ok()?,
         };
         (chosen == id(index)).then_some(())?;
+        let by_word = regent.goes_by_word();
+        let sealed: BTreeSet<NodeId> = regent.seals.keys().copied().collect();
+        let need = if by_word && sealed.len() == 1 { Need::All } else { self.need };
         let members = match self.quorum() {
+            true if by_word => sealed,
+            false if by_word => &regent.reign.promotable() & &sealed,
             true => self.replicas(&regent).into_iter().chain([regent.reign.primary]).collect::<BTreeSet<_>>(),
             false => regent.reign.promotable(),
         };
@@ -101,8 +122,8 @@ impl Model {
             regent.reign.lists.iter_mut().for_each(|list| list.need = Need::All);
         }
         let planned = regent.stop.is_some();
-        let decrees = regent.succeed(&[chosen], members, self.need).ok()?;
-        if !planned && !self.quorum() {
+        let decrees = regent.succeed(&[chosen], members, need).ok()?;
+        if !planned && (by_word || !self.quorum()) {
             world.lose(index);
         }
         world.regent = Some(regent);

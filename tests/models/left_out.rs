@@ -82,6 +82,7 @@ left_out! {
     not_ready_shuts: [NotReadyShuts] in safe::falling(safe::small_quorum());
     confirm_when_all_have_caught_up: [ConfirmWhenAllHaveCaughtUp] in Model { versions: 2, ..safe::small_quorum() };
     no_way_back_once_stored: [NoWayBackOnceStored] in Model { abandon: true, terms: 3, ..safe::pair() };
+    the_word_is_true: [TheWordIsTrue] in safe::lone();
 
     confirm_the_place: [ConfirmThePlace] in Model { packets: 1, ..safe::switchover() };
     confirm_after_the_seals: [ConfirmAfterTheSeals] in Model { packets: 1, ..safe::switchover() };

@@ -28,6 +28,8 @@ pub(crate) struct Model {
     /// How often the coordinator asks the primary to stop for a switchover.
     pub(crate) attempts: u64,
     pub(crate) fences: bool,
+    /// The first primary's machine may be turned off for good, and a person may say so.
+    pub(crate) word: bool,
     pub(crate) abandon: bool,
     /// Every packet may arrive again.
     pub(crate) repeats: bool,
@@ -98,6 +100,9 @@ pub(crate) enum Action {
     Crash,
     Start,
     Intend,
+    TurnOff,
+    /// A person says that the primary is off.
+    Vouch,
     /// The coordinator says, or says again, what is not answered.
     Order(usize),
     Succeed(usize),
@@ -200,6 +205,8 @@ impl Model {
             Action::Crash => self.crash(&mut world),
             Action::Start => self.start(&mut world),
             Action::Intend => self.intend(&mut world)?,
+            Action::TurnOff => self.turn_off(&mut world),
+            Action::Vouch => self.vouch(&mut world)?,
             Action::Order(place) => self.order(&mut world, place)?,
             Action::Succeed(index) => self.succeed(&mut world, index)?,
             Action::Abandon => self.abandon(&mut world)?,

@@ -45,6 +45,7 @@ impl Model {
 
     pub(crate) fn deliver(&self, world: &mut World, packet: Packet) {
         match packet {
+            Packet::Down { to, .. } | Packet::Peer { to, .. } if world.nodes[to].off => {}
             Packet::Up { from, message } => self.hears(world, from, message),
             Packet::Down { to, message } => {
                 let message = self.readdressed(&world.nodes[to], message);

@@ -53,6 +53,8 @@ pub(crate) enum Rule {
     ConfirmWhenAllHaveCaughtUp,
     NoWayBackOnceStored,
     HigherTermsAreTaken,
+    /// What a person says of the old primary is true.
+    TheWordIsTrue,
     // Switchover.
     NoRenewalWhileStopping,
     StoppedOnlyIfStill,

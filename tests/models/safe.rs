@@ -2,9 +2,9 @@
 
 use holdfast_common::protocol::Need;
 
-use super::explore::{Verdict, verdict, ways_back};
+use super::explore::{Verdict, reaches, verdict, ways_back};
 use super::model::{Drift, Model};
-use super::world::Faults;
+use super::world::{Faults, World};
 
 const PLAIN: Model = Model {
     nodes: 2,
@@ -19,6 +19,7 @@ const PLAIN: Model = Model {
     failover: true,
     attempts: 0,
     fences: false,
+    word: false,
     abandon: false,
     repeats: false,
     unreadable: false,
@@ -142,6 +143,19 @@ fn an_abandoned_failover_leaves_one_primary_that_all_follow() {
 fn a_quorum_loses_nothing() {
     is_safe_and_never_stuck(&small_quorum());
     is_safe(&Model { log: 0, ..quorum() });
+}
+
+/// A primary on which nobody is counted, and one of a quorum that is lost with another: somebody says that it is off.
+pub(crate) fn lone() -> Model {
+    Model { members: &[], word: true, promises: false, ..pair() }
+}
+
+#[test]
+fn a_true_word_that_the_primary_is_off_is_enough() {
+    is_safe(&faults(0, 1, Model { abandon: true, terms: 3, ..lone() }));
+    is_safe(&Model { word: true, ..small_quorum() });
+    let last = |world: &World| world.nodes[0].off && world.open().eq([1]);
+    assert!(reaches(&lone(), last), "nobody takes its place");
 }
 
 #[test]

@@ -65,6 +65,14 @@ fn from_every_step_of_a_switchover_there_is_a_way_back() {
     is_safe_and_never_stuck(&faults(1, 0, Model { attempts: 1, ..small_switchover() }));
 }
 
+/// Nobody could replace it when it is stopped, or only until then.
+#[test]
+fn a_lone_primary_that_is_stopped_serves_again_and_alone() {
+    let lone = Model { members: &[], attempts: 1, versions: 2, ..small_switchover() };
+    is_safe_and_never_stuck(&faults(0, 1, lone.clone()));
+    is_safe_and_never_stuck(&faults(1, 0, lone));
+}
+
 #[test]
 #[ignore = "slow: minutes"]
 fn slow_a_switchover_loses_nothing_whatever_is_promised() {

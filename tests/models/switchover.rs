@@ -22,13 +22,13 @@ impl Model {
         }
     }
 
-    /// The coordinator begins a stop, under a number that was never used.
+    /// The coordinator begins a stop, under a number that was never used: also of a primary that nobody could replace.
     pub(crate) fn halt(&self, world: &mut World) -> Option<()> {
         let regent = world.regent.as_mut()?;
         (regent.reign.term.get() < self.terms).then_some(())?;
         let reused = self.leaves_out(Rule::AttemptsAreNeverReused);
         let attempt = if reused { Attempt(1) } else { Attempt(world.attempts + 1) };
-        let decrees = regent.halt(attempt).ok()?;
+        let decrees = regent.rest(attempt).ok()?;
         world.attempts += 1;
         self.carry_out(world, decrees);
         Some(())

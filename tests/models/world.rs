@@ -48,6 +48,8 @@ pub(crate) struct Node {
     pub(crate) orphan: Option<Slot>,
     /// To be told once the engine is stopped.
     pub(crate) telling: Option<(Term, Attempt)>,
+    /// Its machine is off, for good.
+    pub(crate) off: bool,
 }
 
 /// One action of an agent.
@@ -194,6 +196,7 @@ impl Node {
             engine,
             orphan: None,
             telling: None,
+            off: false,
         }
     }
 

@@ -2,10 +2,11 @@
 //! that writes without pause and reaches the old primary all the time.
 
 use anyhow::{Context as _, ensure};
-use holdfast_tests::cluster::DEADLINE;
+use holdfast_tests::cluster::{DEADLINE, NODES};
 use holdfast_tests::process::Program;
 use holdfast_tests::scene::now;
 use holdfast_tests::stage::Stage;
+use holdfast_tests::wait::wait_until;
 
 /// Cut off from all but its clients, n1 loses its place.
 async fn fails_over(stage: &Stage, more: &[&str]) -> anyhow::Result<String> {
@@ -43,6 +44,38 @@ async fn set_aside_is_fetched(stage: &Stage) -> anyhow::Result<()> {
     Ok(())
 }
 
+/// Two of the three machines are turned off, the primary's among them: nothing but a person can know that it serves no more.
+async fn the_last_takes_over_by_a_person_s_word(stage: &Stage, primary: &str) -> anyhow::Result<()> {
+    let fleet = &stage.fleet;
+    let lost: Vec<&str> = NODES.into_iter().filter(|node| *node != "n1").collect();
+    for node in &lost {
+        fleet.node(node)?.cut_power().await?;
+    }
+    let failover = ["cluster", "failover", "orders", "--to", "n1", "--confirm", "orders"];
+    let more = async |flags: &[&'static str]| {
+        let words = failover.into_iter().chain(flags.iter().copied());
+        fleet.cli(words)?.deadline(DEADLINE).run().await
+    };
+    wait_until("the failover to be refused for want of others", DEADLINE, || async {
+        let refused = more(&["--accept-data-loss"]).await.err().context("it is not refused")?;
+        let why = format!("{refused:#}");
+        ensure!(why.contains("too few") && why.contains("--old-primary-is-off"), "it says {why}");
+        Ok(())
+    })
+    .await?;
+    let acceptance = more(&["--old-primary-is-off"]).await.err().context("it accepts a loss by itself")?;
+    ensure!(format!("{acceptance:#}").contains("--accept-data-loss"), "it says {acceptance:#}");
+    let begun = now();
+    more(&["--old-primary-is-off", "--accept-data-loss"]).await?;
+    let told = stage.told("PRIMARY_VOUCHED_OFF").await?;
+    ensure!(told.contains(&format!("vouches that {primary} is powered off")), "it is told: {told}");
+    stage.client.is_served_by("n1", begun, DEADLINE).await?;
+    stage.nothing_is_lost("n1").await?;
+    let served = stage.client.served();
+    ensure!(served == ["n1", primary, "n1"], "two served at once: {served:?}");
+    Ok(())
+}
+
 /// Needs root for the gate and the network. Left out for ordinary users, visibly.
 mod as_root {
     use super::*;
@@ -63,7 +96,8 @@ mod as_root {
         stage.nothing_is_lost(&primary).await?;
         let served = stage.client.served();
         ensure!(served == ["n1", primary.as_str()], "two served at once: {served:?}");
-        set_aside_is_fetched(&stage).await
+        set_aside_is_fetched(&stage).await?;
+        the_last_takes_over_by_a_person_s_word(&stage, &primary).await
     }
 
     #[tokio::test]

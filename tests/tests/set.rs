@@ -1,8 +1,9 @@
 //! A living cluster is changed on real hosts, while a client of all its members writes without pause: parameters, durability, lease
 //! profile.
 
-use anyhow::ensure;
+use anyhow::{Context as _, ensure};
 use holdfast_tests::cluster::{DEADLINE, NODES};
+use holdfast_tests::fleet::Uri;
 use holdfast_tests::stage::Stage;
 use holdfast_tests::wait::wait_until;
 
@@ -79,6 +80,43 @@ mod as_root {
         let listed = stage.fleet.json(["event", "list"]).await?;
         let mut reasons = listed["events"].as_array().into_iter().flatten();
         ensure!(reasons.all(|event| event["reason"] != "ENGINE_ENDED"), "a server ended by itself: {listed}");
-        stage.nothing_is_lost("n1").await
+        stage.nothing_is_lost("n1").await?;
+        a_lone_one_is_restarted_where_it_is(&stage).await
+    }
+
+    /// On n4, with nobody who could take over: a person says that writes may wait, or sets what needs a restart.
+    async fn a_lone_one_is_restarted_where_it_is(stage: &Stage) -> anyhow::Result<()> {
+        let fleet = &stage.fleet;
+        let run = async |words: &[&str]| {
+            fleet
+                .cli(words.iter().copied())?
+                .deadline(DEADLINE)
+                .run()
+                .await
+                .map(|said| said.trim().to_owned())
+        };
+        run(&["cluster", "create", "lone", "--engine", "postgresql", "--nodes", "n4"]).await?;
+        run(&["access", "set", "lone", "--mode", "open"]).await?;
+        let uri = Uri::parse(&run(&["cluster", "connection", "lone", "--reveal-password", "--uri"]).await?)?;
+        let ask = async |query: &str| fleet.psql(&uri, query).await.map(|answer| answer.trim().to_owned());
+        const STARTED: &str = "select pg_postmaster_start_time()";
+        let started = wait_until("it to let clients in", DEADLINE, || ask(STARTED)).await?;
+        ask("create table kept as select 42 as i").await?;
+
+        let refused = run(&["cluster", "restart", "lone"]).await.err().context("it is not refused")?;
+        ensure!(format!("{refused:#}").contains("--force"), "it says {refused:#}");
+        ensure!(ask(STARTED).await? == started, "it was restarted nevertheless");
+        run(&["cluster", "restart", "lone", "--force"]).await?;
+        let restarted = ask(STARTED).await?;
+        ensure!(restarted != started, "it was not restarted");
+        run(&["cluster", "set", "lone", "--parameter", "shared_buffers=24MB"]).await?;
+        ensure!(
+            ask("show shared_buffers").await? == "24MB" && ask(STARTED).await? != restarted,
+            "it is not set"
+        );
+        ensure!(ask("select i from kept").await? == "42", "it has lost something");
+        let shown = fleet.json(["cluster", "show", "lone"]).await?;
+        ensure!(shown["primary"] == "n4" && shown["term"] == 1, "it is {shown}");
+        Ok(())
     }
 }

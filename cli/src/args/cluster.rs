@@ -146,9 +146,10 @@ pub(crate) enum Cluster {
     ///
     /// The old primary is fenced if its agent answers; else it is waited until its lease has surely ended. In quorum mode nothing
     /// that was acknowledged is lost; in async mode it is refused if the old primary has more than its replicas, unless that is
-    /// accepted.
+    /// accepted. Where too few others are left to prove that the old primary serves no more, it takes somebody who vouches that it is
+    /// off.
     #[command(
-        after_help = "Examples:\n  holdfast cluster failover demo --plan\n  holdfast cluster failover demo --confirm demo\n  holdfast cluster failover demo --to n2 --accept-data-loss --confirm demo"
+        after_help = "Examples:\n  holdfast cluster failover demo --plan\n  holdfast cluster failover demo --confirm demo\n  holdfast cluster failover demo --to n2 --accept-data-loss --confirm demo\n  holdfast cluster failover demo --to n3 --old-primary-is-off --accept-data-loss --confirm demo"
     )]
     Failover {
         cluster: String,
@@ -158,6 +159,13 @@ pub(crate) enum Cluster {
         /// Also where the old primary has, or may have, acknowledged what nobody else has
         #[arg(long)]
         accept_data_loss: bool,
+        /// You vouch that the old primary is powered off, or cut off from all clients and members, and stays so until it has heard of
+        /// its successor
+        ///
+        /// Nothing else keeps it from taking writes beside the new primary. Gone by only where too few of the members that the old primary
+        /// counted on can be reached, or `--to` is none of them; the event PRIMARY_VOUCHED_OFF tells that you vouched for it.
+        #[arg(long)]
+        old_primary_is_off: bool,
         #[command(flatten)]
         confirm: Confirm,
         #[command(flatten)]
@@ -204,16 +212,17 @@ pub(crate) enum Cluster {
     /// Restart servers: the replicas one after the other, then the primary by a switchover
     ///
     /// Nothing that was acknowledged is lost. Each replica has to receive again before the next is stopped. The old primary stays a
-    /// replica; `cluster promote` moves it back.
+    /// replica; `cluster promote` moves it back. A primary that nobody can take over from, such as one without replicas, is restarted
+    /// where it is, if `--force` says that writes may wait.
     #[command(
-        after_help = "The plan names the parameters that wait for a restart.\n\nExamples:\n  holdfast cluster restart demo --plan\n  holdfast cluster restart demo\n  holdfast cluster restart demo --node n2 --node n3"
+        after_help = "The plan names the parameters that wait for a restart.\n\nExamples:\n  holdfast cluster restart demo --plan\n  holdfast cluster restart demo\n  holdfast cluster restart demo --node n2 --node n3\n  holdfast cluster restart lone --force"
     )]
     Restart {
         cluster: String,
         /// Only the member on this node; may be given more than once
         #[arg(long, value_name = "NODE", action = ArgAction::Append)]
         node: Vec<String>,
-        /// Also where writes wait while a replica restarts
+        /// Also where writes wait: too few other replicas receive meanwhile, or nobody can take over from the primary
         #[arg(long)]
         force: bool,
         #[command(flatten)]

@@ -111,7 +111,10 @@ async fn promote(
 }
 
 async fn failover(session: &mut Session, command: Cluster) -> Result<(), Error> {
-    let Cluster::Failover { cluster, to, accept_data_loss, confirm, run } = command else { return Ok(()) };
+    let Cluster::Failover { cluster, to, accept_data_loss, old_primary_is_off, confirm, run } = command
+    else {
+        return Ok(());
+    };
     let deed = "makes another member the primary, without the present one";
     let validate_only = run.plan.plan;
     let confirm = if validate_only { cluster.clone() } else { session.confirmed(&cluster, confirm, deed)? };
@@ -121,6 +124,7 @@ async fn failover(session: &mut Session, command: Cluster) -> Result<(), Error> 
         node: to.unwrap_or_default(),
         confirm,
         accept_data_loss,
+        old_primary_is_off,
         request_id: request_id(),
         validate_only,
     };

@@ -6,7 +6,11 @@
 //! ```
 //!
 //! A planned change has the primary stopped before ([`switchover`](super::switchover)). Not here: when one begins and
-//! what it may lose, which only its conductor can weigh; nor force.
+//! what it may lose, which only its conductor can weigh.
+//!
+//! What seals prove of a primary that is not heard, a person can vouch for: that it is off, and stays so until it has heard of its
+//! successor (`intend_by_word`). Then whoever of the sealed has most is promoted, however few they are and whether the primary counted on
+//! them or not. Its lease is outwaited all the same.
 
 use std::time::Duration;
 
@@ -81,6 +85,40 @@ impl Regent {
         Ok(vec![self.store()])
     }
 
+    /// The same by a person's word that the primary is off: also where nobody may be promoted, or it is not known on whom the primary
+    /// depends.
+    ///
+    /// # Errors
+    /// [`Obstacle::UnderWay`], [`Obstacle::Stopping`]; nothing was changed.
+    pub fn intend_by_word(&mut self) -> Result<Vec<Decree>, Obstacle> {
+        if let Some(intended) = self.reign.intended {
+            return Err(Obstacle::UnderWay(intended));
+        }
+        if self.stop.is_some() {
+            return Err(Obstacle::Stopping(self.reign.term));
+        }
+        self.reign.intended = Some(self.reign.term.next());
+        self.forget();
+        self.vouched = true;
+        Ok(vec![self.store()])
+    }
+
+    /// Takes the same word again: what a later run of the coordinator goes on with is what was vouched for. It is forgotten with this
+    /// change of primary.
+    ///
+    /// # Errors
+    /// [`Obstacle::NothingIntended`].
+    pub fn vouch(&mut self) -> Result<(), Obstacle> {
+        self.reign.intended.ok_or(Obstacle::NothingIntended)?;
+        self.vouched = true;
+        Ok(())
+    }
+
+    /// Whether only a person's word says that the primary cannot serve, and nothing that all which it acknowledged is there.
+    pub fn goes_by_word(&self) -> bool {
+        self.vouched && !self.has_enough_seals()
+    }
+
     /// What must be said, and said again until it is answered; `replicas` are all members beside the primary.
     pub fn orders(&self, replicas: &[NodeId]) -> Vec<Decree> {
         let Reign { term, primary, intended, .. } = self.reign;
@@ -132,7 +170,7 @@ impl Regent {
         if self.stop.is_none() && !self.lease.is_over() && !self.fenced {
             return Err(Obstacle::Lease(self.lease.left()));
         }
-        if !self.has_enough_seals() {
+        if self.seals.is_empty() || !self.vouched && !self.has_enough_seals() {
             return Err(Obstacle::TooFewSeals);
         }
         if self.stop.is_some() && !self.fenced {
@@ -141,7 +179,8 @@ impl Regent {
         let rank = |node: &NodeId| {
             preference.iter().position(|preferred| preferred == node).unwrap_or(preference.len())
         };
-        let candidates = self.seals.iter().filter(|(node, _)| self.reign.is_promotable(**node));
+        let may = |node: &NodeId| self.vouched || self.reign.is_promotable(*node);
+        let candidates = self.seals.iter().filter(|(node, _)| may(node));
         let (chosen, tail) = candidates
             .max_by(|(node, tail), (other, other_tail)| {
                 tail.cmp(other_tail).then_with(|| (rank(other), other).cmp(&(rank(node), node)))
@@ -204,5 +243,6 @@ impl Regent {
     fn forget(&mut self) {
         self.seals.clear();
         self.fenced = false;
+        self.vouched = false;
     }
 }

@@ -136,7 +136,17 @@ impl Member {
             self.gate.open_alone();
             return vec![Effect::OpenAlone];
         }
+        if self.starts_by_itself() && self.rest.is_over() {
+            self.stopped = None;
+            self.running = true;
+            return vec![Effect::StartEngine];
+        }
         Vec::new()
+    }
+
+    /// Whether it was stopped, and needs nobody's word to go on: whoever had it stopped is waited for no longer than it is heard.
+    pub(super) fn starts_by_itself(&self) -> bool {
+        self.is_lone() && self.stopped.is_some() && !self.record.fenced
     }
 
     /// Whether the engine runs as a primary that somebody else could replace.

@@ -62,7 +62,8 @@ pub struct Member {
     pub(super) enforced: Option<Version>,
     /// The attempt for which the engine was stopped, and has been ever since.
     pub(super) stopped: Option<Attempt>,
-    /// While it is being stopped it asks for nothing: else it would start again by promises under the coordinator's hands.
+    /// While it is being stopped it asks for nothing, and a lone one does not start: else it would start again by promises, or by itself,
+    /// under the coordinator's hands.
     pub(super) rest: Countdown,
 }
 
@@ -227,7 +228,8 @@ impl Member {
     pub fn due_in(&self) -> Option<Duration> {
         let waiting = self.waiting.as_ref().map(|_| self.promise.left());
         let lease = self.stops_without_lease().then(|| self.gate.left().max(self.patience.left()));
-        waiting.into_iter().chain(lease).min()
+        let rest = self.starts_by_itself().then(|| self.rest.left());
+        waiting.into_iter().chain(lease).chain(rest).min()
     }
 
     fn obey(&mut self, message: ToMember, timings: &Timings) -> Vec<Effect> {

@@ -42,6 +42,8 @@ pub struct Regent {
     pub seals: BTreeMap<NodeId, Tail>,
     /// The primary has said that it is fenced, or still stopped, for this change of primary.
     pub fenced: bool,
+    /// A person has said that the primary is off, and stays so until it has heard of its successor.
+    pub vouched: bool,
     /// The primary's stop, as this run of the coordinator has asked for it.
     pub stop: Option<Stop>,
 }
@@ -102,7 +104,7 @@ impl Regent {
     /// A starting coordinator's: any lease may have been granted just before.
     pub fn started(reign: Reign, timings: &Timings) -> Self {
         let lease = Countdown::from(timings.remembered());
-        Self { reign, lease, seals: BTreeMap::new(), fenced: false, stop: None }
+        Self { reign, lease, seals: BTreeMap::new(), fenced: false, vouched: false, stop: None }
     }
 
     /// So much time went by. To be told before every other call.

@@ -6,6 +6,8 @@
 //!     └──────────┴─► resume (it is granted its lease again)   └───────────────┴─► abandon
 //! ```
 //!
+//! A primary is stopped by the same order to be started again where it is (`rest`, then `resume`), also where nobody may be promoted.
+//!
 //! What is asked and answered is remembered by one run of the coordinator alone: a later run waits for the lease, as in a
 //! failover, or abandons.
 
@@ -38,12 +40,27 @@ impl Stop {
 // === impl Regent ===
 
 impl Regent {
-    /// Asks the primary to stop cleanly, under a number that was never used. From here on it is granted no lease.
+    /// Asks the primary to stop cleanly for another to take over, under a number that was never used. From here on it is granted no
+    /// lease.
     ///
     /// # Errors
-    /// [`Obstacle::UnderWay`], [`Obstacle::Stopping`], [`Obstacle::NotEnforced`], [`Obstacle::NobodyPromotable`]; nothing was
-    /// changed.
+    /// Those of [`Regent::rest`], and [`Obstacle::NobodyPromotable`]; nothing was changed.
     pub fn halt(&mut self, attempt: Attempt) -> Result<Vec<Decree>, Obstacle> {
+        let mut halted = self.clone();
+        let decrees = halted.rest(attempt)?;
+        if self.reign.promotable().is_empty() {
+            return Err(Obstacle::NobodyPromotable);
+        }
+        *self = halted;
+        Ok(decrees)
+    }
+
+    /// The same, to be started again where it is: it is granted its lease again once [`Regent::resume`] is called, or by another run
+    /// of the coordinator. One that nobody could replace starts by itself once nobody tells it any more to stay stopped.
+    ///
+    /// # Errors
+    /// [`Obstacle::UnderWay`], [`Obstacle::Stopping`], [`Obstacle::NotEnforced`]; nothing was changed.
+    pub fn rest(&mut self, attempt: Attempt) -> Result<Vec<Decree>, Obstacle> {
         let reign = &self.reign;
         if let Some(intended) = reign.intended {
             return Err(Obstacle::UnderWay(intended));
@@ -53,9 +70,6 @@ impl Regent {
         }
         if !reign.enforced {
             return Err(Obstacle::NotEnforced(reign.term));
-        }
-        if reign.promotable().is_empty() {
-            return Err(Obstacle::NobodyPromotable);
         }
         let stop = Stop { attempt, tail: None };
         self.stop = Some(stop);

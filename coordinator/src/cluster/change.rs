@@ -1,5 +1,7 @@
 //! The legal changes of a cluster: each takes the record as it is and gives the record as it must be stored.
 
+use std::collections::BTreeSet;
+
 use holdfast_common::assignment::Synchronous;
 use holdfast_common::error::{Classify, Metadata, Reason};
 use holdfast_common::id::NodeId;
@@ -165,6 +167,14 @@ impl Cluster {
             .iter()
             .filter(|member| member.node_id != primary && member.phase == MemberPhase::Active && count > 0);
         Synchronous { count, nodes: others.map(|member| member.node_id).collect() }
+    }
+
+    /// The same, where a person has said that the others are lost: only of these members, and of as many of them as there are.
+    pub fn synchronous_among(&self, primary: NodeId, there: &BTreeSet<NodeId>) -> Synchronous {
+        let Synchronous { count, mut nodes } = self.synchronous_under(primary);
+        nodes.retain(|node| there.contains(node));
+        let count = count.min(u32::try_from(nodes.len()).unwrap_or(u32::MAX));
+        if count == 0 { Synchronous::default() } else { Synchronous { count, nodes } }
     }
 
     /// All that was asked for at its creation is there.

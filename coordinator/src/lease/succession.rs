@@ -16,9 +16,15 @@ impl Leases {
     /// # Errors
     /// [`Error::Obstacle`]; [`Error::NoPrimary`].
     pub async fn halt(&self, cluster: ClusterId) -> Result<(), Error> {
-        // No two are alike, not of different runs either; 0 is none, and on the wire there are 63 bits.
-        let attempt = Attempt((random_number() >> 1).max(1));
-        self.change(cluster, |regent, _| regent.halt(attempt), Writes::default()).await
+        self.change(cluster, |regent, _| regent.halt(attempt()), Writes::default()).await
+    }
+
+    /// The same, to be started again where it is: also where nobody could take over.
+    ///
+    /// # Errors
+    /// As [`Leases::halt`].
+    pub async fn rest(&self, cluster: ClusterId) -> Result<(), Error> {
+        self.change(cluster, |regent, _| regent.rest(attempt()), Writes::default()).await
     }
 
     /// The way back as long as no term is intended: the primary is granted its lease again.
@@ -34,6 +40,25 @@ impl Leases {
         self.change(cluster, |regent, _| regent.intend(), Writes::default()).await?;
         self.press(cluster);
         Ok(())
+    }
+
+    /// The same by a person's word that the primary is off, and stays so until it has heard of its successor.
+    ///
+    /// # Errors
+    /// As [`Leases::intend`].
+    pub async fn intend_by_word(&self, cluster: ClusterId) -> Result<(), Error> {
+        self.change(cluster, |regent, _| regent.intend_by_word(), Writes::default()).await?;
+        self.press(cluster);
+        Ok(())
+    }
+
+    /// That word, for the term that is intended: it is not remembered beyond this run.
+    ///
+    /// # Errors
+    /// [`Error::Obstacle`]; [`Error::NoPrimary`].
+    pub fn vouch(&self, cluster: ClusterId) -> Result<(), Error> {
+        let vouched = self.with(cluster, |seat, _| seat.regent.vouch());
+        Ok(vouched.ok_or(Error::NoPrimary(cluster))??)
     }
 
     /// Stores the chosen one as primary, together with these writes. There is no way back.
@@ -78,4 +103,9 @@ impl Leases {
             self.send(cluster, order);
         }
     }
+}
+
+/// No two are alike, not of different runs either; 0 is none, and on the wire there are 63 bits.
+fn attempt() -> Attempt {
+    Attempt((random_number() >> 1).max(1))
 }

@@ -1,5 +1,6 @@
 //! From an intended term to a stored new primary, or back: what switchover and failover have in common.
 
+use std::collections::BTreeSet;
 use std::time::Duration;
 
 use holdfast_common::error::{Failure, Reason};
@@ -10,7 +11,7 @@ use holdfast_common::term::Term;
 use tokio::time::timeout;
 
 use super::{ClusterRef, Means, steps};
-use crate::cluster::{Cluster, Member};
+use crate::cluster::{Cluster, Member, OnReplicaLoss};
 use crate::lease;
 use crate::operation::procedure::{Context, Error, StepLabel};
 
@@ -146,9 +147,15 @@ pub(super) async fn succeed(
     for _ in 0..TRIES {
         let regent = known(ctx, cluster)?;
         let intended = regent.reign.intended.ok_or(Obstacle::NothingIntended).map_err(lease::Error::from)?;
+        // Who is not sealed is as lost as the primary.
+        let there = regent.goes_by_word().then(|| regent.seals.keys().copied().collect::<BTreeSet<_>>());
         let (record, writes) = records
             .writes_of_change(cluster, |cluster| {
-                let set = cluster.synchronous_under(chosen);
+                let shrinks = cluster.on_replica_loss == OnReplicaLoss::Shrink;
+                let set = match there.as_ref().filter(|_| shrinks) {
+                    Some(there) => cluster.synchronous_among(chosen, there),
+                    None => cluster.synchronous_under(chosen),
+                };
                 cluster.with_primary(chosen, intended, set)
             })
             .await?;
@@ -156,7 +163,10 @@ pub(super) async fn succeed(
         let members: Vec<NodeId> = match need {
             Need::Any(_) => record.synchronous.nodes.clone(),
             // The old one is put on once it follows.
-            Need::All => regent.reign.promotable().into_iter().collect(),
+            Need::All => {
+                let is_there = |node: &NodeId| there.as_ref().is_none_or(|there| there.contains(node));
+                regent.reign.promotable().into_iter().filter(is_there).collect()
+            }
         };
         match leases.succeed(cluster.id, preference, &members, need, writes).await {
             Ok(()) => return Ok(()),

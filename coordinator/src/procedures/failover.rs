@@ -1,17 +1,22 @@
 //! Makes another member primary although the present one cannot hand over: it is gone, or does not answer.
 //!
 //! ```text
-//!  elect: intend ─► fence the old primary, or wait until its lease has surely ended ─► seal the replicas ─► store the new primary
-//!    │                                                                                    (no way back from here)
-//!  abandon: the old primary may serve again, in a term above the seals
+//!  [vouch] ─► elect: intend ─► fence the old primary, or wait until its lease has surely ended ─► seal the replicas ─► store the new primary
+//!                │                                                                                    (no way back from here)
+//!              abandon: the old primary may serve again, in a term above the seals
 //! ```
+//! Where the seals cannot prove that the old primary serves no more, a person's word that it is off takes their place; it is told who gave
+//! it, and kept with the operation.
 
 use std::collections::BTreeMap;
+use std::fmt;
 use std::time::Duration;
 
 use holdfast_common::error::{Failure, Reason};
 use holdfast_common::id::NodeId;
+use holdfast_common::name::NodeName;
 use holdfast_common::protocol::{Need, Regent};
+use holdfast_common::report::Severity;
 use holdfast_common::role::Availability;
 use holdfast_common::term::Term;
 use serde::{Deserialize, Serialize};
@@ -21,9 +26,10 @@ use tokio::time::Instant;
 use super::create::tell;
 use super::elect::{self, SERVE_TIME, answered, known, leave, reign_of, served};
 use super::steps;
-use super::{ClusterRef, Means};
+use super::{ClusterRef, Means, Nodes};
 use crate::cluster::{Cluster, Member, MemberPhase};
 use crate::directory::Drained;
+use crate::event::NewEvent;
 use crate::operation::procedure::{Context, Error, Limits, Next, StepLabel};
 
 /// Beside the times of the cluster's leases: for messages and disks.
@@ -46,13 +52,27 @@ pub struct Failover {
     pub budget: Option<u64>,
     /// What of the old one's log the new one does not have, in words; none where a restart has forgotten it.
     pub loss: Option<String>,
+    /// A person has said that the old primary is off.
+    #[serde(default)]
+    pub word: Option<Word>,
     pub step: Step,
+}
+
+/// That the old primary is off, and stays so until it has heard of its successor.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Word {
+    /// Whose it is: `operator/NAME`.
+    pub by: String,
+    /// The old primary's node.
+    pub of: NodeName,
 }
 
 /// The step that runs next.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Step {
+    /// A person's word is told before anything is done by it.
+    Vouch,
     Elect,
     Serve,
     Follow,
@@ -67,7 +87,14 @@ impl Failover {
     pub fn new(cluster: &Cluster, target: Option<NodeId>) -> Option<Self> {
         let (from, term) = (cluster.primary?, cluster.term);
         let cluster = ClusterRef { id: cluster.id, name: cluster.name.clone() };
-        Some(Self { cluster, target, from, term, budget: None, loss: None, step: Step::Elect })
+        let step = Step::Elect;
+        Some(Self { cluster, target, from, term, budget: None, loss: None, word: None, step })
+    }
+
+    /// The same by this word.
+    #[must_use]
+    pub fn by_word(self, word: Word) -> Self {
+        Self { word: Some(word), step: Step::Vouch, ..self }
     }
 
     pub(super) fn kind(&self) -> &'static str {
@@ -80,12 +107,13 @@ impl Failover {
                 vec![StepLabel::new("abandon", "Let the old primary serve again, in a new term")]
             }
             Step::Leave => vec![leave()],
-            Step::Elect | Step::Serve | Step::Follow => plan(),
+            Step::Vouch | Step::Elect | Step::Serve | Step::Follow => self.plan(),
         }
     }
 
     pub(super) fn step(&self) -> String {
         match self.step {
+            Step::Vouch => "vouch",
             Step::Elect => "elect",
             Step::Serve => "serve",
             Step::Follow => "follow",
@@ -101,6 +129,10 @@ impl Failover {
 
     pub(super) async fn next(self, ctx: &Context<Means>) -> Result<Next<Self>, Error> {
         match self.step {
+            Step::Vouch => {
+                self.vouch(ctx).await?;
+                Ok(self.at(Step::Elect))
+            }
             Step::Elect if self.is_done(ctx) => Ok(self.at(Step::Serve)),
             Step::Elect => {
                 let loss = Some(self.elect(ctx).await?);
@@ -128,12 +160,32 @@ impl Failover {
         }
     }
 
+    /// Tells of the word that it goes by; not where the old primary is heard of.
+    async fn vouch(&self, ctx: &Context<Means>) -> Result<(), Error> {
+        let Some(word) = &self.word else { return Ok(()) };
+        let Means { nodes, events, .. } = ctx.means();
+        if !is_silent(nodes.as_ref(), &self.cluster, self.from) {
+            let message = format!("node {} is heard of: it is not off", word.of);
+            return Err(Error::new(Failure::new(Reason::PreconditionFailed, message)));
+        }
+        let event = NewEvent {
+            operation: Some(ctx.operation().to_string()),
+            ..NewEvent::new(Severity::Warning, "PRIMARY_VOUCHED_OFF", word.to_string())
+        };
+        events.record(event.by(&word.by).on_cluster(self.cluster.name.as_str())).await?;
+        Ok(())
+    }
+
     /// Gives what is lost by it, in words.
     async fn elect(&self, ctx: &Context<Means>) -> Result<String, Error> {
         let Means { leases, records, .. } = ctx.means();
         let record = records.get(&self.cluster).await?;
-        if reign_of(ctx, &self.cluster, (self.from, self.term))?.intended.is_none() {
-            leases.intend(self.cluster.id).await?;
+        let intended = reign_of(ctx, &self.cluster, (self.from, self.term))?.intended;
+        match (intended, &self.word) {
+            (None, None) => leases.intend(self.cluster.id).await?,
+            (None, Some(_)) => leases.intend_by_word(self.cluster.id).await?,
+            (Some(_), None) => {}
+            (Some(_), Some(_)) => leases.vouch(self.cluster.id)?,
         }
         let timings = record.patience().timings();
         let time = timings.remembered() + timings.promised() + ALLOWANCE;
@@ -177,8 +229,8 @@ impl Failover {
     /// # Errors
     /// `PRECONDITION_FAILED` where it is more than may be lost.
     fn loss(&self, ctx: &Context<Means>, chosen: NodeId) -> Result<String, Error> {
-        let reign = known(ctx, &self.cluster)?.reign;
-        if reign.newest().need != Need::All {
+        let regent = known(ctx, &self.cluster)?;
+        if regent.reign.newest().need != Need::All && !regent.goes_by_word() {
             return Ok("nothing that was acknowledged is lost".to_owned());
         }
         let bytes = self.lost_bytes(ctx, chosen);
@@ -194,6 +246,18 @@ impl Failover {
             Some(bytes) => format!("{bytes} bytes of what the old one last reported are not in its log"),
             None => UNKNOWN_LOSS.to_owned(),
         })
+    }
+
+    /// The steps as they stand in a plan.
+    pub fn plan(&self) -> Vec<StepLabel> {
+        let vouch = self.word.as_ref().map(|word| StepLabel::new("vouch", format!("Tell that {word}")));
+        let elect = "Fence the old primary or outwait its lease, seal the replicas, store the new primary";
+        let rest = [
+            StepLabel::new("elect", elect),
+            StepLabel::new("serve", "Promote it: writes go on"),
+            StepLabel::new("follow", "Have the others follow it"),
+        ];
+        vouch.into_iter().chain(rest).collect()
     }
 
     async fn follow(&self, ctx: &Context<Means>) -> Result<Next<Self>, Error> {
@@ -222,18 +286,19 @@ impl Failover {
 
     pub(super) fn way_back(&self, _why: &Error) -> Option<Self> {
         match self.step {
-            Step::Elect => Some(Self { step: Step::Abandon, ..self.clone() }),
+            Step::Vouch | Step::Elect => Some(Self { step: Step::Abandon, ..self.clone() }),
             Step::Serve => Some(Self { step: Step::Leave, ..self.clone() }),
             Step::Follow | Step::Abandon | Step::Leave => None,
         }
     }
 
     pub(super) fn may_cancel(&self) -> bool {
-        self.step == Step::Elect
+        matches!(self.step, Step::Vouch | Step::Elect)
     }
 
     pub(super) fn limits(&self) -> Limits {
         match self.step {
+            Step::Vouch => Limits::default(),
             Step::Elect => Limits { attempts: 3, deadline: Duration::from_secs(10 * 60) },
             // Longer, and it would keep a further failover away.
             Step::Serve => Limits { attempts: 3, deadline: 2 * SERVE_TIME },
@@ -254,14 +319,21 @@ fn all_reachable_are_sealed(ctx: &Context<Means>, cluster: &Cluster, regent: &Re
     active.filter(reachable).all(|member| regent.seals.contains_key(&member.node_id))
 }
 
-/// The steps as they stand in a plan.
-pub fn plan() -> Vec<StepLabel> {
-    vec![
-        StepLabel::new(
-            "elect",
-            "Fence the old primary or outwait its lease, seal the replicas, store the new primary",
-        ),
-        StepLabel::new("serve", "Promote it: writes go on"),
-        StepLabel::new("follow", "Have the others follow it"),
-    ]
+/// Whether nothing is heard of the node.
+pub(super) fn is_silent(nodes: &dyn Nodes, cluster: &ClusterRef, node: NodeId) -> bool {
+    let state = nodes.state(node, cluster.id);
+    state.is_none_or(|state| state.availability == Availability::Offline)
+}
+
+// === impl Word ===
+
+impl fmt::Display for Word {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { by, of } = self;
+        write!(
+            f,
+            "{by} vouches that {of} is powered off, or cut off from all clients and members, and stays so until it has heard of its \
+             successor: nothing else keeps it from acknowledging writes beside the new primary"
+        )
+    }
 }

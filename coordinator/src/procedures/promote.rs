@@ -32,7 +32,7 @@ use crate::operation::procedure::{Context, Error, Limits, Next, StepLabel};
 /// A large memory on a slow disk.
 const CHECKPOINT_TIME: Duration = Duration::from_secs(10 * 60);
 /// How long the primary may take to stop before it serves again: clients wait for it.
-const STOP_TIME: Duration = Duration::from_secs(20);
+pub(super) const STOP_TIME: Duration = Duration::from_secs(20);
 /// The same of what follows; a replica that has promised to the primary is sealed only when that is over.
 const ELECT_TIME: Duration = Duration::from_secs(30);
 
@@ -294,7 +294,7 @@ pub(super) async fn checkpoint(
 }
 
 /// Has the primary of this term stop cleanly, behind a shut gate; it stays so until it is told otherwise.
-pub(super) async fn stop(
+async fn stop(
     ctx: &Context<Means>,
     cluster: &ClusterRef,
     (primary, term): (NodeId, Term),
@@ -304,6 +304,11 @@ pub(super) async fn stop(
     leases.resume(cluster.id);
     reign_of(ctx, cluster, (primary, term))?;
     leases.halt(cluster.id).await?;
+    stopped(ctx, cluster).await
+}
+
+/// Waits until the primary has stopped as it was asked to.
+pub(super) async fn stopped(ctx: &Context<Means>, cluster: &ClusterRef) -> Result<(), Error> {
     answered(ctx, cluster, STOP_TIME, |regent| Ok(regent.stop.and_then(|stop| stop.tail))).await?;
     Ok(())
 }

@@ -1,10 +1,13 @@
 //! Restarts the servers of a cluster, or some of them: replicas one after the other, then the primary by a switchover.
 //!
 //! ```text
-//!  each replica: stop, start, until it receives ─┬─► choose ─► switch: [`promote`](super::promote) ─┬─► finish
-//!                                                └─ the primary is left alone ─────────────────────┘
+//!  each replica: stop, start, until it receives ─┬─► choose ─► switch: [`promote`](super::promote) ────┬─► finish
+//!                                                ├─► checkpoint ─► stop ─► serve: [`in_place`](super::in_place) ─┤
+//!                                                │        └─────────┴─► resume                         │
+//!                                                └─ the primary is left alone ─────────────────────────┘
 //! ```
-//! The old primary is stopped and started by the switchover, and stays a replica. What was restarted before a failure stays so.
+//! The old primary is stopped and started by the switchover, and stays a replica. Where nobody can take over it is restarted where it
+//! is, if a person has said that writes may wait. What was restarted before a failure stays so.
 
 use std::time::Duration;
 
@@ -12,16 +15,18 @@ use holdfast_common::command::{Payload, RestartMember, Success};
 use holdfast_common::error::{Failure, Reason};
 use holdfast_common::id::NodeId;
 use holdfast_common::name::NodeName;
+use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 use serde_json::json;
 use tokio::time::Instant;
 
 use super::create::tell;
+use super::elect::served;
 use super::promote::{self, Promote};
 use super::requests::successor;
 use super::resync::Target;
-use super::steps::{Order, call_all, unexpected};
-use super::{ClusterRef, Means};
+use super::steps::{CONVERGE_TIME, Order, call_all, unexpected};
+use super::{ClusterRef, Means, in_place};
 use crate::cluster::{Cluster, Member, assignment};
 use crate::operation::procedure::{Context, Error, Limits, Next, StepLabel};
 
@@ -45,6 +50,9 @@ pub struct Restart {
     #[serde(default)]
     pub last: Last,
     pub writes: Writes,
+    /// When the primary's server was started that is restarted where it is.
+    #[serde(default)]
+    pub started: Option<Timestamp>,
     pub step: Step,
 }
 
@@ -55,6 +63,8 @@ pub enum Last {
     /// Another takes over.
     #[default]
     Switchover,
+    /// It is restarted where it is, and writes wait meanwhile.
+    InPlace,
     /// It is left alone.
     Stays,
 }
@@ -76,8 +86,13 @@ pub enum Step {
     Replica(usize),
     Choose,
     Switch(Box<Promote>),
+    /// Of the primary that is restarted where it is.
+    Checkpoint,
+    Stop,
+    Serve,
     Finish,
-    /// The way back: what was restarted goes on as it is.
+    /// The ways back: the primary is started again; what was restarted goes on as it is.
+    Resume,
     Leave,
 }
 
@@ -90,12 +105,30 @@ impl Restart {
         let replicas = cluster.replicas().filter(|member| members.contains(&member.node_id));
         let replicas = replicas.map(target).collect();
         let cluster = ClusterRef { id: cluster.id, name: cluster.name.clone() };
-        Some(Self { cluster, replicas, primary, last, writes, step: Step::Replica(0) })
+        let restart =
+            Self { cluster, replicas, primary, last, writes, started: None, step: Step::Replica(0) };
+        Some(restart.at_the_beginning())
+    }
+
+    /// The same with the primary restarted where it is, if it is to be restarted.
+    #[must_use]
+    pub fn in_place(self) -> Self {
+        let last = match self.last {
+            Last::Switchover | Last::InPlace => Last::InPlace,
+            Last::Stays => Last::Stays,
+        };
+        Self { last, ..self }.at_the_beginning()
+    }
+
+    fn at_the_beginning(self) -> Self {
+        let step = if self.replicas.is_empty() { self.after_replicas() } else { Step::Replica(0) };
+        Self { step, ..self }
     }
 
     fn after_replicas(&self) -> Step {
         match self.last {
             Last::Switchover => Step::Choose,
+            Last::InPlace => Step::Checkpoint,
             Last::Stays => Step::Finish,
         }
     }
@@ -106,10 +139,13 @@ impl Restart {
 
     pub(super) fn steps(&self) -> Vec<StepLabel> {
         match &self.step {
-            Step::Replica(_) | Step::Choose | Step::Finish => self.plan(),
+            Step::Replica(_) | Step::Choose | Step::Checkpoint | Step::Stop | Step::Serve | Step::Finish => {
+                self.plan()
+            }
             // Behind those known so far come only those of its way back.
             Step::Switch(promote) if promote.goes_on() => self.plan(),
             Step::Switch(promote) => promote.steps(),
+            Step::Resume => vec![StepLabel::new("resume", "Have the primary serve again")],
             Step::Leave => vec![StepLabel::new("as_it_is", "Leave those that were restarted as they are")],
         }
     }
@@ -122,7 +158,11 @@ impl Restart {
             },
             Step::Choose => "choose".into(),
             Step::Switch(promote) => promote.step(),
+            Step::Checkpoint => "checkpoint".into(),
+            Step::Stop => "stop".into(),
+            Step::Serve => "serve".into(),
             Step::Finish => "finish".into(),
+            Step::Resume => "resume".into(),
             Step::Leave => "as_it_is".into(),
         }
     }
@@ -153,6 +193,14 @@ impl Restart {
                     Next::Done(summary) => Next::Done(summary),
                 })
             }
+            Step::Checkpoint | Step::Stop | Step::Serve => self.next_in_place(ctx).await,
+            Step::Resume => {
+                ctx.means().leases.resume(self.cluster.id);
+                // Whether it does is its own matter from here: one that is gone must not keep a failover away.
+                let waits = served(ctx, &self.cluster, CONVERGE_TIME).await.err();
+                let waits = waits.map(|error| error.failure().message.clone());
+                Ok(Next::done(json!({ "cluster": self.cluster.name, "waits_for": waits })))
+            }
             Step::Leave => Ok(Next::done(json!({ "cluster": self.cluster.name }))),
             Step::Finish => {
                 let cluster = ctx.means().records.get(&self.cluster).await?;
@@ -165,9 +213,34 @@ impl Restart {
         }
     }
 
+    /// A step of the primary that is restarted where it is. One that is the primary no more has been replaced meanwhile, and that was
+    /// its stop.
+    async fn next_in_place(self, ctx: &Context<Means>) -> Result<Next<Self>, Error> {
+        let cluster = ctx.means().records.get(&self.cluster).await?;
+        if cluster.primary != Some(self.primary.node) {
+            return Ok(self.at(Step::Finish));
+        }
+        let primary = (self.primary.node, cluster.term);
+        match self.step {
+            Step::Stop => {
+                in_place::stop(ctx, &self.cluster, primary).await?;
+                Ok(self.at(Step::Serve))
+            }
+            Step::Serve => {
+                in_place::serve(ctx, &cluster, &self.primary, self.started).await?;
+                Ok(self.at(Step::Finish))
+            }
+            _ => {
+                promote::checkpoint(ctx, &self.cluster, primary).await?;
+                let started = in_place::started(ctx, &self.cluster, self.primary.node);
+                Ok(Next::Step(Self { started, step: Step::Stop, ..self }))
+            }
+        }
+    }
+
     /// Which servers were.
     fn restarted(&self, cluster: &Cluster) -> String {
-        let primary = (self.last == Last::Switchover).then_some(&self.primary);
+        let primary = (self.last != Last::Stays).then_some(&self.primary);
         let names: Vec<&str> =
             self.replicas.iter().chain(primary).map(|member| member.name.as_str()).collect();
         if names.len() == cluster.members.len() {
@@ -198,8 +271,9 @@ impl Restart {
 
     pub(super) fn way_back(&self, why: &Error) -> Option<Self> {
         match &self.step {
-            Step::Replica(_) | Step::Choose => Some(Self { step: Step::Leave, ..self.clone() }),
-            Step::Finish | Step::Leave => None,
+            Step::Replica(_) | Step::Choose | Step::Serve => Some(Self { step: Step::Leave, ..self.clone() }),
+            Step::Checkpoint | Step::Stop => Some(Self { step: Step::Resume, ..self.clone() }),
+            Step::Finish | Step::Resume | Step::Leave => None,
             Step::Switch(promote) => {
                 promote.way_back(why).map(|back| Self { step: Step::Switch(Box::new(back)), ..self.clone() })
             }
@@ -208,9 +282,10 @@ impl Restart {
 
     pub(super) fn may_cancel(&self) -> bool {
         match &self.step {
-            Step::Replica(_) | Step::Choose => true,
+            Step::Replica(_) | Step::Choose | Step::Checkpoint | Step::Stop => true,
             Step::Switch(promote) => promote.may_cancel(),
-            Step::Finish | Step::Leave => false,
+            // Clients wait while it serves again: that is the quickest way out.
+            Step::Serve | Step::Finish | Step::Resume | Step::Leave => false,
         }
     }
 
@@ -218,6 +293,10 @@ impl Restart {
         match &self.step {
             Step::Replica(_) => REPLICA,
             Step::Choose | Step::Finish | Step::Leave => Limits::default(),
+            Step::Checkpoint => promote::CHECKPOINT,
+            Step::Stop => promote::STOP,
+            Step::Serve => in_place::SERVE,
+            Step::Resume => Limits { attempts: 1_000, deadline: Duration::from_secs(24 * 60 * 60) },
             Step::Switch(promote) => promote.limits(),
         }
     }
@@ -233,6 +312,7 @@ impl Restart {
                 let title = format!("Choose who takes over from {}", self.primary.name);
                 [StepLabel::new("choose", title)].into_iter().chain(promote::plan()).collect()
             }
+            Last::InPlace => in_place::plan(&self.primary).to_vec(),
             Last::Stays => Vec::new(),
         };
         replicas.chain(last).chain([StepLabel::new("finish", "Tell of it")]).collect()

@@ -10,8 +10,8 @@
 //! the replicas first; what is lowered to the primary first, and to a replica once that has replayed that it was. A replica that is
 //! started in between keeps what its log was written with: its node sees to it.
 //!
-//! The primary's server is restarted where it is, behind its shut gate, by the stop that a switchover begins with: a switchover could
-//! never lower anything, because no replica can run with less before its primary does.
+//! The primary's server is restarted where it is ([`in_place`](super::in_place)): a switchover could never lower anything, because no
+//! replica can run with less before its primary does.
 
 mod back;
 mod profile;
@@ -19,24 +19,21 @@ mod profile;
 use std::time::Duration;
 
 use holdfast_common::engine::Parameters;
-use holdfast_common::error::{Failure, Reason, Retry};
+use holdfast_common::error::{Failure, Reason};
 use holdfast_common::id::NodeId;
 use holdfast_common::protocol::Profile;
-use holdfast_common::report::{EngineState, MemberReport};
-use holdfast_common::role::{Availability, Durability, Role};
+use holdfast_common::report::MemberReport;
+use holdfast_common::role::{Availability, Durability};
 use serde::{Deserialize, Serialize};
 use serde_json::json;
 
 use super::create::tell;
 use super::restart::{self, Writes};
 use super::resync::Target;
-use super::steps::{CONVERGE_TIME, observe, observe_starts};
-use super::{ClusterRef, Means, promote, quorum};
+use super::steps::{CONVERGE_TIME, observe};
+use super::{ClusterRef, Means, in_place, promote, quorum};
 use crate::cluster::{Cluster, Member, OnReplicaLoss};
 use crate::operation::procedure::{Context, Error, Limits, Next, StepLabel};
-
-/// How long a primary may take to serve again with what its replicas have started with already.
-const SERVE_TIME: Duration = Duration::from_secs(60);
 
 /// What an operator can declare anew.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -172,7 +169,7 @@ impl Set {
 
     fn label(&self, step: Step) -> StepLabel {
         let name = |at: usize| self.replicas.get(at).map_or_else(String::new, |it| it.name.to_string());
-        let primary = &self.primary.name;
+        let [checkpoint, stop, serve] = in_place::plan(&self.primary);
         match step {
             Step::Strengthen => {
                 StepLabel::new("strengthen", "Have the primary wait for replicas, then record it")
@@ -183,13 +180,9 @@ impl Set {
                 let title = format!("Restart {}, if a parameter needs it", name(at));
                 StepLabel::new(format!("restart/{}", name(at)), title)
             }
-            Step::Checkpoint => StepLabel::new("checkpoint", "Write out what the primary has in memory"),
-            Step::Stop => {
-                StepLabel::new("stop", format!("Stop the server of {primary}: writes wait from here"))
-            }
-            Step::Serve => {
-                StepLabel::new("serve", format!("Start it again: writes go on, {primary} stays the primary"))
-            }
+            Step::Checkpoint => checkpoint,
+            Step::Stop => stop,
+            Step::Serve => serve,
             Step::Lower(at) => {
                 let title = format!("Restart {}, with no more than the primary has now", name(at));
                 StepLabel::new(format!("lower/{}", name(at)), title)
@@ -203,7 +196,7 @@ impl Set {
             ),
             Step::Profile => StepLabel::new(
                 "profile",
-                format!("Have {primary} go by lease profile {}", self.to.lease_profile),
+                format!("Have {} go by lease profile {}", self.primary.name, self.to.lease_profile),
             ),
             Step::Narrow => StepLabel::new("narrow", "Have all go by that one alone"),
             Step::Finish => StepLabel::new("finish", "Tell of it"),
@@ -264,7 +257,7 @@ impl Set {
             }
             Step::Stop => {
                 let cluster = self.led(ctx).await?;
-                promote::stop(ctx, &self.cluster, (self.primary.node, cluster.term)).await?;
+                in_place::stop(ctx, &self.cluster, (self.primary.node, cluster.term)).await?;
             }
             Step::Serve => self.serve(ctx).await?,
             Step::Lower(at) => self.lower(ctx, at).await?,
@@ -351,31 +344,7 @@ impl Set {
     async fn serve(&self, ctx: &Context<Means>) -> Result<(), Error> {
         ctx.means().leases.resume(self.cluster.id);
         let cluster = self.led(ctx).await?;
-        let name = &self.primary.name;
-        // Both arms are cancel-safe: they only look.
-        let primary: Vec<&Member> = cluster.primary_member().into_iter().collect();
-        let looks = observe_starts(ctx, &cluster, SERVE_TIME, &primary, |state| {
-            let Some(report) = state(self.primary.node).and_then(|state| Some(state.report?.0)) else {
-                return Some(format!("{name} has not reported yet"));
-            };
-            let open = report.lease.as_ref().is_none_or(|lease| lease.open);
-            let runs = report.state == EngineState::Running && report.role == Some(Role::Primary) && open;
-            // What was said before it stopped still names what it waited for.
-            (!runs || !report.pending_restart.is_empty()).then(|| {
-                let why =
-                    if report.message.is_empty() { String::new() } else { format!(" ({})", report.message) };
-                format!("{name} does not serve again yet{why}")
-            })
-        });
-        tokio::select! {
-            // Clients wait: what was declared before is the quicker way out than another try.
-            served = looks => served.map_err(|why| {
-                Error::new(Failure { retry: Retry::Never, ..why.failure().clone() })
-            }),
-            gone = super::elect::gone(ctx, &cluster) => {
-                Err(Error::new(Failure::new(Reason::AgentOffline, format!("{gone} is offline"))))
-            }
-        }
+        in_place::serve(ctx, &cluster, &self.primary, None).await
     }
 
     /// The replica has replayed that its primary has less, so that it can start with as much.
@@ -454,7 +423,7 @@ impl Set {
             Step::Replica(_) | Step::Lower(_) => restart::REPLICA,
             Step::Checkpoint => promote::CHECKPOINT,
             Step::Stop => promote::STOP,
-            Step::Serve => Limits { attempts: 3, deadline: 2 * SERVE_TIME },
+            Step::Serve => in_place::SERVE,
             Step::Strengthen | Step::Relax => Limits { attempts: 2, deadline: Duration::from_secs(5 * 60) },
             Step::Reload | Step::Widen | Step::Profile | Step::Narrow => {
                 Limits { attempts: 3, deadline: 2 * CONVERGE_TIME }

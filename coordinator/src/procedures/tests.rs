@@ -8,6 +8,7 @@ mod password;
 mod reboot;
 mod restart;
 mod set;
+mod word;
 mod world;
 
 use std::collections::BTreeSet;

@@ -24,7 +24,7 @@ use crate::identity::Identity;
 use crate::lease::Leases;
 use crate::procedures::requests::connection::{Connection, Reveal};
 use crate::procedures::requests::{
-    AddMember, Asker, DeleteCluster, Desk, FailoverCluster, Prepare, PromoteMember, RemoveMember, SetCluster,
+    AddMember, Asker, DeleteCluster, Desk, Prepare, PromoteMember, RemoveMember, SetCluster,
 };
 use crate::store::Txn;
 
@@ -181,11 +181,9 @@ impl ClusterService for Clusters {
         request: Request<proto::FailoverClusterRequest>,
     ) -> Result<Response<proto::FailoverClusterResponse>, Status> {
         let asker = asker(&request, &request.get_ref().request_id)?;
-        let proto::FailoverClusterRequest { cluster, node, confirm, accept_data_loss, validate_only, .. } =
-            request.into_inner();
-        let cluster = parse::cluster_name("cluster", &cluster).map_err(refuse)?;
-        let node = (!node.is_empty()).then(|| parse::node_name("node", &node)).transpose().map_err(refuse)?;
-        let parsed = FailoverCluster { cluster, node, confirm, accept_data_loss };
+        let request = request.into_inner();
+        let validate_only = request.validate_only;
+        let parsed = parse::failover(request).map_err(refuse)?;
         let outcome = match self.change(&parsed, &asker, validate_only).await? {
             Done::Begun(operation) => proto::failover_cluster_response::Outcome::Operation(*operation),
             Done::Planned(plan) => proto::failover_cluster_response::Outcome::Plan(plan),

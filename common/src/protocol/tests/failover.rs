@@ -165,6 +165,60 @@ fn an_abandoned_failover_gives_the_old_primary_a_term_above_every_seal() {
 }
 
 #[test]
+fn a_person_s_word_stands_for_the_seals_that_are_missing_and_never_for_the_lease() {
+    let quorum = list(1, &[1, 2], Need::of(1));
+    let last_of_three = |sealed| (vec![quorum.clone()], true, sealed);
+    let (stranger, unproven) = ((vec![list(1, &[], Need::All)], true, 3), (vec![quorum.clone()], false, 2));
+    for (lists, enforced, sealed) in [last_of_three(1), last_of_three(2), stranger, unproven] {
+        let mut regent = regent(&lists);
+        regent.reign.enforced = enforced;
+        assert!(renew(&mut regent, 0, TERM));
+        let before = regent.clone();
+        let decrees = regent.intend_by_word().unwrap();
+        assert!(matches!(&decrees[..], [Decree::Store(reign)] if reign.intended == Some(TERM.next())));
+        assert!(!renew(&mut regent, 0, TERM));
+        seal(&mut regent, sealed, 10);
+        assert_eq!(regent.choose(&[]), Err(Obstacle::Lease(timings().remembered())));
+        regent.pass(timings().remembered());
+        assert!(regent.goes_by_word());
+        assert_eq!(regent.choose(&[]), Ok(node(sealed)));
+
+        // Without it: not begun, or not chosen.
+        let mut without = before;
+        without.pass(timings().remembered());
+        if without.intend().is_ok() {
+            seal(&mut without, sealed, 10);
+            assert_eq!(without.choose(&[]), Err(Obstacle::TooFewSeals));
+            without.vouch().unwrap();
+            assert_eq!(without.choose(&[]), Ok(node(sealed)), "of a later run too");
+        }
+    }
+}
+
+#[test]
+fn a_person_s_word_chooses_nobody_who_has_less_and_is_forgotten_with_its_failover() {
+    let mut regent = regent(&[list(1, &[1], Need::All)]);
+    assert_eq!(regent.vouch(), Err(Obstacle::NothingIntended));
+    regent.intend_by_word().unwrap();
+    assert_eq!(regent.intend_by_word(), Err(Obstacle::UnderWay(TERM.next())));
+    assert_eq!(regent.choose(&[]), Err(Obstacle::TooFewSeals), "somebody must be there");
+    seal(&mut regent, 2, 20);
+    assert!(regent.goes_by_word());
+    seal(&mut regent, 1, 10);
+    assert!(!regent.goes_by_word(), "the primary cannot go on without that one");
+    assert_eq!(regent.choose(&[node(1)]), Ok(node(2)));
+    let ends: [fn(&mut Regent); 2] = [
+        |regent| drop(regent.abandon().unwrap()),
+        |regent| drop(regent.succeed(&[], [], Need::All).unwrap()),
+    ];
+    for end in ends {
+        let mut regent = regent.clone();
+        end(&mut regent);
+        assert!(!regent.vouched);
+    }
+}
+
+#[test]
 fn what_is_not_answered_is_said_again() {
     let mut regent = regent(&[list(1, &[1, 2], Need::All)]);
     let replicas = [node(1), node(2)];

@@ -244,6 +244,34 @@ fn only_an_engine_that_has_stayed_stopped_for_the_attempt_is_confirmed() {
 }
 
 #[test]
+fn a_lone_primary_that_was_stopped_starts_once_nobody_tells_it_to_rest() {
+    let stop = || told(ToMember::Stop { term: TERM, attempt: Attempt(1) });
+    let mut member = primary(list(1, &[], Need::All));
+    assert_eq!(member.due(&timings()), [Effect::OpenAlone]);
+    for _ in 0..3 {
+        assert_eq!(handle(&mut member, stop()).first(), Some(&Effect::Shut));
+        member.pass(timings().silence / 2);
+        assert_eq!(member.due(&timings()), [], "it is told again and again");
+    }
+    assert!(member.is_stopped_for(TERM, Attempt(1)));
+    assert_eq!(member.due_in(), Some(timings().silence / 2));
+    member.pass(timings().silence / 2);
+    assert_eq!(member.due(&timings()), [Effect::StartEngine]);
+    assert!(!member.is_stopped_for(TERM, Attempt(1)));
+    assert_eq!((member.due(&timings()), member.due_in()), (vec![], None));
+    handle(&mut member, Event::Ready(true));
+    assert_eq!(member.due(&timings()), [Effect::OpenAlone]);
+
+    // One whose place others could take needs somebody's word.
+    for (members, need) in [(vec![1], Need::All), (vec![], Need::of(1))] {
+        let mut member = primary(list(1, &members, need));
+        handle(&mut member, stop());
+        member.pass(timings().silence * 10);
+        assert_eq!(member.due(&timings()), [], "{members:?} {need:?}");
+    }
+}
+
+#[test]
 fn a_member_that_is_primary_sealed_or_of_a_higher_term_promises_nothing() {
     let lower = Term::new(TERM.get() - 1);
     assert_eq!(handle(&mut primary(list(1, &[], Need::All)), ask(TERM)), []);

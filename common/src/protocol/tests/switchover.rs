@@ -53,6 +53,21 @@ fn a_primary_that_is_being_stopped_is_granted_nothing_and_no_list_changes() {
 }
 
 #[test]
+fn one_that_nobody_could_replace_is_stopped_only_to_be_started_again() {
+    let mut regent = regent(list(1, &[], Need::All));
+    assert_eq!(regent.halt(ATTEMPT), Err(Obstacle::NobodyPromotable));
+    assert_eq!(regent.stop, None, "it is not stopped for nobody");
+    let stop = ToMember::Stop { term: TERM, attempt: ATTEMPT };
+    assert_eq!(regent.rest(ATTEMPT).unwrap(), [Decree::Send { to: node(0), message: stop }]);
+    regent.stopped(node(0), TERM, ATTEMPT, tail(TERM.get(), 100));
+    assert_eq!(regent.intend(), Err(Obstacle::NobodyPromotable));
+    assert!(regent.renew(node(0), number(0), TERM, None, &timings()).is_none());
+    regent.resume();
+    assert!(regent.renew(node(0), number(1), TERM, None, &timings()).is_some());
+    assert_eq!(regent.reign.term, TERM);
+}
+
+#[test]
 fn only_the_primary_s_word_for_this_attempt_counts() {
     let mut regent = regent(list(1, &[1], Need::All));
     regent.halt(ATTEMPT).unwrap();

@@ -6,9 +6,10 @@ use holdfast_common::name::{ClusterName, NodeName};
 
 use super::members::active;
 use super::preconditions::{Precondition, about_node, online};
-use super::promote::{member_named, successor};
+use super::promote::{member_named, serves, successor};
 use super::{Asker, Desk, Prepare, Prepared};
 use crate::cluster::{Cluster, Member};
+use crate::procedures::in_place;
 use crate::procedures::records::cluster_key;
 use crate::procedures::restart::{self, Last, Restart, Writes};
 use crate::store::Compare;
@@ -35,9 +36,17 @@ impl Prepare for RestartCluster {
         let named: Vec<_> = chosen.iter().map(|member| (member.node_id, member.node_name.clone())).collect();
         preconditions.extend(online(&desk.means, cluster.id, &named));
         let ids: Vec<NodeId> = chosen.iter().map(|member| member.node_id).collect();
-        let procedure = Restart::new(&cluster, &ids, self.writes);
+        let mut procedure = Restart::new(&cluster, &ids, self.writes);
         match procedure.as_ref().map(|restart| restart.last) {
-            Some(Last::Switchover) | None => preconditions.push(has_successor(desk, &cluster).await?),
+            Some(Last::Switchover | Last::InPlace) | None => {
+                let (may, in_place) = has_successor(desk, &cluster, self.writes).await?;
+                preconditions.push(may);
+                if in_place {
+                    procedure = procedure.map(Restart::in_place);
+                    let primary = cluster.primary_member();
+                    preconditions.extend(primary.map(|primary| serves(&desk.means, &cluster, primary)));
+                }
+            }
             Some(Last::Stays) => {}
         }
         let replicas = chosen.iter().filter(|member| cluster.primary != Some(member.node_id));
@@ -52,13 +61,27 @@ impl Prepare for RestartCluster {
     }
 }
 
-async fn has_successor(desk: &Desk, cluster: &Cluster) -> Result<Precondition, Failure> {
+/// Whether the primary can be restarted; and whether that is where it is, because nobody can take over.
+async fn has_successor(
+    desk: &Desk,
+    cluster: &Cluster,
+    writes: Writes,
+) -> Result<(Precondition, bool), Failure> {
     let found = successor(&desk.means, cluster).await.map_err(|error| error.to_failure())?;
+    let in_place = found.is_err() && writes == Writes::MayWait;
     let (met, message) = match found {
         Ok(target) => (true, format!("{} can take over from the primary", target.node_name)),
-        Err(why) => (false, format!("nobody can take over from the primary: {why}")),
+        Err(why) if in_place => {
+            (true, format!("nobody can take over from the primary ({why}): it is restarted where it is"))
+        }
+        Err(why) => (
+            false,
+            format!(
+                "nobody can take over from the primary: {why}; --force restarts it where it is, and writes wait meanwhile"
+            ),
+        ),
     };
-    Ok(Precondition::new("successor", format!("clusters/{}", cluster.name), met, message))
+    Ok((Precondition::new("successor", format!("clusters/{}", cluster.name), met, message), in_place))
 }
 
 /// Whether each of these replicas can be away for a moment.
@@ -103,6 +126,7 @@ fn notes(desk: &Desk, cluster: &Cluster, chosen: &[&Member], restart: Option<&Re
             "{primary} comes last, by a switchover, and stays a replica; cluster promote {} {primary} moves the primary back",
             cluster.name
         )),
+        Last::InPlace => notes.push(in_place::note()),
         Last::Stays => {}
     }
     notes

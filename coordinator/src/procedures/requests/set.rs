@@ -15,6 +15,7 @@ use super::promote::serves;
 use super::restart::writes_go_on;
 use super::{Asker, Desk, Prepare, Prepared};
 use crate::cluster::{Cluster, Member};
+use crate::procedures::in_place;
 use crate::procedures::records::cluster_key;
 use crate::procedures::restart::Writes;
 use crate::procedures::set::{Declared, Restarts, Set};
@@ -98,21 +99,12 @@ impl Prepare for SetCluster {
             preconditions.extend(memory(desk, &cluster, &to));
         }
         if changes.restarts() == Restarts::WhereNeeded {
-            preconditions.push(has_replica(
-                &cluster,
-                "a server that is restarted with nobody to take its place",
-                "leave out what needs a restart",
-            ));
             preconditions
                 .extend(cluster.primary_member().map(|primary| serves(&desk.means, &cluster, primary)));
             preconditions.extend(writes_go_on(desk, &cluster, cluster.replicas(), self.writes));
         }
         if cluster.durability == Durability::Async && to.durability == Durability::Quorum {
-            preconditions.push(has_replica(
-                &cluster,
-                "durability quorum with nobody to wait for",
-                "stay with async",
-            ));
+            preconditions.push(has_replica(&cluster));
         }
         let notes = match self.needs_operation() {
             true => changes.notes(&cluster, &to).into_iter().chain(notes_of(&late)).collect(),
@@ -171,11 +163,10 @@ impl<'a> Changes<'a> {
         );
         note(&self.lowered, "lowered, so the primary takes it over first, and the replicas after it");
         if self.restarts() == Restarts::WhereNeeded {
-            notes.push(
-                "the primary stays where it is: writes wait, and open connections are cut, while its server restarts"
-                    .to_owned(),
-            );
-            notes.push("readers of a replica are cut off while it restarts".to_owned());
+            notes.push(in_place::note());
+            if cluster.replicas().next().is_some() {
+                notes.push("readers of a replica are cut off while it restarts".to_owned());
+            }
         }
         let members = cluster.members.len();
         match (cluster.durability, to.durability) {
@@ -211,12 +202,12 @@ fn notes_of<'a>(late: &'a [&Member]) -> impl Iterator<Item = String> + 'a {
     late.iter().map(|member| format!("{} is offline: it goes by this once it is back", member.node_name))
 }
 
-fn has_replica(cluster: &Cluster, why: &str, other: &str) -> Precondition {
+fn has_replica(cluster: &Cluster) -> Precondition {
     let met = cluster.replicas().next().is_some();
     let message = if met {
-        "the cluster has a replica".to_owned()
+        "the cluster has a replica"
     } else {
-        format!("it has one member only, and this would be {why}; add a member first, or {other}")
+        "it has one member only, and this would be durability quorum with nobody to wait for; add a member first, or stay with async"
     };
     Precondition::new("has_replica", format!("clusters/{}", cluster.name), met, message)
 }

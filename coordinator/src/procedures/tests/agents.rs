@@ -71,6 +71,7 @@ impl Agents {
                     // A store that has stopped ends the coordinator too.
                     let _stopped = leases.open_one(&led).await;
                 }
+                world.clock.advance(REMIND);
                 drop(world);
                 leases.remind(|_, _| None);
                 tokio::time::sleep(REMIND).await;
@@ -113,6 +114,9 @@ fn talk(world: Weak<World>, leases: Leases, node: NodeId) -> AbortHandle {
         let _attached = attached;
         while let Some(Leased { cluster_id, message }) = messages.recv().await {
             let Some(world) = world.upgrade() else { return };
+            if world.is_lost(node) {
+                continue;
+            }
             let timings = world.draft(1, holdfast_common::role::Durability::Async).lease_profile.timings();
             if matches!(message, ToMember::Stop { .. }) {
                 world.stop(node);

@@ -71,6 +71,22 @@ async fn parameters_are_taken_over_or_put_back_without_a_quorum_too() {
     assert_eq!(report.steps, 10);
 }
 
+#[tokio::test(start_paused = true)]
+async fn a_lone_primary_takes_parameters_over_where_it_is_or_keeps_its_own() {
+    let case = Case {
+        before: |world| Some(waits_for_nobody(with(world.active(1), few()))),
+        procedure: |world| {
+            let cluster = waits_for_nobody(with(world.active(1), few()));
+            set(&cluster, |to| Declared { parameters: many(), ..to })
+        },
+        succeeded: |world, cluster| runs_with(world, cluster, &many()),
+        undone: |world, cluster| runs_with(world, cluster, &few()),
+        only_once: false,
+    };
+    let report = harness::walk(&case).await.unwrap_or_else(|violation| panic!("{violation}"));
+    assert_eq!(report.steps, 6);
+}
+
 /// Before the primary goes by the new ones, all is as it was; after it, the record has the new ones, and the replicas get them with
 /// their next restart.
 fn put_back_or_left(

@@ -7,7 +7,7 @@ use std::sync::{Arc, Mutex, MutexGuard};
 use futures::FutureExt as _;
 use futures::future::BoxFuture;
 use holdfast_common::assignment::{MemberAssignment, RoleAssignment, Synchronous};
-use holdfast_common::clock::Clock;
+use holdfast_common::clock::{Clock, ManualClock};
 use holdfast_common::command::{
     Command, Outcome, Payload, Progress, RebootNode, ResyncedBy, Success, Verifier,
 };
@@ -46,6 +46,8 @@ pub(super) struct World {
     nodes: Vec<NodeId>,
     state: Mutex<State>,
     agents: Agents,
+    /// By which leases end: as long as the agents talk it goes with the time of the test.
+    pub(super) clock: ManualClock,
     /// The parts of operations.
     pub(super) parts: Kept,
     changes: watch::Sender<u64>,
@@ -65,6 +67,8 @@ struct State {
     gone: BTreeSet<NodeId>,
     /// What each server that runs was started with; those that are not named start with what is recorded.
     started: BTreeMap<NodeId, Parameters>,
+    /// How often each server was stopped to be started anew.
+    starts: BTreeMap<NodeId, u32>,
     /// How often each node was rebooted.
     reboots: BTreeMap<NodeId, u32>,
     /// Nodes that do not come back from a reboot.
@@ -96,7 +100,8 @@ impl World {
     pub(super) fn new(nodes: usize) -> Self {
         let nodes = (0..nodes).map(node).collect();
         let (state, agents, parts) = (Mutex::default(), Agents::default(), Kept::default());
-        Self { sample: Sample::new(), nodes, state, agents, parts, changes: watch::Sender::new(0) }
+        let (clock, changes) = (ManualClock::at(Timestamp::UNIX_EPOCH), watch::Sender::new(0));
+        Self { sample: Sample::new(), nodes, state, agents, clock, parts, changes }
     }
 
     pub(super) fn node(&self, index: usize) -> NodeId {
@@ -153,8 +158,16 @@ impl World {
 
     /// Its server is started anew with what is recorded when it is looked at next.
     pub(super) fn stop(&self, node: NodeId) {
-        self.lock().started.remove(&node);
+        let mut state = self.lock();
+        state.started.remove(&node);
+        *state.starts.entry(node).or_default() += 1;
+        drop(state);
         self.changes.send_modify(|number| *number += 1);
+    }
+
+    /// How often it was.
+    pub(super) fn starts(&self, node: NodeId) -> u32 {
+        self.lock().starts.get(&node).copied().unwrap_or_default()
     }
 
     /// What the servers have that run, of the members in the record.
@@ -164,7 +177,7 @@ impl World {
     }
 
     pub(super) fn means(self: &Arc<Self>, store: &Shared) -> Arc<Means> {
-        let leases = Leases::new(Directory::new(Arc::clone(store)), Clock::system());
+        let leases = Leases::new(Directory::new(Arc::clone(store)), self.clock.clock());
         Agents::attach(self, &leases, store);
         Arc::new(Means {
             records: Records::new(Directory::new(Arc::clone(store))),
@@ -213,6 +226,10 @@ impl World {
     /// This node is known to be offline.
     pub(super) fn lose(&self, node: NodeId) {
         self.lock().gone.insert(node);
+    }
+
+    pub(super) fn is_lost(&self, node: NodeId) -> bool {
+        self.lock().gone.contains(&node)
     }
 
     fn available(&self, node: NodeId) -> Availability {
@@ -369,8 +386,11 @@ impl Nodes for Seen {
             };
             started.changed(&assigned.parameters).into_iter().filter(waits).map(str::to_owned).collect()
         });
+        let starts = i64::from(self.world.starts(node));
+        let started_at = Timestamp::from_second(starts).unwrap();
         let report = MemberReport {
             state,
+            started_at: Some(started_at),
             pending_restart,
             role: assigned.as_ref().map(|assigned| assigned.role.role()),
             term: assigned.as_ref().map_or(Term::NONE, |assigned| assigned.term),

@@ -17,7 +17,7 @@ use holdfast_common::wire::WireEnum as _;
 use holdfast_proto::r#type::v1 as nouns;
 use holdfast_proto::v1 as proto;
 
-use crate::procedures::requests::{CreateCluster, RestartCluster, ResyncCluster};
+use crate::procedures::requests::{CreateCluster, FailoverCluster, RestartCluster, ResyncCluster};
 use crate::procedures::restart::Writes;
 use crate::procedures::steps::Absent;
 use crate::rpc::convert;
@@ -30,10 +30,6 @@ const LEAST_PORT: u16 = 1024;
 const REPLICATION_APART: u16 = 10_000;
 
 pub(super) fn cluster_name(field: &str, text: &str) -> Result<ClusterName, Failure> {
-    text.parse().map_err(|error| Failure::invalid_field(field, error))
-}
-
-pub(super) fn node_name(field: &str, text: &str) -> Result<NodeName, Failure> {
     text.parse().map_err(|error| Failure::invalid_field(field, error))
 }
 
@@ -50,6 +46,23 @@ pub(super) fn member(cluster: &str, node: &str) -> Result<(ClusterName, NodeName
     let cluster = violations.take("cluster", cluster.parse());
     let node = violations.take("node", node.parse());
     complete(violations, cluster.zip(node))
+}
+
+pub(super) fn failover(request: proto::FailoverClusterRequest) -> Result<FailoverCluster, Failure> {
+    let proto::FailoverClusterRequest {
+        cluster,
+        node,
+        confirm,
+        accept_data_loss,
+        old_primary_is_off,
+        request_id: _,
+        validate_only: _,
+    } = request;
+    let mut violations = Violations::default();
+    let cluster = violations.take("cluster", cluster.parse());
+    let node = (!node.is_empty()).then(|| violations.take("node", node.parse())).flatten();
+    let cluster = complete(violations, cluster)?;
+    Ok(FailoverCluster { cluster, node, confirm, accept_data_loss, old_primary_is_off })
 }
 
 pub(super) fn restart(request: proto::RestartClusterRequest) -> Result<RestartCluster, Failure> {
