@@ -17,6 +17,11 @@ use crate::lease::{Obstacle, Outlook};
 /// So many probes in a row must fail.
 pub const FAILED_PROBES: u32 = 3;
 
+/// For so long after a failover because of failed probes there is no second one for that reason: where every server hangs the primary would
+/// go round for ever, and each change costs connections and a full set of caches. Orchestrator waits an hour after a recovery of whatever
+/// kind (`RecoveryPeriodBlockSeconds`); here only servers that hang are meant, whose agents live, and a person is told.
+pub const FLAP: Duration = Duration::from_secs(10 * 60);
+
 /// What is remembered of one primary between two looks.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Watch {
@@ -80,6 +85,8 @@ pub enum Hold {
     },
     /// It is not known how far the primary was.
     UnknownLoss,
+    /// The primary before it was replaced for the same reason, so long ago.
+    Flapping(Duration),
 }
 
 // === impl Watch ===
@@ -129,6 +136,15 @@ pub fn is_promised(reign: &Reign, witness: impl Fn(NodeId) -> Witness) -> bool {
     promised > 0 && newest.need.is_promised_by(promised + silent, newest.members().len())
 }
 
+/// The same of a primary whose place another would take for this reason, if its own was taken from the one before because of failed probes
+/// so long ago. A node or server that is gone is no flap.
+pub fn unless_it_flaps(verdict: Verdict, suspicion: Suspicion, stuck_before: Option<Duration>) -> Verdict {
+    match (&verdict, suspicion, stuck_before.filter(|ago| *ago < FLAP)) {
+        (Verdict::FailOver { .. }, Suspicion::Stuck, Some(ago)) => Verdict::Hold(Hold::Flapping(ago)),
+        _ => verdict,
+    }
+}
+
 /// What is to be done about a suspected primary.
 pub fn verdict(cluster: &Cluster, reign: &Reign, outlook: &Outlook, promised: bool) -> Verdict {
     if promised {
@@ -173,6 +189,13 @@ impl fmt::Display for Hold {
                 f,
                 "{bytes} bytes of what it last reported are on no replica, and {budget} may be lost; \
                  `cluster failover --accept-data-loss` goes on nevertheless"
+            ),
+            Self::Flapping(ago) => write!(
+                f,
+                "another took its predecessor's place for the same reason {} s ago, and a second time within {} s would likely mend nothing; look at \
+                 what the servers wait for; `cluster failover` goes on nevertheless",
+                ago.as_secs(),
+                FLAP.as_secs()
             ),
             Self::UnknownLoss => f.write_str(
                 "how much it has beyond its replicas is not known; `cluster failover --accept-data-loss` goes on nevertheless",
@@ -240,6 +263,24 @@ mod tests {
         let signs = Signs { unheard: hour, report: Some(&running) };
         assert_eq!(watch.look(hour, LONGEST, signs, &timings), None);
         assert_eq!(watch.silent(), LONGEST);
+    }
+
+    #[test]
+    fn only_a_second_hanging_server_within_some_minutes_is_a_flap() {
+        let go = Verdict::FailOver { budget: None };
+        let minutes = |minutes: u64| Some(Duration::from_secs(60 * minutes));
+        let flaps = |suspicion, before| unless_it_flaps(go.clone(), suspicion, before) != go;
+        for (suspicion, before, expected) in [
+            (Suspicion::Stuck, minutes(1), true),
+            (Suspicion::Stuck, minutes(10), false),
+            (Suspicion::Stuck, None, false),
+            (Suspicion::Silent, minutes(1), false),
+            (Suspicion::Down, minutes(1), false),
+        ] {
+            assert_eq!(flaps(suspicion, before), expected, "{suspicion:?} {before:?}");
+        }
+        let hold = Verdict::Hold(Hold::Promised);
+        assert_eq!(unless_it_flaps(hold.clone(), Suspicion::Stuck, minutes(1)), hold);
     }
 
     fn reign(members: &[NodeId], need: Need) -> Reign {

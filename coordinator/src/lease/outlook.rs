@@ -21,7 +21,7 @@ pub struct Outlook {
 pub enum Obstacle {
     #[error("a failover is under way")]
     UnderWay,
-    #[error("the primary has not confirmed the newest list of promotable members")]
+    #[error("the primary has not confirmed yet on which members it depends")]
     NotSettled,
     #[error("no other member may be promoted")]
     NobodyPromotable,
@@ -41,20 +41,27 @@ pub fn outlook(
     if reign.intended.is_some() {
         return none(Obstacle::UnderWay);
     }
-    if !reign.is_settled() {
+    if !reign.enforced {
         return none(Obstacle::NotSettled);
     }
     let promotable = reign.promotable();
     if promotable.is_empty() {
         return none(Obstacle::NobodyPromotable);
     }
+    // Of each list that the primary may go by: one that it has not confirmed, and never will, keeps nobody from taking its place.
+    for list in &reign.lists {
+        let reachable = list.members().iter().filter(|node| reachable(**node).is_some()).count();
+        let needed = list.need.seals(list.members().len());
+        if reachable < needed {
+            return none(Obstacle::TooFewReachable { reachable, needed });
+        }
+    }
     let found: Vec<(NodeId, Option<Position>)> =
         promotable.iter().filter_map(|node| Some((*node, reachable(*node)?))).collect();
-    let newest = reign.newest();
-    let needed = newest.need.seals(newest.members().len());
-    if found.len() < needed {
-        return none(Obstacle::TooFewReachable { reachable: found.len(), needed });
+    if found.is_empty() {
+        return none(Obstacle::TooFewReachable { reachable: 0, needed: 1 });
     }
+    let newest = reign.newest();
     let best = found.into_iter().max_by_key(|(_, position)| *position);
     let behind = best.and_then(|(_, position)| Some(position?.behind(primary?)));
     let behind = if newest.need == Need::All { behind } else { behind.map(|_| 0) };
@@ -86,6 +93,28 @@ mod tests {
         assert_eq!(found, Outlook { candidate: Some(b), behind: Some(10), obstacle: None });
         let unknown = outlook(&reign(&[a], Need::All), None, |_| Some(Some(at(1))));
         assert_eq!((unknown.candidate, unknown.behind), (Some(a), None));
+    }
+
+    /// A member that was lost at the same time: the primary will never say that it does without.
+    #[test]
+    fn a_list_that_a_lost_primary_has_not_confirmed_is_in_nobody_s_way() {
+        let (a, b) = (NodeId::generate(), NodeId::generate());
+        let pending = |before: Need, after: Need| {
+            let reign = reign(&[a, b], before);
+            let newest = List::new(Version::FIRST.next(), [b], after);
+            Reign { lists: vec![reign.lists[0].clone(), newest], ..reign }
+        };
+        let found =
+            |reign, there: NodeId| outlook(&reign, None, |node| (node == there).then_some(Some(at(1))));
+        assert_eq!(found(pending(Need::All, Need::All), b).candidate, Some(b));
+        let both = Obstacle::TooFewReachable { reachable: 1, needed: 2 };
+        assert_eq!(
+            found(pending(Need::of(1), Need::of(1)), b).obstacle,
+            Some(both),
+            "either may be in force"
+        );
+        let none = Obstacle::TooFewReachable { reachable: 0, needed: 1 };
+        assert_eq!(found(pending(Need::All, Need::All), a).obstacle, Some(none));
     }
 
     #[test]

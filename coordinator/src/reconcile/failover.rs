@@ -52,6 +52,8 @@ struct Kept {
     told: Option<String>,
     /// Whose place was last to be taken, and when: one that was given up is not tried again at once.
     tried: Option<(NodeId, Instant)>,
+    /// Whose place was last to be taken because its probes failed, and when. Forgotten with this run of the coordinator.
+    stuck: Option<(NodeId, Instant)>,
 }
 
 /// Why a round ended early.
@@ -96,8 +98,8 @@ impl Means {
             || kept.primary != Some(primary)
             || cluster.primary != Some(primary)
         {
-            let tried = kept.tried;
-            *kept = Kept { primary: Some(primary), tried, ..Kept::default() };
+            let Kept { tried, stuck, .. } = *kept;
+            *kept = Kept { primary: Some(primary), tried, stuck, ..Kept::default() };
             return Ok(());
         }
         let Some(unheard) = self.unheard(primary, &view) else { return Ok(()) };
@@ -125,7 +127,10 @@ impl Means {
             let (report, age) = self.report(node, cluster.id)?;
             (age < timings.suspicion).then_some(report.position)
         });
-        match suspicion::verdict(cluster, &view.reign, &outlook, promised) {
+        // One whose replacement was given up is not another one.
+        let before = kept.stuck.filter(|(node, _)| *node != primary).map(|(_, at)| at.elapsed());
+        let verdict = suspicion::verdict(cluster, &view.reign, &outlook, promised);
+        match suspicion::unless_it_flaps(verdict, suspicion, before) {
             Verdict::FailOver { budget } => self.fail_over(cluster, kept, suspicion, budget).await,
             // A promise that was given before it fell silent may last so long.
             Verdict::Hold(Hold::Promised) if kept.watch.silent() < timings.suspicion + timings.promised() => {
@@ -200,6 +205,9 @@ impl Means {
         match self.operations.submit(submit).await {
             Ok(_) => {
                 kept.tried = kept.primary.map(|primary| (primary, Instant::now()));
+                if suspicion == Suspicion::Stuck {
+                    kept.stuck = kept.tried;
+                }
                 let message = format!("{suspicion}: another member takes its place");
                 self.tell(cluster, "FAILOVER_STARTED", message).await
             }
