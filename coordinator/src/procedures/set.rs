@@ -10,7 +10,7 @@
 //! the replicas first; what is lowered to the primary first, and to a replica once that has replayed that it was. A replica that is
 //! started in between keeps what its log was written with: its node sees to it.
 //!
-//! The primary's server is restarted where it is ([`in_place`](super::in_place)): a switchover could never lower anything, because no
+//! The primary's server is restarted where it is ([`in_place`]): a switchover could never lower anything, because no
 //! replica can run with less before its primary does.
 
 mod back;
