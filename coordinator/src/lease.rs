@@ -9,10 +9,12 @@
 //! A change of primary is asked for step by step (`succession`). What must be told is stored before. Nothing here decides what is safe, who should be a member, or to fail over.
 
 mod error;
+mod led;
 mod outlook;
 mod succession;
 
 pub use error::Error;
+pub use led::Led;
 pub use outlook::{Obstacle, Outlook, outlook};
 
 use std::collections::BTreeMap;
@@ -31,9 +33,9 @@ use holdfast_common::protocol::{
 use holdfast_common::term::Term;
 use tokio::sync::{mpsc, watch};
 
-use crate::cluster::{Cluster, MemberPhase, more_patient};
+use crate::cluster::{Cluster, more_patient};
 use crate::directory::{Directory, put};
-use crate::procedures::records::Writes;
+use crate::procedures::records::{Writes, cluster_key};
 use crate::store::{Compare, Key, Op, Revision, Txn};
 
 /// Prefix of the reigns.
@@ -85,17 +87,6 @@ struct Stream {
     outgoing: mpsc::Sender<Leased<ToMember>>,
 }
 
-/// A cluster that has a primary.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Led {
-    pub cluster: ClusterId,
-    pub term: Term,
-    pub primary: NodeId,
-    /// The active members beside it.
-    pub replicas: Vec<NodeId>,
-    pub profile: Profile,
-}
-
 /// How a cluster's lease stands, as the coordinator knows it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct View {
@@ -135,22 +126,6 @@ impl Seat {
     fn orders(&self) -> Vec<Decree> {
         let replicas: &[NodeId] = if self.changes() { &self.replicas } else { &[] };
         self.regent.orders(replicas)
-    }
-}
-
-// === impl Led ===
-
-impl Led {
-    /// None where the cluster has no primary.
-    pub fn of(cluster: &Cluster) -> Option<Self> {
-        let active = cluster.replicas().filter(|member| member.phase == MemberPhase::Active);
-        Some(Self {
-            cluster: cluster.id,
-            term: cluster.term,
-            primary: cluster.primary?,
-            replicas: active.map(|member| member.node_id).collect(),
-            profile: cluster.patience(),
-        })
     }
 }
 
@@ -348,7 +323,7 @@ impl Leases {
     /// # Errors
     /// Those of the store.
     pub async fn open_one(&self, led: &Led) -> Result<(), Error> {
-        let Led { cluster, term, primary, replicas, profile } = led;
+        let Led { cluster, replicas, profile, .. } = led;
         let timings = profile.timings();
         if let Some(seat) = self.seats().get_mut(cluster) {
             seat.timings = seat.at_least.into_iter().fold(*profile, more_patient).timings();
@@ -359,16 +334,10 @@ impl Leases {
         let key = reign_key(*cluster);
         let (reign, revision) = match self.shared.directory.get::<Reign>(&key).await? {
             Some(found) => (found.value, found.revision),
-            None => {
-                let list = List::new(Version::FIRST, [], Need::All);
-                let reign = Reign { term: *term, ..Reign::first(*primary, list) };
-                let txn = Txn::new().when(Compare::absent(&key)).then(put(&key, &reign)?);
-                let outcome = self.shared.directory.store().txn(txn).await?;
-                if !outcome.succeeded {
-                    return Err(Error::Contended(*cluster));
-                }
-                (reign, outcome.revision)
-            }
+            None => match self.first(led, &key).await? {
+                Some(first) => first,
+                None => return Ok(()),
+            },
         };
         let regent = Regent::started(reign, &timings);
         let at = self.shared.clock.boottime();
@@ -386,6 +355,26 @@ impl Leases {
         self.seats().insert(*cluster, seat);
         orders.into_iter().for_each(|order| self.send(*cluster, order));
         Ok(())
+    }
+
+    /// Stores a cluster's first reign; none for a cluster that was deleted or changed since it was read.
+    async fn first(&self, led: &Led, key: &Key) -> Result<Option<(Reign, Revision)>, Error> {
+        let record = cluster_key(&led.name);
+        let found = self.shared.directory.get::<Cluster>(&record).await?;
+        let Some(found) = found.filter(|found| Led::of(&found.value).as_ref() == Some(led)) else {
+            return Ok(None);
+        };
+        let list = List::new(Version::FIRST, [], Need::All);
+        let reign = Reign { term: led.term, ..Reign::first(led.primary, list) };
+        let txn = Txn::new()
+            .when(Compare::absent(key))
+            .when(Compare::unchanged(&record, found.revision))
+            .then(put(key, &reign)?);
+        let outcome = self.shared.directory.store().txn(txn).await?;
+        if !outcome.succeeded {
+            return Err(Error::Contended(led.cluster));
+        }
+        Ok(Some((reign, outcome.revision)))
     }
 
     /// Asks the rule, stores what it says together with these writes, and only then believes it and tells it.

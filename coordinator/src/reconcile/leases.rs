@@ -119,6 +119,7 @@ mod tests {
     use crate::cluster::tests::Sample;
     use crate::directory::{self, Directory, put};
     use crate::fleet::liveness;
+    use crate::lease::reign_key;
     use crate::procedures::records::cluster_key;
     use crate::store::memory::Memory;
     use crate::store::{Shared, Txn};
@@ -171,5 +172,21 @@ mod tests {
         store.txn(deleting).await.unwrap();
         next.round().await.unwrap();
         assert_eq!(next.leases.view(cluster.id).unwrap().reign, reign);
+    }
+
+    #[tokio::test]
+    async fn a_cluster_that_is_deleted_meanwhile_leaves_no_reign_behind() {
+        let store = Memory::shared();
+        let cluster = Sample::new().active(2);
+        let led = [Led::of(&cluster).unwrap()];
+        let keep = started(&store, &cluster);
+        keep.leases.open(&led).await.unwrap();
+        assert_eq!(store.get(&reign_key(cluster.id)).await.unwrap(), None, "it was gone before it was read");
+        assert_eq!(keep.leases.view(cluster.id), None);
+
+        let stored = Txn::new().then(put(&cluster_key(&cluster.name), &cluster).unwrap());
+        store.txn(stored).await.unwrap();
+        keep.leases.open(&led).await.unwrap();
+        assert_eq!(keep.leases.view(cluster.id).map(|view| view.reign.term), Some(cluster.term));
     }
 }
