@@ -15,7 +15,7 @@ use holdfast_common::command::{CloneMember, DatabaseName, InitialiseMember};
 use holdfast_common::engine::EngineVersion;
 use tokio::time::Instant;
 
-use super::copying::Copying;
+use super::copying::{COPY_DEADLINE, Copying};
 use super::layout::{Layout, Marker, Origin, State};
 use super::render::{Place, REPLICATION_USER, SUPERUSER, identifier, literal};
 use super::{Inner, control, parameters, process, sql_names};
@@ -27,6 +27,8 @@ const INITDB_DEADLINE: Duration = Duration::from_secs(5 * 60);
 /// Reading a file.
 const CONFIGURATION_DEADLINE: Duration = Duration::from_secs(60);
 const SQL_DEADLINE: Duration = Duration::from_secs(10 * 60);
+/// The most that PostgreSQL takes, in MB.
+const KEEP_ALL_LOG: &str = "wal_keep_size=2147483647";
 /// How long programs of an agent that was killed may take to notice it.
 const LEFTOVER_DEADLINE: Duration = Duration::from_secs(30);
 const PAUSE: Duration = Duration::from_millis(500);
@@ -281,9 +283,25 @@ pub(super) struct Server<'a> {
 
 impl Server<'_> {
     pub(super) async fn run(&self, database: &str, statements: &[String]) -> Result<(), Error> {
-        let Self { inner, layout, data, version, work } = self;
         let mut text = statements.join("\n");
         text.push('\n');
+        let program = self.program()?.arg(database).stdin(text).deadline(SQL_DEADLINE);
+        let ended = self.inner.host.run(program, &self.work.cancelled).await;
+        self.work.check("set the database up")?;
+        ended.map(drop).map_err(|error| Error::failed(format!("set up database {database}"), error))
+    }
+
+    /// What a server does at its start after a crash, and nothing else. It removes no log: a rewind needs it from the last
+    /// checkpoint on that the primary has too.
+    pub(super) async fn recover(&self) -> Result<(), Error> {
+        let program = self.program()?.args(["-c", KEEP_ALL_LOG, "template1"]).stdin("\n".to_owned());
+        let ended = self.inner.host.run(program.deadline(COPY_DEADLINE), &self.work.cancelled).await;
+        self.work.check("recover")?;
+        ended.map(drop).map_err(|error| Error::failed("recover from its crash", error))
+    }
+
+    fn program(&self) -> Result<Program, Error> {
+        let Self { inner, layout, data, version, .. } = self;
         let mut program = Program::new(inner.packages.program(version, "postgres"))
             .args(["--single", "-D"])
             .arg(data)
@@ -293,16 +311,11 @@ impl Server<'_> {
             // A statement with a verifier in it must not reach a log.
             .args(["-c", "log_min_error_statement=panic", "-c", "synchronous_standby_names="])
             // The operator's own would keep it from writing, or from finding a place to write.
-            .args(["-c", "default_transaction_read_only=off", "-c", "search_path=public"])
-            .arg(database)
-            .stdin(text)
-            .deadline(SQL_DEADLINE);
+            .args(["-c", "default_transaction_read_only=off", "-c", "search_path=public"]);
         if let Some(owner) = inner.owner()? {
             program = program.owner(owner);
         }
-        let ended = inner.host.run(program, &work.cancelled).await;
-        work.check("set the database up")?;
-        ended.map(drop).map_err(|error| Error::failed(format!("set up database {database}"), error))
+        Ok(program)
     }
 }
 

@@ -67,7 +67,7 @@ impl Task<'_> {
         work.say("recovering from its crash");
         process::remove_stale(&inner.host, layout).await?;
         let (data, version) = (layout.data(), &marker.engine_version);
-        Server { inner, layout, data, version, work }.run("template1", &[]).await
+        Server { inner, layout, data, version, work }.recover().await
     }
 
     async fn timeline(&self) -> Result<u64, Error> {
