@@ -257,9 +257,11 @@ impl Session {
         .await
     }
 
+    /// It keeps the log from the last checkpoint on, before its replica has come for the first time.
     pub(super) async fn create_slot(&self, name: &str) -> Result<(), NoAnswer> {
         bounded(async {
-            let made = self.client.execute("select pg_create_physical_replication_slot($1)", &[&name]).await;
+            let made =
+                self.client.execute("select pg_create_physical_replication_slot($1, true)", &[&name]).await;
             match made {
                 Err(error) if error.code() == Some(&SqlState::DUPLICATE_OBJECT) => Ok(()),
                 other => Ok(other.map(drop)?),

@@ -69,7 +69,8 @@ pub(super) fn settings(budget: Budget) -> Settings {
         ("checkpoint_completion_target", "0.9".to_owned()),
         ("checkpoint_timeout", "10min".to_owned()),
         ("max_wal_size", megabytes(max_wal)),
-        ("min_wal_size", megabytes((max_wal / 4).max(80 * MIB))),
+        // All of it is copied by each rewind, used or not.
+        ("min_wal_size", megabytes((max_wal / 4).clamp(80 * MIB, 256 * MIB))),
         ("random_page_cost", "1.1".to_owned()),
         ("effective_io_concurrency", "100".to_owned()),
     ]
@@ -80,9 +81,9 @@ pub(super) fn slot_keep_bytes(budget: Budget) -> u64 {
     (budget.disk_bytes / 10).clamp(128 * MIB, 64 * GIB)
 }
 
-/// What is kept for replicas in any case.
+/// What is kept for replicas in any case: for the moment between a promotion and the slots that keep the rest.
 pub(super) fn wal_keep_bytes(budget: Budget) -> u64 {
-    (slot_keep_bytes(budget) / 4).min(512 * MIB)
+    (slot_keep_bytes(budget) / 4).min(128 * MIB)
 }
 
 pub(super) fn megabytes(bytes: u64) -> String {

@@ -66,7 +66,6 @@ async fn slots_that_are_gone_or_lost_are_told_and_made_again_and_who_needs_what_
     assert_eq!(a.local(id, &there).await, "1");
     b.bench.run(&replica).await;
     is_well(b, id).await;
-    // A slot keeps nothing before its replica has said what it has.
     answers(a, id, &kept, "reserved").await;
 
     set(a, id, &[("max_slot_wal_keep_size", "1MB"), ("wal_keep_size", "0")]).await;
