@@ -44,13 +44,15 @@ impl Gate {
         Ok(Self { kernel: kernel.apart()? })
     }
 
-    /// Before a renewal is sent: takes the ports out of `granted` and puts them anew into `armed`, for so long.
+    /// Before a renewal is sent: takes the ports out of `granted` and puts them anew into `armed`, for so long. No primary is open to
+    /// readers, whoever put it there: that would outlive its lease.
     ///
     /// # Errors
     /// Then the renewal must not be sent.
     pub fn arm(&self, ports: &[u16], slot: Slot, lasts: Duration) -> Result<(), Error> {
         self.each(ports, |port| {
-            let mut changes: Vec<Change> = remove(SetId::Granted(slot), port).into();
+            let gone = [SetId::Granted(slot), SetId::Readers];
+            let mut changes: Vec<Change> = gone.into_iter().flat_map(|set| remove(set, port)).collect();
             changes.extend(renew(SetId::Armed(slot), PortElement::lasting_for(port, lasts)));
             changes
         })

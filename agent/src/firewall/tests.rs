@@ -276,6 +276,9 @@ fn arming_anew_extends_what_was_armed_before() {
         assert!(left > Duration::from_secs(50), "{left:?}");
         gate.open_to_readers(&[PORT], Duration::from_secs(60)).unwrap();
         assert_eq!(tries(&lab, CLIENT), BACK, "readers");
+        // Whoever has put a primary's port there: it would be open beyond the lease.
+        gate.arm(&[PORT], Slot::A, Duration::from_secs(60)).unwrap();
+        assert_eq!(tries(&lab, CLIENT), RESET, "a primary's port is open to readers");
     });
 }
 

@@ -367,7 +367,7 @@ impl Keeper {
         if record.fenced && !self.stored.fenced {
             let message = "it lost its lease and was stopped; it serves again once it has a new one";
             hands.event(self.cluster, Severity::Error, "LEASE_LOST", message);
-        } else if self.stored.fenced && !record.fenced {
+        } else if self.stored.fenced && !record.fenced && record.standing == Standing::Primary {
             hands.event(self.cluster, Severity::Info, "LEASE_REGAINED", "it has a lease again, and serves");
         }
         self.storing = Some(record.clone());

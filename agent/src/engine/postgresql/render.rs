@@ -69,6 +69,7 @@ pub(super) fn server(subject: &Subject<'_>) -> String {
 
     out.section("Who gets in");
     tls(&mut out, layout);
+    gone(&mut out);
     out.plain("password_encryption", "'scram-sha-256'");
 
     out.section("This machine");
@@ -103,6 +104,16 @@ fn tls(out: &mut Lines, layout: &Layout) {
     out.text("ssl_key_file", &tls.join("node.key").to_string_lossy());
     out.text("ssl_ca_file", &tls.join("fleet.crt").to_string_lossy());
     out.text("ssl_min_protocol_version", "TLSv1.3");
+}
+
+/// A client that may not come in any more, or whose machine is gone, is told from one that is silent by what the kernel asks: its
+/// session ends, and with it its locks, some 10 s after its last packet.
+fn gone(out: &mut Lines) {
+    out.text("tcp_keepalives_idle", "10s");
+    out.text("tcp_keepalives_interval", "5s");
+    out.plain("tcp_keepalives_count", 3);
+    // One that computes notices it too.
+    out.text("client_connection_check_interval", "10s");
 }
 
 fn replication(out: &mut Lines, subject: &Subject<'_>) {
