@@ -17,7 +17,7 @@ pub(crate) use cluster::{Cluster, Durability, Engine, LeaseProfile, OnReplicaLos
 pub(crate) use context::Context;
 pub(crate) use event::{Event, EventFilter, Severity};
 pub(crate) use identity::{Operator, Role, Token};
-pub(crate) use node::{JoinToken, Node};
+pub(crate) use node::{JoinToken, Node, Schedule, Times};
 pub(crate) use operation::Operation;
 pub(crate) use set_aside::SetAside;
 

@@ -100,6 +100,9 @@ calls! {
         drain_node(DrainNodeRequest) -> DrainNodeResponse;
         undrain_node(UndrainNodeRequest) -> UndrainNodeResponse;
         reboot_node(RebootNodeRequest) -> RebootNodeResponse;
+        set_reboot_schedule(SetRebootScheduleRequest) -> SetRebootScheduleResponse;
+        list_reboot_schedules(ListRebootSchedulesRequest) -> ListRebootSchedulesResponse;
+        remove_reboot_schedule(RemoveRebootScheduleRequest) -> RemoveRebootScheduleResponse;
         query_metrics(QueryMetricsRequest) -> QueryMetricsResponse;
     }
     cluster_service_client::ClusterServiceClient {

@@ -12,6 +12,7 @@ mod lease;
 mod node;
 mod operation;
 mod roles;
+mod schedule;
 mod set_aside;
 
 use std::env;

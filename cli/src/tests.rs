@@ -132,6 +132,27 @@ async fn nodes_are_listed_over_all_pages_and_the_silent_one_says_nothing() {
 }
 
 #[tokio::test]
+async fn schedules_of_reboots_are_set_shown_and_removed() {
+    let bench = Bench::new().await;
+    let set = ["node", "reboot", "n1", "--schedule", "0 3 * * SUN", "--time-zone", "Europe/Berlin"];
+    let mut pages = String::new();
+    for arguments in [
+        &set[..],
+        &["node", "schedule", "list"],
+        &["node", "schedule", "show", "n1"],
+        &["node", "schedule", "show", "n3"],
+        &["node", "schedule", "remove", "n1"],
+        &["node", "schedule", "remove", "n3"],
+        &["-o", "json", "node", "schedule", "show", "n1"],
+    ] {
+        let (text, result) = bench.run(arguments).await;
+        result.unwrap();
+        pages.push_str(&format!("$ {}\n{text}\n", arguments.join(" ")));
+    }
+    insta::assert_snapshot!(pages);
+}
+
+#[tokio::test]
 async fn a_change_is_sent_again_with_the_same_request_id_and_a_watch_survives_a_restart() {
     let bench = Bench::new().await;
     bench.state.unavailable.store(2, Ordering::SeqCst);

@@ -47,6 +47,9 @@ pub struct Sample {
     pub interfaces: Bounded<Interface>,
     /// What the agent itself costs.
     pub agent: Option<AgentCost>,
+    /// Packages that were installed take effect with the next boot, as their own scripts have noted.
+    #[serde(default)]
+    pub reboot_required: Option<bool>,
 }
 
 /// A list that was cut at a known bound, and how much was cut.

@@ -235,6 +235,7 @@ impl App {
                 anonymous: Anonymous::MayStay,
             },
         };
+        let schedules = desk.clone();
         let routes = served(&parts, handle.clone(), desk).routes(health.clone(), others)?;
         let link = Link {
             identity: parts.identity.clone(),
@@ -247,7 +248,7 @@ impl App {
         tasks.spawn("fleet", services.fleet.run(parts.events.clone(), shutdown.clone()));
         tasks.spawn("history", services.history.run(shutdown.clone()));
         tasks.spawn("operations", operations.run(shutdown.clone()));
-        clusters::reconcile(&parts, handle.clone(), &tasks);
+        clusters::reconcile(&parts, schedules, &tasks);
         tasks.spawn(
             "revocations",
             streams.clone().follow(parts.directory.clone(), parts.fleet.clone(), shutdown.clone()),

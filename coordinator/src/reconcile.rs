@@ -8,12 +8,14 @@
 //! | [`trials`] | access rules that were not confirmed in time are told to nobody any more |
 //! | [`failover`] | a cluster whose primary is gone gets another, or a person is told why not |
 //! | [`replicas`] | a quorum counts on the replicas that are there; one that cannot follow by itself is aligned |
+//! | [`reboots`] | nodes are rebooted at the times that were set for them |
 //! | [`leftovers`] | a node that returns is cleaned of what a forced removal left there |
 
 pub mod assignments;
 pub mod failover;
 pub mod leases;
 pub mod leftovers;
+pub mod reboots;
 pub mod replicas;
 pub mod trials;
 

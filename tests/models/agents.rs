@@ -55,7 +55,7 @@ impl Model {
 
     /// What an event makes the agent of this node do, at once or, where it may stall, later.
     pub(crate) fn happens(&self, world: &mut World, index: usize, event: Event) {
-        let timings = self.timings();
+        let timings = self.timings_of(world, index);
         let fence = matches!(event, Event::Told(ToMember::Fence { .. }));
         let effects = self.tampered(&mut world.nodes[index], event, &timings);
         if fence && self.leaves_out(Rule::FenceOnTheLeaseThread) {
@@ -76,8 +76,8 @@ impl Model {
 
     /// What follows by itself: the engine is ready, time is over.
     pub(crate) fn settle(&self, world: &mut World, index: usize) {
-        let timings = self.timings();
         loop {
+            let timings = self.timings_of(world, index);
             let node = &mut world.nodes[index];
             if node.off || !node.undone.is_empty() {
                 return;
@@ -111,6 +111,7 @@ impl Model {
     }
 
     pub(crate) fn perform(&self, world: &mut World, index: usize, effect: Effect) {
+        let served = self.timings_of(world, index).served();
         let node = &mut world.nodes[index];
         match effect {
             Effect::Arm { slot, timeout } => {
@@ -122,7 +123,7 @@ impl Model {
             Effect::Grant { slot } => {
                 node.kernel.granted[slot.index()] = true;
                 if self.leaves_out(Rule::TimeRunsFromTheArming) {
-                    node.kernel.armed[slot.index()] = Countdown::from(self.timings().served());
+                    node.kernel.armed[slot.index()] = Countdown::from(served);
                 }
                 self.show(world, index);
             }
@@ -188,7 +189,8 @@ impl Model {
     pub(crate) fn renew(&self, world: &mut World, index: usize, via: Via) {
         let number = self.fresh(world, index);
         let event = Event::Round { number };
-        let mut deeds = self.tampered(&mut world.nodes[index], event, &self.timings());
+        let timings = self.timings_of(world, index);
+        let mut deeds = self.tampered(&mut world.nodes[index], event, &timings);
         deeds.retain(|deed| match deed {
             Deed::Effect(Effect::Tell(_)) => via == Via::Coordinator,
             Deed::Effect(Effect::Send { .. }) => via == Via::Members,
@@ -199,7 +201,7 @@ impl Model {
     }
 
     pub(crate) fn restart(&self, world: &mut World, index: usize) {
-        let timings = self.timings();
+        let timings = self.timings_of(world, index);
         let node = &mut world.nodes[index];
         world.faults.restarts -= 1;
         node.orphan = self.orphaned(node);
@@ -248,7 +250,7 @@ impl Model {
 
     /// The engine recovers in its place; until enough have followed it is not ready.
     pub(crate) fn fall(&self, world: &mut World, index: usize) {
-        let timings = self.timings();
+        let timings = self.timings_of(world, index);
         world.faults.falls -= 1;
         let node = &mut world.nodes[index];
         node.engine.stop();

@@ -44,6 +44,7 @@ impl Model {
 
     pub(crate) fn crash(&self, world: &mut World) {
         world.faults.crashes -= 1;
+        world.paces.forget();
         let stop = world.regent.take().and_then(|regent| regent.stop);
         if self.leaves_out(Rule::OnlyThisRunHasAsked) {
             world.outlived = stop;
@@ -51,7 +52,8 @@ impl Model {
     }
 
     pub(crate) fn start(&self, world: &mut World) {
-        let mut regent = Regent::started(world.stored.clone(), &self.timings());
+        world.paces.start();
+        let mut regent = Regent::started(world.stored.clone(), &self.remembered(world));
         if self.leaves_out(Rule::WaitAfterAStart) {
             regent.lease = Countdown::OVER;
         }
@@ -59,8 +61,10 @@ impl Model {
     }
 
     pub(crate) fn intend(&self, world: &mut World) -> Option<()> {
+        let free = world.paces.is_free();
         let regent = world.regent.as_mut()?;
-        ((self.failover || regent.stop.is_some()) && regent.reign.term.get() < self.terms).then_some(())?;
+        ((free && self.failover || regent.stop.is_some()) && regent.reign.term.get() < self.terms)
+            .then_some(())?;
         let decrees = regent.intend().ok()?;
         self.carry_out(world, decrees);
         Some(())
@@ -167,7 +171,7 @@ impl Model {
     /// The coordinator hears from a node.
     pub(crate) fn hears(&self, world: &mut World, from: usize, message: ToCoordinator) {
         let Some(mut regent) = world.regent.take() else { return };
-        let timings = self.timings();
+        let timings = self.remembered(world);
         let from = id(from);
         let decree = match message {
             ToCoordinator::Renew { number, term, version } => {

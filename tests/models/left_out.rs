@@ -93,6 +93,11 @@ left_out! {
         Model { packets: 2, ..safe::small_switchover() };
     only_this_run_has_asked: [OnlyThisRunHasAsked, ConfirmThePlace] in
         Model { attempts: 1, ..crashing(safe::small_switchover()) };
+    widen_first: [WidenFirst] in safe::longer();
+    narrow_last: [NarrowLast] in safe::shorter();
+    all_know_the_profile: [AllKnowTheProfile] in safe::shorter_twice();
+    old_leases_run_out: [OldLeasesRunOut] in safe::shorter();
+    at_least: [AtLeast] in without_promises(safe::longer());
     confirm_forgets: [ConfirmForgets, NoRenewalWhileStopping, ShuttingDisarms] in
         Model { packets: 2, ..safe::small_switchover() };
 }

@@ -13,6 +13,7 @@
 //! | [`model`] | the bounds, the actions, what must always hold |
 //! | [`agents`], [`engines`], [`network`], [`coordinator`] | what each of them can do |
 //! | [`switchover`] | what they do to change the primary by plan |
+//! | [`profiles`] | what they do to go by other times |
 //! | [`rules`] | the rules that can be left out, and how |
 //! | [`explore`] | the checker's verdicts; the way back from every state |
 
@@ -30,6 +31,8 @@ mod left_out;
 mod model;
 #[cfg(test)]
 mod network;
+#[cfg(test)]
+mod profiles;
 #[cfg(test)]
 mod rules;
 #[cfg(test)]

@@ -5,6 +5,7 @@ use std::time::Duration;
 use holdfast_common::protocol::{Decree, Event, Need, Timings};
 use stateright::Property;
 
+use super::profiles::{Change, Move, Paces};
 use super::rules::Rule;
 use super::world::{Faults, Packet, TICK, World, index_of};
 
@@ -20,6 +21,8 @@ pub(crate) struct Model {
     pub(crate) margin: u64,
     /// In ticks: of the coordinator before promises are asked for, and of a primary that was stopped.
     pub(crate) silence: u64,
+    /// The lease profile is changed, once.
+    pub(crate) change: Option<Change>,
     pub(crate) drift: Drift,
     /// Agents may stall between any two of their actions.
     pub(crate) stalls: bool,
@@ -117,16 +120,24 @@ pub(crate) enum Action {
     TellStopped(usize),
     /// A later run of the coordinator goes by the stop of an earlier one.
     Recall,
+    /// A node takes over by which times it is to go.
+    Hear(usize),
+    /// A loop of the coordinator reads that, and goes by what it has read.
+    Read,
+    GoBy,
+    /// The operation that changes it goes on, or is given up.
+    Move(Move),
 }
 
 // === impl Model ===
 
 impl Model {
-    pub(crate) fn timings(&self) -> Timings {
+    /// With a lease of so many ticks.
+    pub(crate) fn timings(&self, lease: u64) -> Timings {
         let ticks = |ticks: u64| Duration::from_secs(ticks * TICK);
         let zero = Duration::ZERO;
         let margin = if self.leaves_out(Rule::MarginForDrift) { 0 } else { self.margin };
-        let (lease, margin, silence) = (ticks(self.lease), ticks(margin), ticks(self.silence));
+        let (lease, margin, silence) = (ticks(lease), ticks(margin), ticks(self.silence));
         Timings { lease, margin, renewal: zero, silence, suspicion: zero }
     }
 
@@ -139,7 +150,8 @@ impl Model {
     }
 
     fn initial(&self) -> World {
-        let mut world = World::at_rest(self.nodes, self.members, self.need, &self.timings());
+        let paces = Paces::at_rest(self.nodes, self.lease);
+        let mut world = World::at_rest(self.members, self.need, &self.timings(self.lease), paces);
         world.faults = self.faults;
         self.settle(&mut world, 0);
         world
@@ -161,6 +173,7 @@ impl Model {
         }
         if let Some(regent) = &mut world.regent {
             regent.pass(Duration::from_secs(clocks[self.nodes]));
+            world.paces.pass(Duration::from_secs(clocks[self.nodes]));
         }
         (0..self.nodes).for_each(|index| self.settle(world, index));
     }
@@ -215,6 +228,10 @@ impl Model {
             Action::Resume => self.resume(&mut world)?,
             Action::TellStopped(index) => self.tell_stopped(&mut world, index),
             Action::Recall => self.recall(&mut world)?,
+            Action::Hear(index) => self.hear(&mut world, index),
+            Action::Read => self.read(&mut world),
+            Action::GoBy => self.go_by(&mut world)?,
+            Action::Move(step) => self.step(&mut world, step)?,
         }
         self.drop_what_is_inert(&mut world);
         (world != *last).then_some(world)
@@ -250,6 +267,7 @@ impl stateright::Model for Model {
         self.engines_can(world, actions);
         self.packets_can(world, actions);
         self.coordinator_can(world, actions);
+        self.profiles_can(world, actions);
     }
 
     fn next_state(&self, last: &World, action: Action) -> Option<World> {

@@ -66,6 +66,12 @@ pub(crate) enum Rule {
     /// Whoever is promoted must have the log up to where the confirmation says that it ends, not up to where it was stopped first.
     ConfirmThePlace,
     TheTargetHasItAll,
+    // Another lease profile.
+    WidenFirst,
+    NarrowLast,
+    AllKnowTheProfile,
+    OldLeasesRunOut,
+    AtLeast,
 }
 
 // === impl Model ===

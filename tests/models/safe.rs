@@ -4,6 +4,7 @@ use holdfast_common::protocol::Need;
 
 use super::explore::{Verdict, reaches, verdict, ways_back};
 use super::model::{Drift, Model};
+use super::profiles::Change;
 use super::world::{Faults, World};
 
 const PLAIN: Model = Model {
@@ -13,6 +14,7 @@ const PLAIN: Model = Model {
     lease: 2,
     margin: 0,
     silence: 0,
+    change: None,
     drift: Drift::None,
     stalls: false,
     promises: true,
@@ -76,6 +78,20 @@ pub(crate) fn switchover() -> Model {
 /// One packet at a time, no promises: nothing but a grant starts a primary that was stopped.
 pub(crate) fn small_switchover() -> Model {
     Model { attempts: 2, promises: false, packets: 1, ..switchover() }
+}
+
+/// A longer lease, or a shorter one, for a pair.
+pub(crate) fn longer() -> Model {
+    Model { lease: 1, change: Some(Change { to: 2 }), packets: 1, ..PLAIN }
+}
+
+pub(crate) fn shorter() -> Model {
+    Model { lease: 2, change: Some(Change { to: 1 }), packets: 1, ..PLAIN }
+}
+
+/// The same for three, whose primary may be replaced twice.
+pub(crate) fn shorter_twice() -> Model {
+    Model { nodes: 3, members: &[1, 2], terms: 3, promises: false, ..shorter() }
 }
 
 /// No property fails in any reachable state.
@@ -161,6 +177,27 @@ fn a_true_word_that_the_primary_is_off_is_enough() {
 #[test]
 fn clocks_may_err_by_ten_per_cent() {
     is_safe(&drifting());
+}
+
+#[test]
+fn the_lease_profile_of_a_pair_changes() {
+    for model in [longer(), shorter()] {
+        is_safe(&model);
+        is_safe(&faults(0, 1, Model { promises: false, ..model.clone() }));
+        let to = model.change.expect("it changes").to;
+        assert!(reaches(&model, |world| world.paces.has_changed(to) && world.open().eq([0])));
+    }
+}
+
+#[test]
+#[ignore = "slow: minutes"]
+fn slow_the_lease_profile_changes_under_restarts_and_crashes() {
+    for model in [longer(), shorter()] {
+        is_safe_and_never_stuck(&faults(1, 1, model.clone()));
+        is_safe(&Model { packets: 2, ..model.clone() });
+    }
+    is_safe(&shorter_twice());
+    is_safe(&faults(0, 1, shorter_twice()));
 }
 
 #[test]

@@ -12,6 +12,8 @@ use holdfast_common::protocol::{
 use holdfast_common::term::Term;
 use uuid::Uuid;
 
+use super::profiles::Paces;
+
 /// How long a tick is on a clock that goes right.
 pub(crate) const TICK: u64 = 10;
 
@@ -34,6 +36,8 @@ pub(crate) struct World {
     pub(crate) attempts: u64,
     /// What an earlier run of the coordinator knew of a stop; only where that rule is left out.
     pub(crate) outlived: Option<Stop>,
+    /// By which times each of them goes.
+    pub(crate) paces: Paces,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
@@ -106,7 +110,8 @@ pub(crate) struct Faults {
 
 impl World {
     /// A healthy cluster of term 1 whose primary is node 0; its gate is shut, all else is at rest.
-    pub(crate) fn at_rest(size: usize, members: &[usize], need: Need, timings: &Timings) -> Self {
+    pub(crate) fn at_rest(members: &[usize], need: Need, timings: &Timings, paces: Paces) -> Self {
+        let size = paces.size();
         let list = List::new(Version::FIRST, members.iter().map(|&index| id(index)), need);
         let node = |index| match index {
             0 => Node::at_rest(Record::primary(Term::FIRST, list.clone()), timings),
@@ -127,6 +132,7 @@ impl World {
             clocks: vec![TICK; size + 1],
             attempts: 0,
             outlived: None,
+            paces,
         }
     }
 

@@ -99,6 +99,7 @@ impl Collector {
                 open_files: own.open_files,
                 threads: own.threads,
             }),
+            reboot_required: self.roots.reboot_required(),
         };
         // Two calls too close together: the older reading goes on being the base.
         if self.before.is_none() || interval.is_some() {

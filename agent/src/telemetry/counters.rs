@@ -22,6 +22,7 @@ const KIB: u64 = 1024;
 pub struct Roots {
     pub proc: PathBuf,
     pub sys: PathBuf,
+    pub run: PathBuf,
 }
 
 /// Time of all processors, in clock ticks since boot.
@@ -76,7 +77,7 @@ pub struct OwnCounters {
 
 impl Default for Roots {
     fn default() -> Self {
-        Self { proc: PathBuf::from("/proc"), sys: PathBuf::from("/sys") }
+        Self { proc: PathBuf::from("/proc"), sys: PathBuf::from("/sys"), run: PathBuf::from("/run") }
     }
 }
 
@@ -112,6 +113,11 @@ impl Roots {
         let mut text = String::new();
         self.open("uptime")?.read_to_string(&mut text).ok()?;
         text.split_whitespace().next()?.parse().ok()
+    }
+
+    /// Whether a package's script has left the note for it that Debian's packages leave.
+    pub fn reboot_required(&self) -> Option<bool> {
+        self.run.join("reboot-required").try_exists().ok()
     }
 
     pub fn memory(&self) -> Option<(Memory, Swap)> {

@@ -2,9 +2,10 @@
 
 use std::time::Duration;
 
-use clap::Subcommand;
+use clap::{Args, Subcommand};
+use jiff::Timestamp;
 
-use super::values::duration;
+use super::values::{duration, time};
 use super::{Confirm, PlanFlag, Run};
 
 #[derive(Debug, Subcommand)]
@@ -75,12 +76,15 @@ pub(crate) enum Node {
     /// Let a node have new roles again; nothing moves back by itself
     #[command(after_help = "Example:\n  holdfast node undrain n1\n  holdfast cluster promote demo n1")]
     Undrain { name: String },
-    /// Have a node's machine shut down and boot again, without its clusters missing it
+    /// Have a node's machine shut down and boot again, without its clusters missing it: now, or at set times
     ///
     /// The node is drained first. Once its machine has booted and its members are whole and counted on again, it may get new roles, unless
     /// it was drained before. One node of a cluster at a time: another waits up to a minute for its turn.
+    ///
+    /// With --schedule or --at it is done by itself at those times, in your name, as `node schedule` shows. A time that cannot be kept,
+    /// because another node of the cluster is away or the coordinator was stopped, is tried for an hour; then an event says why not.
     #[command(
-        after_help = "Refused where a primary cannot move, or commits of a quorum would wait for replicas, unless --force is given. It can be cancelled\nuntil the machine is told to shut down; a node that does not come back whole stays drained.\n\nExamples:\n  holdfast node reboot n1 --plan\n  holdfast node reboot n1 --reason 'new kernel'\n  holdfast node reboot n1 --force"
+        after_help = "Refused where a primary cannot move, or commits of a quorum would wait for replicas, unless --force is given. It can be cancelled\nuntil the machine is told to shut down; a node that does not come back whole stays drained.\n\nExamples:\n  holdfast node reboot n1 --plan\n  holdfast node reboot n1 --reason 'new kernel'\n  holdfast node reboot n1 --force\n  holdfast node reboot n1 --schedule '0 3 * * SUN' --time-zone Europe/Berlin --only-if-needed\n  holdfast node reboot n1 --at 2026-11-29T03:00+01:00"
     )]
     Reboot {
         name: String,
@@ -91,8 +95,13 @@ pub(crate) enum Node {
         #[arg(long)]
         force: bool,
         #[command(flatten)]
+        times: Times,
+        #[command(flatten)]
         run: Run,
     },
+    /// The times at which nodes are rebooted by themselves
+    #[command(subcommand)]
+    Schedule(Schedule),
     /// Take a node out of the fleet: its certificate is refused at once
     #[command(after_help = "Example:\n  holdfast node remove n3 --confirm n3")]
     Remove {
@@ -122,6 +131,38 @@ pub(crate) enum Node {
         #[arg(long, value_name = "LINE")]
         package_source: Option<String>,
     },
+}
+
+/// When a node is rebooted, if not now.
+#[derive(Debug, Args)]
+pub(crate) struct Times {
+    /// Not now, but at all times of a cron expression: minute, hour, day of month, month, day of week; in place of the schedule before
+    #[arg(long, group = "times", value_name = "CRON", conflicts_with = "detach")]
+    pub(crate) schedule: Option<String>,
+    /// Not now, but once, at this time with its offset or zone; in place of the schedule before
+    #[arg(long, group = "times", value_parser = time, value_name = "TIME", conflicts_with = "detach")]
+    pub(crate) at: Option<Timestamp>,
+    /// By whose clocks the expression is meant, such as Europe/Berlin; default: UTC
+    #[arg(long, requires = "schedule", value_name = "ZONE")]
+    pub(crate) time_zone: Option<String>,
+    /// At those times only where installed packages wait for a boot (/run/reboot-required)
+    #[arg(long, requires = "times")]
+    pub(crate) only_if_needed: bool,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Schedule {
+    /// All of them: when, when next, what became of the last time
+    #[command(
+        after_help = "Set one with: holdfast node reboot NODE --schedule CRON\n\nExamples:\n  holdfast node schedule list\n  holdfast --output json node schedule list"
+    )]
+    List,
+    /// That of one node
+    #[command(after_help = "Example:\n  holdfast node schedule show n1")]
+    Show { name: String },
+    /// Reboot a node by itself no more; a reboot that has begun goes on
+    #[command(after_help = "Example:\n  holdfast node schedule remove n1")]
+    Remove { name: String },
 }
 
 #[derive(Debug, Subcommand)]

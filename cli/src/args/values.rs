@@ -2,6 +2,8 @@
 
 use std::time::Duration;
 
+use jiff::{Timestamp, Zoned};
+
 /// More than any time that is asked for; gRPC has a limit of its own, beyond which it ends the program.
 const MAX_SECONDS: u64 = 10 * 366 * 86_400 + 1;
 
@@ -48,6 +50,15 @@ pub(super) fn size(text: &str) -> Result<u64, String> {
     number.checked_mul(unit).ok_or_else(|| "is too much".to_owned())
 }
 
+/// `2026-11-29T03:00+01:00`, `2026-11-29T02:00Z`, `2026-11-29T03:00[Europe/Berlin]`: one that is the same everywhere.
+pub(super) fn time(text: &str) -> Result<Timestamp, String> {
+    let zoned = || text.parse::<Zoned>().map(|zoned| zoned.timestamp());
+    text.parse().or_else(|_| zoned()).map_err(|_| {
+        "give a time with its offset or zone, such as 2026-11-29T03:00+01:00, 2026-11-29T02:00Z or 2026-11-29T03:00[Europe/Berlin]"
+            .to_owned()
+    })
+}
+
 pub(super) fn parameter(text: &str) -> Result<(String, String), String> {
     match text.split_once('=') {
         Some((key, value)) if !key.is_empty() => Ok((key.to_owned(), value.to_owned())),
@@ -68,6 +79,24 @@ mod tests {
         }
         for bad in ["", "MiB", "1 MiB", "-1", "1MB", "1.5GiB", "99999999999GiB"] {
             assert!(size(bad).is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn moments_are_read_or_refused() {
+        let moment: Timestamp = "2026-11-29T02:00:00Z".parse().unwrap();
+        for text in ["2026-11-29T02:00Z", "2026-11-29T03:00+01:00", "2026-11-29 03:00:00[Europe/Berlin]"] {
+            assert_eq!(time(text), Ok(moment), "{text}");
+        }
+        for bad in [
+            "",
+            "3:00",
+            "2026-11-29",
+            "2026-11-29T03:00",
+            "2026-11-31T03:00Z",
+            "2026-11-29T03:00[Mars/Olympus]",
+        ] {
+            assert!(time(bad).is_err(), "{bad}");
         }
     }
 

@@ -1,4 +1,4 @@
-//! `holdfast node drain | undrain | reboot`, and what is shown of a drained node.
+//! `holdfast node drain | undrain`, and what is shown of a drained node.
 
 use holdfast_proto::v1;
 use serde_json::json;
@@ -34,25 +34,6 @@ pub(super) async fn undrain(session: &mut Session, name: String) -> Result<(), E
         return Ok(session.out.json(&json!({"node": json::node(&node)}))?);
     }
     Ok(session.out.line(format!("Node {} may get new roles. Nothing moves back by itself.", node.name))?)
-}
-
-pub(super) async fn reboot(
-    session: &mut Session,
-    name: String,
-    reason: Option<String>,
-    force: bool,
-    run: Run,
-) -> Result<(), Error> {
-    let done = format!("Node {name} has booted again, and its members are whole.");
-    let (reason, validate_only) = (reason.unwrap_or_default(), run.plan.plan);
-    let request = v1::RebootNodeRequest { name, reason, force, request_id: request_id(), validate_only };
-    let answer = session.client().await?.reboot_node(request).await?;
-    match answer.outcome.ok_or(Error::Incomplete("outcome"))? {
-        v1::reboot_node_response::Outcome::Plan(plan) => session.plan(&plan),
-        v1::reboot_node_response::Outcome::Operation(operation) => {
-            session.follow(operation, run, &done).await
-        }
-    }
 }
 
 /// A node's state in a list.

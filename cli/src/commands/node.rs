@@ -8,7 +8,7 @@ use holdfast_proto::v1;
 use jiff::Timestamp;
 use serde_json::json;
 
-use super::{Session, cloud_init, drain, identity, interrupted, next_page, wire_duration};
+use super::{Session, cloud_init, drain, identity, interrupted, next_page, schedule, wire_duration};
 use crate::args::Node;
 use crate::client::request_id;
 use crate::error::Error;
@@ -63,7 +63,10 @@ pub(super) async fn run(session: &mut Session, command: Node) -> Result<(), Erro
         }
         Node::Drain { name, reason, force, run } => drain::drain(session, name, reason, force, run).await,
         Node::Undrain { name } => drain::undrain(session, name).await,
-        Node::Reboot { name, reason, force, run } => drain::reboot(session, name, reason, force, run).await,
+        Node::Reboot { name, reason, force, times, run } => {
+            schedule::reboot(session, schedule::Wanted { name, reason, force }, times, run).await
+        }
+        Node::Schedule(command) => schedule::run(session, command).await,
         Node::Token(command) => identity::run_join_token(session, command).await,
         Node::CloudInit { name, ttl, coordinator, package_source } => {
             cloud_init::run(session, cloud_init::Wanted { name, ttl, coordinator, package_source }).await
@@ -71,7 +74,7 @@ pub(super) async fn run(session: &mut Session, command: Node) -> Result<(), Erro
     }
 }
 
-fn wire_time(time: Timestamp) -> prost_types::Timestamp {
+pub(super) fn wire_time(time: Timestamp) -> prost_types::Timestamp {
     prost_types::Timestamp { seconds: time.as_second(), nanos: time.subsec_nanosecond() }
 }
 
@@ -153,6 +156,7 @@ async fn show(session: &mut Session, name: String) -> Result<(), Error> {
             },
         ),
         ("drained", drain::told(&node)),
+        ("needs a reboot", schedule::needed(&node)),
         ("clusters", or_dash(Some(node.clusters.join(", ")))),
         ("agent", node.agent_version.clone()),
         ("certificate ends in", output::expiry(now, node.certificate_expire_time.as_ref())),

@@ -127,6 +127,7 @@ fn sample(sample: &nouns::Sample) -> Value {
         "taken_time": time(sample.taken_time.as_ref()),
         "interval_seconds": sample.interval_seconds,
         "uptime_seconds": sample.uptime_seconds,
+        "reboot_required": sample.reboot_required,
         "cpu": sample.cpu.as_ref().map(|cpu| json!({
             "logical_cores": cpu.logical_cores,
             "busy_fraction": usage.map(super::busy_fraction),

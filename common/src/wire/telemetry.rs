@@ -131,6 +131,7 @@ impl From<&Sample> for proto::Sample {
             disks,
             interfaces,
             agent,
+            reboot_required,
         } = sample;
         let (file_systems, file_systems_omitted) = to_list(file_systems, MAX_FILE_SYSTEMS);
         let (disks, disks_omitted) = to_list(disks, MAX_DISKS);
@@ -153,6 +154,7 @@ impl From<&Sample> for proto::Sample {
             interfaces,
             interfaces_omitted,
             agent: agent.as_ref().map(Into::into),
+            reboot_required: *reboot_required,
         }
     }
 }
@@ -179,6 +181,7 @@ impl TryFrom<proto::Sample> for Sample {
             interfaces,
             interfaces_omitted,
             agent,
+            reboot_required,
         } = sample;
         Ok(Self {
             taken_at: Field("taken_time").time(taken_time)?,
@@ -197,6 +200,7 @@ impl TryFrom<proto::Sample> for Sample {
             disks: of_list("disks", disks, MAX_DISKS, disks_omitted)?,
             interfaces: of_list("interfaces", interfaces, MAX_INTERFACES, interfaces_omitted)?,
             agent: Field("agent").optional_message(agent)?,
+            reboot_required,
         })
     }
 }

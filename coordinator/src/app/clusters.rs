@@ -50,7 +50,8 @@ pub(super) fn routes(parts: &Parts, desk: Desk) -> Routes {
 }
 
 /// Starts the loops.
-pub(super) fn reconcile(parts: &Parts, operations: operation::Handle<Procedures>, tasks: &Tasks) {
+pub(super) fn reconcile(parts: &Parts, desk: Desk, tasks: &Tasks) {
+    let operations = desk.operations.clone();
     let records = Records::new(parts.directory.clone());
     let assignments = reconcile::assignments::Assignments::new(records.clone(), parts.fleet.clone());
     let nodes: Arc<dyn Nodes> = Arc::new(parts.fleet.clone());
@@ -84,5 +85,7 @@ pub(super) fn reconcile(parts: &Parts, operations: operation::Handle<Procedures>
     let replicas = reconcile::watch_over(replicas, looked_at, store(), tasks.token());
     tasks.spawn("reconcile replicas", replicas);
     tasks.spawn("reconcile trials", reconcile::run(trials, store(), tasks.token()));
+    let reboots = reconcile::reboots::Reboots::new(desk);
+    tasks.spawn("reconcile reboots", reconcile::run(reboots, store(), tasks.token()));
     tasks.spawn("reconcile leftovers", reconcile::run(leftovers, store(), tasks.token()));
 }

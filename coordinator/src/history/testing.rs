@@ -94,6 +94,7 @@ pub(super) fn busy_sample(dice: &mut Dice, n: i64) -> Sample {
             open_files: 30,
             threads: 5,
         }),
+        reboot_required: Some(false),
     }
 }
 

@@ -37,6 +37,9 @@ pub trait Nodes: fmt::Debug + Send + Sync {
     /// The boot that the node's newest session is of; `None` before its first to this run of the coordinator.
     fn boot(&self, node: NodeId) -> Option<Boot>;
 
+    /// Whether the node waits for a boot that makes installed packages take effect, as it tells now; `None`: it does not.
+    fn needs_reboot(&self, node: NodeId) -> Option<bool>;
+
     /// Changes whenever something may have become known.
     fn changes(&self) -> watch::Receiver<u64>;
 
@@ -94,6 +97,11 @@ impl Nodes for fleet::Handle {
 
     fn boot(&self, node: NodeId) -> Option<Boot> {
         self.node(node)?.boot
+    }
+
+    fn needs_reboot(&self, node: NodeId) -> Option<bool> {
+        let view = self.node(node).filter(|view| view.availability == Availability::Online)?;
+        view.sample?.reboot_required
     }
 
     fn changes(&self) -> watch::Receiver<u64> {

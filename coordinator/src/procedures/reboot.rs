@@ -8,6 +8,7 @@
 //! What tells that the machine has booted is its boot id, whatever became of the command.
 
 mod claims;
+pub mod schedule;
 
 use std::time::Duration;
 
@@ -40,6 +41,8 @@ const REBOOT_TIME: Duration = Duration::from_secs(20 * 60);
 /// How long its members may take to be whole again: one may have to be copied.
 const RETURN_TIME: Duration = Duration::from_secs(2 * 60 * 60);
 const AGAIN: Duration = Duration::from_secs(1);
+/// The step that tells the machine.
+const ORDER: &str = "reboot";
 
 /// The operation's record.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -116,7 +119,7 @@ impl Reboot {
         match self.step {
             Step::Drain => self.drain.step(),
             Step::Claim => "claim".into(),
-            Step::Reboot { .. } => "reboot".into(),
+            Step::Reboot { .. } => ORDER.into(),
             Step::Return { .. } => "return".into(),
             Step::Undrain => "undrain".into(),
             Step::PutBack => "put_back".into(),
@@ -132,7 +135,7 @@ impl Reboot {
                 "claim",
                 "See that enough others are there, and that no other of them is rebooted",
             ),
-            StepLabel::new("reboot", format!("Have the machine of {name} shut down and boot again")),
+            StepLabel::new(ORDER, format!("Have the machine of {name} shut down and boot again")),
             StepLabel::new("return", format!("Wait until the members on {name} are whole and counted on")),
             StepLabel::new("undrain", format!("Let {name} have new roles again, if it could before")),
         ];

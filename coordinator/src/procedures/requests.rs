@@ -137,16 +137,34 @@ impl Desk {
         }
     }
 
+    /// Begins it together with what `with` adds, or neither.
+    ///
+    /// # Errors
+    /// As of [`Desk::begin`]; `VERSION_CONFLICT` if what was added does not hold any more.
+    pub async fn begin_with(
+        &self,
+        request: &impl Prepare,
+        asker: &Asker,
+        with: impl FnOnce(Submit<Procedures>) -> Result<Submit<Procedures>, Failure>,
+    ) -> Result<Operation, Failure> {
+        let submit = with(self.checked(request, asker).await?)?;
+        self.operations.submit(submit).await.map_err(|error| error.to_failure())
+    }
+
     async fn try_begin(&self, request: &impl Prepare, asker: &Asker) -> Result<Operation, Failure> {
+        let submit = self.checked(request, asker).await?;
+        self.operations.submit(submit).await.map_err(|error| error.to_failure())
+    }
+
+    /// What is to be begun, if all preconditions are met.
+    async fn checked(&self, request: &impl Prepare, asker: &Asker) -> Result<Submit<Procedures>, Failure> {
         let prepared = request.prepare(self, asker).await?;
         let unmet: Vec<&Precondition> =
             prepared.preconditions.iter().filter(|condition| !condition.met).collect();
         if !unmet.is_empty() {
             return Err(unmet_failure(&unmet));
         }
-        let submit =
-            prepared.submit.ok_or_else(|| Failure::new(Reason::Internal, "a plan without an operation"))?;
-        self.operations.submit(submit).await.map_err(|error| error.to_failure())
+        prepared.submit.ok_or_else(|| Failure::new(Reason::Internal, "a plan without an operation"))
     }
 
     /// The cluster of this name.

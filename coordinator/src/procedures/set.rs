@@ -196,7 +196,10 @@ impl Set {
             ),
             Step::Profile => StepLabel::new(
                 "profile",
-                format!("Have {} go by lease profile {}", self.primary.name, self.to.lease_profile),
+                format!(
+                    "Have {}, and whoever may follow it, serve by lease profile {}",
+                    self.primary.name, self.to.lease_profile
+                ),
             ),
             Step::Narrow => StepLabel::new("narrow", "Have all go by that one alone"),
             Step::Finish => StepLabel::new("finish", "Tell of it"),

@@ -7,6 +7,7 @@ mod parts;
 mod password;
 mod reboot;
 mod restart;
+mod schedule;
 mod set;
 mod word;
 mod world;

@@ -1,6 +1,7 @@
 //! `NodeService`.
 
 mod drain;
+mod schedule;
 
 use std::collections::{BTreeMap, HashSet};
 use std::pin::Pin;
@@ -27,6 +28,7 @@ use crate::event::{self, NewEvent};
 use crate::fleet::{self, NodeView};
 use crate::history;
 use crate::identity::{Identity, RequestId};
+use crate::procedures::reboot::schedule::schedule_key;
 use crate::procedures::requests::Desk;
 use crate::store::{Compare, Op, Txn};
 
@@ -164,6 +166,31 @@ impl NodeService for Nodes {
         Ok(Response::new(proto::RebootNodeResponse { outcome: Some(outcome) }))
     }
 
+    async fn set_reboot_schedule(
+        &self,
+        request: Request<proto::SetRebootScheduleRequest>,
+    ) -> Result<Response<proto::SetRebootScheduleResponse>, Status> {
+        let actor = Caller::of(&request).actor();
+        let request = request.into_inner();
+        self.set_schedule(actor, request).await.map(Response::new).map_err(refuse)
+    }
+
+    async fn list_reboot_schedules(
+        &self,
+        request: Request<proto::ListRebootSchedulesRequest>,
+    ) -> Result<Response<proto::ListRebootSchedulesResponse>, Status> {
+        self.schedules(request.into_inner()).await.map(Response::new).map_err(refuse)
+    }
+
+    async fn remove_reboot_schedule(
+        &self,
+        request: Request<proto::RemoveRebootScheduleRequest>,
+    ) -> Result<Response<proto::RemoveRebootScheduleResponse>, Status> {
+        let actor = Caller::of(&request).actor();
+        let request = request.into_inner();
+        self.remove_schedule(actor, request).await.map(Response::new).map_err(refuse)
+    }
+
     async fn query_metrics(
         &self,
         request: Request<proto::QueryMetricsRequest>,
@@ -231,7 +258,8 @@ impl Nodes {
                 .when(Compare::unchanged(&key, found.revision))
                 .then(Op::delete(&key))
                 .then(Op::delete(directory::node_name_key(&view.record.name)))
-                .then(Op::delete(directory::node_facts_key(view.id())));
+                .then(Op::delete(directory::node_facts_key(view.id())))
+                .then(Op::delete(schedule_key(view.id())));
             match self.identity.commit(txn, request, response.encode_to_vec()).await {
                 Ok(answer) => {
                     self.fleet.remove(view.id());

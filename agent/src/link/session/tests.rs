@@ -220,6 +220,7 @@ fn sample(taken_at: jiff::Timestamp) -> Sample {
         disks: Bounded::default(),
         interfaces: Bounded::default(),
         agent: None,
+        reboot_required: None,
     }
 }
 

@@ -20,7 +20,7 @@ fn moment(millis: u64) -> Moment {
 
 /// A machine of files. No pressure files at all, as on a kernel without PSI.
 fn machine(folder: &Path) -> Roots {
-    let (proc, sys) = (folder.join("proc"), folder.join("sys"));
+    let (proc, sys, run) = (folder.join("proc"), folder.join("sys"), folder.join("run"));
     fs::create_dir_all(proc.join("net")).unwrap();
     fs::create_dir_all(sys.join("block/vda")).unwrap();
     fs::create_dir_all(sys.join("block/loop0")).unwrap();
@@ -30,7 +30,8 @@ fn machine(folder: &Path) -> Roots {
     fs::write(proc.join("uptime"), "3600.25 7000.00\n").unwrap();
     let disks = "   7 0 loop0 9 0 9 9 9 0 9 9 0 9 9\n 253 0 vda 100 0 800 50 200 0 1600 400 0 250 450\n 253 1 vda1 1 0 1 1 1 0 1 1 0 1 1\n";
     fs::write(proc.join("diskstats"), disks).unwrap();
-    Roots { proc, sys }
+    fs::create_dir_all(&run).unwrap();
+    Roots { proc, sys, run }
 }
 
 #[test]
@@ -80,6 +81,16 @@ fn what_the_kernel_does_not_offer_is_none_and_not_zero() {
     assert!((cpu.some.ten_seconds_fraction - 0.06).abs() < 1e-6);
     assert!((cpu.some.total_seconds - 2.5).abs() < 1e-6);
     assert_eq!(cpu.full, None);
+}
+
+#[test]
+fn the_note_of_a_package_that_waits_for_a_boot_is_seen() {
+    let folder = tempfile::tempdir().unwrap();
+    let roots = machine(folder.path());
+    let mut collector = Collector::new(roots.clone());
+    assert_eq!(collector.collect(moment(0)).reboot_required, Some(false));
+    fs::write(roots.run.join("reboot-required"), "*** System restart required ***\n").unwrap();
+    assert_eq!(collector.collect(moment(1000)).reboot_required, Some(true));
 }
 
 #[test]

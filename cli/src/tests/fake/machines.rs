@@ -67,6 +67,38 @@ impl nodes::NodeService for Fake {
         Err(Status::unimplemented("not here"))
     }
 
+    async fn set_reboot_schedule(
+        &self,
+        request: Request<v1::SetRebootScheduleRequest>,
+    ) -> Result<Response<v1::SetRebootScheduleResponse>, Status> {
+        let request = request.into_inner();
+        let Some(v1::set_reboot_schedule_request::When::Cron(cron)) = request.when else {
+            return Err(Status::unimplemented("not here"));
+        };
+        let shown = schedule(&request.name, &cron, &request.time_zone);
+        let outcome = Some(v1::set_reboot_schedule_response::Outcome::Schedule(shown));
+        Ok(Response::new(v1::SetRebootScheduleResponse { outcome }))
+    }
+
+    async fn list_reboot_schedules(
+        &self,
+        request: Request<v1::ListRebootSchedulesRequest>,
+    ) -> Result<Response<v1::ListRebootSchedulesResponse>, Status> {
+        let all = [schedule("n1", "0 3 * * SUN", "Europe/Berlin"), schedule("n2", "0 4 L * *", "UTC")];
+        let node = &request.get_ref().node;
+        let schedules = all.into_iter().filter(|it| node.is_empty() || it.node == *node).collect();
+        Ok(Response::new(v1::ListRebootSchedulesResponse { schedules, next_page_token: String::new() }))
+    }
+
+    async fn remove_reboot_schedule(
+        &self,
+        request: Request<v1::RemoveRebootScheduleRequest>,
+    ) -> Result<Response<v1::RemoveRebootScheduleResponse>, Status> {
+        let name = &request.get_ref().name;
+        let schedule = (name == "n1").then(|| schedule(name, "0 3 * * SUN", "UTC"));
+        Ok(Response::new(v1::RemoveRebootScheduleResponse { schedule }))
+    }
+
     async fn undrain_node(
         &self,
         _: Request<v1::UndrainNodeRequest>,
@@ -83,5 +115,25 @@ impl nodes::NodeService for Fake {
             v1::Series { name: "cpu_busy_fraction".into(), points: vec![point], ..Default::default() };
         let step = Some(prost_types::Duration { seconds: 5, nanos: 0 });
         Ok(Response::new(v1::QueryMetricsResponse { series: vec![series], step }))
+    }
+}
+
+fn schedule(node: &str, cron: &str, time_zone: &str) -> v1::RebootSchedule {
+    let week = 7 * 24 * 3600;
+    v1::RebootSchedule {
+        node: node.into(),
+        when: Some(v1::reboot_schedule::When::Cron(cron.into())),
+        time_zone: time_zone.into(),
+        only_if_needed: true,
+        by: "operator/alice".into(),
+        set_time: time(-week),
+        next_times: [1, 2, 3].into_iter().filter_map(|weeks| time(weeks * week)).collect(),
+        last: (node == "n1").then(|| v1::LastScheduledReboot {
+            due_time: time(-3600),
+            state: v1::ScheduledRebootState::Missed.into(),
+            operation_id: String::new(),
+            message: "n2, another member of demo, is being drained or rebooted".into(),
+        }),
+        ..Default::default()
     }
 }

@@ -298,6 +298,7 @@ pub(super) fn sample() -> Sample {
             open_files: 3,
             threads: 4,
         }),
+        reboot_required: Some(true),
     }
 }
 
@@ -315,6 +316,7 @@ pub(super) fn empty_sample() -> Sample {
         disks: Bounded::default(),
         interfaces: Bounded::default(),
         agent: None,
+        reboot_required: None,
     }
 }
 

@@ -28,6 +28,11 @@ impl Stopping {
         Self { store, stop, writes: AtomicU64::new(0), stopped: CancellationToken::new() }
     }
 
+    /// How many writes have taken place.
+    pub fn writes(&self) -> u64 {
+        self.writes.load(Ordering::Relaxed)
+    }
+
     /// Ends when it has stopped.
     pub fn stopped(&self) -> &CancellationToken {
         &self.stopped

@@ -1,18 +1,21 @@
 //! Another lease profile for a living cluster. At no time does the primary serve for longer by one answer than anybody waits for that.
 //!
 //! ```text
-//!  widen: coordinator and replicas wait by the more patient of both ─► profile: the primary goes by the new one ─► narrow: all do
+//!  widen: coordinator and replicas wait by the more patient of both ─► profile: the primary goes by the new one ─► narrow: nobody waits longer
 //! ```
 //! A primary's time counts from the sending of its request, and is armed then: so what it asked before is answered by what it went
 //! by before. What was granted or promised stays so for as long as it was said. A step that fails leaves the more patient one with
 //! those that wait, which only makes a failover later; the next change of the cluster takes it from there.
+//!
+//! The replicas take the new one over with the primary: one that had not, and were promoted later, would serve by the old one while
+//! the others wait by the new one.
 
 use holdfast_common::assignment::MemberAssignment;
 
 use super::super::Means;
 use super::super::steps::{CONVERGE_TIME, observe};
 use super::Set;
-use crate::cluster::{Cluster, Member, more_patient};
+use crate::cluster::{Cluster, more_patient};
 use crate::operation::procedure::{Context, Error};
 
 impl Set {
@@ -24,7 +27,7 @@ impl Set {
         let told = records.update(&self.cluster, |it| Ok(change(it))).await?;
         leases.at_least(told.id, told.patience());
         let goes_by = |it: &MemberAssignment| it.patience == told.lease_patience;
-        converged(ctx, &told, |_| true, goes_by).await
+        converged(ctx, &told, goes_by).await
     }
 
     pub(super) async fn profile(&self, ctx: &Context<Means>) -> Result<(), Error> {
@@ -34,8 +37,7 @@ impl Set {
         // A coordinator that was restarted since knows it from the record alone.
         leases.at_least(led.id, led.patience());
         let told = records.update(&self.cluster, |it| Ok(Cluster { lease_profile: to, ..it })).await?;
-        let is_primary = |member: &Member| member.node_id == self.primary.node;
-        converged(ctx, &told, is_primary, |it| it.profile == to).await?;
+        converged(ctx, &told, |it| it.profile == to).await?;
         // What it was given by the old one is over before anybody waits for less.
         if more_patient(self.from.lease_profile, to) != to {
             ctx.say("waiting until the last lease by the old profile is over");
@@ -46,7 +48,7 @@ impl Set {
 
     pub(super) async fn narrow(&self, ctx: &Context<Means>) -> Result<(), Error> {
         let told = self.no_patience(ctx).await?;
-        converged(ctx, &told, |_| true, |it| it.patience.is_none()).await
+        converged(ctx, &told, |it| it.patience.is_none()).await
     }
 
     /// A primary that was never told of the new one: nobody need be more patient.
@@ -68,16 +70,15 @@ impl Set {
     }
 }
 
-/// Waits until these members go by what they were told.
+/// Waits until all members go by what they were told.
 async fn converged(
     ctx: &Context<Means>,
     told: &Cluster,
-    which: impl Fn(&Member) -> bool,
     goes_by: impl Fn(&MemberAssignment) -> bool,
 ) -> Result<(), Error> {
     let nodes = &ctx.means().nodes;
     observe(ctx, told, CONVERGE_TIME, |_| {
-        let late = told.members.iter().filter(|member| which(member)).find(|member| {
+        let late = told.members.iter().find(|member| {
             let assigned = nodes.converged(member.node_id, told.id);
             !assigned.is_some_and(|it| goes_by(&it))
         })?;

@@ -51,6 +51,7 @@ pub(super) struct World {
     /// The parts of operations.
     pub(super) parts: Kept,
     changes: watch::Sender<u64>,
+    wall: Clock,
 }
 
 #[derive(Debug, Default)]
@@ -71,6 +72,8 @@ struct State {
     starts: BTreeMap<NodeId, u32>,
     /// How often each node was rebooted.
     reboots: BTreeMap<NodeId, u32>,
+    /// What nodes say of whether they need one.
+    needs_reboot: BTreeMap<NodeId, bool>,
     /// Nodes that do not come back from a reboot.
     lost: bool,
     /// No server starts: what it says at each try.
@@ -101,7 +104,12 @@ impl World {
         let nodes = (0..nodes).map(node).collect();
         let (state, agents, parts) = (Mutex::default(), Agents::default(), Kept::default());
         let (clock, changes) = (ManualClock::at(Timestamp::UNIX_EPOCH), watch::Sender::new(0));
-        Self { sample: Sample::new(), nodes, state, agents, clock, parts, changes }
+        Self { sample: Sample::new(), nodes, state, agents, clock, wall: Clock::system(), parts, changes }
+    }
+
+    /// The same by this clock.
+    pub(super) fn at(self, clock: Clock) -> Self {
+        Self { wall: clock, ..self }
     }
 
     pub(super) fn node(&self, index: usize) -> NodeId {
@@ -185,7 +193,7 @@ impl World {
             parts: Arc::new(Driven { world: Arc::clone(self) }),
             events: events(store),
             leases,
-            clock: Clock::system(),
+            clock: self.wall.clone(),
             coordinator_generation: Generation::new(1),
         })
     }
@@ -216,6 +224,11 @@ impl World {
     /// How often it was rebooted.
     pub(super) fn reboots(&self, node: NodeId) -> u32 {
         self.lock().reboots.get(&node).copied().unwrap_or_default()
+    }
+
+    /// The node says from here on whether it needs a reboot.
+    pub(super) fn say_whether_it_needs_a_reboot(&self, node: NodeId, needs: bool) {
+        self.lock().needs_reboot.insert(node, needs);
     }
 
     /// A node that is rebooted from here on stays away.
@@ -424,6 +437,10 @@ impl Nodes for Seen {
 
     fn machine(&self, _: NodeId) -> Option<Machine> {
         Some(Machine { cores: 2, memory_bytes: 4 << 30 })
+    }
+
+    fn needs_reboot(&self, node: NodeId) -> Option<bool> {
+        self.world.lock().needs_reboot.get(&node).copied()
     }
 
     fn changes(&self) -> watch::Receiver<u64> {

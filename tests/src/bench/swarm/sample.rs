@@ -72,6 +72,7 @@ pub(super) fn busy(dice: &Dice, taken_at: Timestamp) -> Sample {
             open_files: 30,
             threads: 5,
         }),
+        reboot_required: Some(false),
     }
 }
 
