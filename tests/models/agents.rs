@@ -238,7 +238,7 @@ impl Model {
 
     /// Nothing is left but its disk.
     pub(crate) fn turn_off(&self, world: &mut World) {
-        let timings = self.timings();
+        let timings = self.timings_of(world, 0);
         let node = &mut world.nodes[0];
         let mut member = Member::started(node.disk.clone(), Kernel::default().found(), &timings);
         member.pass(timings.remembered());
