@@ -422,17 +422,26 @@ fn term_of(command: &Command) -> Result<Term, Box<Failure>> {
         Payload::CloneMember(clone) => &clone.member,
         Payload::ResyncMember(resync) => &resync.member,
         Payload::RestartMember(restart) => &restart.member,
-        Payload::CheckMember(_) | Payload::InstallEngine(_) | Payload::RebootNode(_) => {
+        Payload::CheckMember(_)
+        | Payload::InstallEngine(_)
+        | Payload::UpgradeEngine(_)
+        | Payload::RebootNode(_) => {
             return Ok(command.term);
         }
         // Without a term there would be nothing to hold it to, not even on a node whose own record is lost.
-        Payload::DestroyMember(_) | Payload::SetPassword(_) | Payload::CheckpointMember(_)
+        Payload::DestroyMember(_)
+        | Payload::SetPassword(_)
+        | Payload::CheckpointMember(_)
+        | Payload::RetuneMember(_)
             if command.term == Term::NONE =>
         {
             let message = format!("is 0: {} needs the cluster's term", command.payload.kind());
             return Err(Box::new(Failure::invalid_field("term", message)));
         }
-        Payload::DestroyMember(_) | Payload::SetPassword(_) | Payload::CheckpointMember(_) => {
+        Payload::DestroyMember(_)
+        | Payload::SetPassword(_)
+        | Payload::CheckpointMember(_)
+        | Payload::RetuneMember(_) => {
             return Ok(command.term);
         }
     };

@@ -20,6 +20,7 @@ pub mod fake;
 pub mod postgresql;
 mod restart;
 pub mod room;
+mod work;
 
 #[cfg(test)]
 mod contract;
@@ -30,25 +31,27 @@ use std::sync::Arc;
 
 use futures::future::BoxFuture;
 use holdfast_common::assignment::{MemberAssignment, Synchronous};
+use holdfast_common::budget::{Budget, Tuning};
 use holdfast_common::command::{
-    CheckMember, CheckedMember, CloneMember, DestroyMember, InitialiseMember, InstallEngine, Progress,
-    ResyncMember, ResyncedBy, SetPassword,
+    CheckMember, CheckedMember, CloneMember, DestroyMember, InitialiseMember, InstallEngine, ResyncMember,
+    ResyncedBy, RetuneMember, SetPassword, UpgradeEngine,
 };
 use holdfast_common::engine::Engine as Kind;
 use holdfast_common::error::{Classify, Metadata, Reason, Resource, Retry, Violation};
-use holdfast_common::id::{ClusterId, CommandId};
+use holdfast_common::id::ClusterId;
 use holdfast_common::name::ClusterName;
 use holdfast_common::position::Position;
 use holdfast_common::protocol::{Standing, Tail, wipe};
+use holdfast_common::question::{Retuning, Upgrades};
 use holdfast_common::report::{EngineState, Follower, Trouble};
 use holdfast_common::role::Role;
 use holdfast_common::set_aside;
 use holdfast_common::telemetry::EngineOffer;
 use holdfast_common::term::Term;
 use jiff::Timestamp;
-use tokio_util::sync::CancellationToken;
 
 pub use execute::{Engines, Held};
+pub use work::Work;
 
 /// What a driver's deed comes to.
 pub type Deed<'a, T> = BoxFuture<'a, Result<T, Error>>;
@@ -65,6 +68,23 @@ pub trait Engine: fmt::Debug + Send + Sync {
 
     /// Installs what is missing, and returns the installed version. Starts no server. Safe to repeat.
     fn install<'a>(&'a self, request: &'a InstallEngine, work: &'a Work) -> Deed<'a, String>;
+
+    /// What the package sources offer for a member's major version, as far as they were read. Changes nothing.
+    fn upgrades(&self, cluster: ClusterId) -> Deed<'_, Upgrades>;
+
+    /// Brings the version's packages up to what the sources offer, and returns the installed build. Servers that run are neither
+    /// stopped nor changed. Safe to repeat.
+    fn upgrade<'a>(&'a self, request: &'a UpgradeEngine, work: &'a Work) -> Deed<'a, String>;
+
+    /// What [`Engine::retune`] would change. Changes nothing.
+    fn retuning(&self, cluster: ClusterId) -> Deed<'_, Retuning>;
+
+    /// Notes by what of its machine a member's settings are to go from now on, and returns it: [`Engine::compare`] finds the rest.
+    fn retune<'a>(&'a self, request: &'a RetuneMember) -> Deed<'a, Budget>;
+
+    /// Notes that somebody is told of the machine's size; `false` where that was done before. To be called where a member's
+    /// [`Tuning`] says that it is another one.
+    fn note_resized(&self, cluster: ClusterId) -> Deed<'_, bool>;
 
     /// Makes an empty database with its user, and returns the identity of the data. The member is stopped afterwards.
     ///
@@ -166,15 +186,6 @@ pub trait Engine: fmt::Debug + Send + Sync {
     fn follow<'a>(&'a self, member: &'a MemberAssignment) -> Deed<'a, ()>;
 }
 
-/// What a deed at work may use: who ordered it, where to tell progress, and whether it is still wanted.
-#[derive(Clone)]
-pub struct Work {
-    pub command: CommandId,
-    pub cancelled: CancellationToken,
-    progress: Arc<dyn Fn(Progress) + Send + Sync>,
-    around: Around,
-}
-
 /// What is true around a member now, for a deed that may replace its data: asked at the moment of action.
 pub trait Surroundings: fmt::Debug + Send + Sync {
     /// What the member is by its lease's record, and in which term; `None`: not known.
@@ -186,10 +197,6 @@ pub trait Surroundings: fmt::Debug + Send + Sync {
 
 /// Shared among all deeds.
 pub type Around = Arc<dyn Surroundings>;
-
-/// Of those who were told nothing: it lets nothing be replaced.
-#[derive(Debug)]
-struct Nothing;
 
 /// A finished copy.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -237,6 +244,10 @@ pub struct Observation {
     pub synchronous: Synchronous,
     pub system_identifier: Option<String>,
     pub engine_version: Option<String>,
+    /// Which build the running server is of.
+    pub server_build: Option<String>,
+    /// Which one a start of it would run.
+    pub installed_build: Option<String>,
     pub started_at: Option<Timestamp>,
     pub pending_restart: Vec<String>,
     pub data_bytes: Option<u64>,
@@ -246,6 +257,7 @@ pub struct Observation {
     pub needs_resync: bool,
     /// What is not as it should be with its replication.
     pub troubles: Vec<Trouble>,
+    pub tuning: Option<Tuning>,
 }
 
 /// In what a member's configuration differs from its assignment.
@@ -302,63 +314,6 @@ pub enum Error {
 /// What lies behind an error.
 pub type Cause = Box<dyn std::error::Error + Send + Sync + 'static>;
 
-// === impl Work ===
-
-impl Work {
-    pub fn new(
-        command: CommandId,
-        cancelled: CancellationToken,
-        progress: impl Fn(Progress) + Send + Sync + 'static,
-    ) -> Self {
-        Self { command, cancelled, progress: Arc::new(progress), around: Arc::new(Nothing) }
-    }
-
-    /// The same work, with what is true around it.
-    #[must_use]
-    pub fn amid(&self, around: Around) -> Self {
-        Self { around, ..self.clone() }
-    }
-
-    /// What is true around it now.
-    pub fn around(&self) -> &dyn Surroundings {
-        self.around.as_ref()
-    }
-
-    /// Tells where the work stands; the newest wins.
-    pub fn tell(&self, progress: Progress) {
-        (self.progress)(progress);
-    }
-
-    /// Tells what is being done now.
-    pub fn say(&self, message: impl Into<String>) {
-        self.tell(Progress { message: message.into(), done_bytes: None, total_bytes: None });
-    }
-
-    /// # Errors
-    /// `CANCELLED` if the work is no longer wanted.
-    pub fn check(&self, deed: &str) -> Result<(), Error> {
-        if self.cancelled.is_cancelled() { Err(Error::Cancelled { deed: deed.to_owned() }) } else { Ok(()) }
-    }
-}
-
-impl fmt::Debug for Work {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Work").field("command", &self.command).finish_non_exhaustive()
-    }
-}
-
-// === impl Nothing ===
-
-impl Surroundings for Nothing {
-    fn standing(&self, _cluster: ClusterId) -> Option<(Term, Standing)> {
-        None
-    }
-
-    fn covers(&self, _cluster: ClusterId) -> bool {
-        false
-    }
-}
-
 // === impl Observation ===
 
 impl Observation {
@@ -378,12 +333,15 @@ impl Observation {
             synchronous: Synchronous::default(),
             system_identifier: None,
             engine_version: None,
+            server_build: None,
+            installed_build: None,
             started_at: None,
             pending_restart: Vec::new(),
             data_bytes: None,
             message: String::new(),
             needs_resync: false,
             troubles: Vec::new(),
+            tuning: None,
         }
     }
 }

@@ -13,8 +13,8 @@ use holdfast_common::clock::Clock;
 use holdfast_common::error::{Chain, Failure};
 use holdfast_common::id::InstanceId;
 use holdfast_common::link::{Hello, MAX_UNFINISHED, Question, VERSIONS, Welcome};
+use holdfast_common::question;
 use holdfast_common::report::NodeReport;
-use holdfast_common::set_aside;
 use holdfast_common::telemetry::{Inventory, Sample, ServiceManager};
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
@@ -199,7 +199,7 @@ impl Below for Node {
         Box::pin(self.commands.give(order))
     }
 
-    fn answer(&self, question: Question) -> BoxFuture<'_, Result<set_aside::Answer, Failure>> {
+    fn answer(&self, question: Question) -> BoxFuture<'_, Result<question::Answer, Failure>> {
         Box::pin(async move { self.engines.answer(question.cluster_id, &question.about).await })
     }
 

@@ -115,6 +115,7 @@ calls! {
         failover_cluster(FailoverClusterRequest) -> FailoverClusterResponse;
         resync_cluster(ResyncClusterRequest) -> ResyncClusterResponse;
         restart_cluster(RestartClusterRequest) -> RestartClusterResponse;
+        upgrade_cluster(UpgradeClusterRequest) -> UpgradeClusterResponse;
         pause_cluster(PauseClusterRequest) -> PauseClusterResponse;
         resume_cluster(ResumeClusterRequest) -> ResumeClusterResponse;
         update_cluster(UpdateClusterRequest) -> UpdateClusterResponse;

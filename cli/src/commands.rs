@@ -9,6 +9,7 @@ mod event;
 mod follow;
 mod identity;
 mod lease;
+mod members;
 mod node;
 mod operation;
 mod roles;

@@ -7,6 +7,7 @@ use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
 use crate::assignment::{MemberAssignment, Peer};
+use crate::budget::Budget;
 use crate::engine::{Engine, EngineVersion, ExtensionName};
 use crate::error::Failure;
 use crate::generation::Generation;
@@ -56,6 +57,10 @@ pub enum Payload {
     ResyncMember(Box<ResyncMember>),
     /// Stops a replica's server and starts it again, until it receives. Before: its data are no primary's.
     RestartMember(Box<RestartMember>),
+    /// Brings the engine's packages of one major version up to what the node's package sources offer. Stops and starts no server.
+    UpgradeEngine(UpgradeEngine),
+    /// Has a member's settings go by another part of its machine. Before: it has data here that can be started.
+    RetuneMember(RetuneMember),
     /// Has the machine shut down in order and boot again; done once it has. Before: no member here is a primary, or that may be.
     RebootNode(RebootNode),
 }
@@ -126,6 +131,19 @@ pub struct ResyncMember {
 pub struct RestartMember {
     /// As a replica.
     pub member: MemberAssignment,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct UpgradeEngine {
+    pub engine: Engine,
+    pub engine_version: EngineVersion,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RetuneMember {
+    pub cluster_id: ClusterId,
+    /// `None`: as it would be decided for a new member.
+    pub budget: Option<Budget>,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -219,6 +237,14 @@ pub enum Success {
         set_aside_bytes: u64,
     },
     RestartMember,
+    /// Which build a start of the server runs from here on.
+    UpgradeEngine {
+        installed_build: String,
+    },
+    /// What the settings are to go by.
+    RetuneMember {
+        budget: Budget,
+    },
     /// The boot that followed.
     RebootNode {
         boot_id: String,
@@ -263,6 +289,8 @@ impl Payload {
             Self::CheckpointMember(_) => "checkpoint_member",
             Self::ResyncMember(_) => "resync_member",
             Self::RestartMember(_) => "restart_member",
+            Self::UpgradeEngine(_) => "upgrade_engine",
+            Self::RetuneMember(_) => "retune_member",
             Self::RebootNode(_) => "reboot_node",
         }
     }
@@ -271,7 +299,7 @@ impl Payload {
     pub fn cluster_id(&self) -> Option<ClusterId> {
         match self {
             Self::CheckMember(check) => Some(check.cluster_id),
-            Self::InstallEngine(_) | Self::RebootNode(_) => None,
+            Self::InstallEngine(_) | Self::UpgradeEngine(_) | Self::RebootNode(_) => None,
             Self::InitialiseMember(initialise) => Some(initialise.member.cluster_id),
             Self::CloneMember(clone) => Some(clone.member.cluster_id),
             Self::DestroyMember(destroy) => Some(destroy.cluster_id),
@@ -279,6 +307,7 @@ impl Payload {
             Self::CheckpointMember(checkpoint) => Some(checkpoint.cluster_id),
             Self::ResyncMember(resync) => Some(resync.member.cluster_id),
             Self::RestartMember(restart) => Some(restart.member.cluster_id),
+            Self::RetuneMember(retune) => Some(retune.cluster_id),
         }
     }
 }

@@ -4,10 +4,11 @@
 //! | modules | what they hold |
 //! | --- | --- |
 //! | [`id`], [`name`], [`term`], [`generation`], [`position`], [`role`] | newtypes; parsing and ordering |
+//! | [`budget`] | how much of its machine a member counts on |
 //! | [`access`] | who may reach a cluster: addresses, lists, what follows from them |
 //! | [`assignment`], [`command`], [`report`], [`telemetry`] | the two kinds of work, and what nodes say |
 //! | [`protocol`] | leases, promises, seals, lists, elections: who may serve as primary; pure |
-//! | [`set_aside`] | logs kept before data were replaced, and what is asked of them |
+//! | [`question`], [`set_aside`] | what nodes are asked; logs kept before data were replaced |
 //! | [`link`] | the messages between agents and coordinator, as plain values |
 //! | [`error`] | `Reason`, `Failure`, `Classify`, and the one place that makes a `tonic::Status` |
 //! | [`wire`] | domain types to and from the generated ones |
@@ -17,6 +18,7 @@
 pub mod access;
 pub mod assignment;
 pub mod backoff;
+pub mod budget;
 pub mod clock;
 pub mod command;
 pub mod config;
@@ -31,6 +33,7 @@ pub mod name;
 pub mod pki;
 pub mod position;
 pub mod protocol;
+pub mod question;
 pub mod report;
 pub mod role;
 pub mod set_aside;

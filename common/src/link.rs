@@ -19,8 +19,8 @@ use crate::generation::Generation;
 use crate::id::{ClusterId, CommandId, EventId, FleetId, InstanceId, NodeId, SessionId};
 use crate::name::NodeName;
 use crate::protocol::RequestNumber;
+use crate::question;
 use crate::report::{NodeEvent, NodeReport};
-use crate::set_aside;
 use crate::telemetry::{Inventory, Sample};
 use crate::term::Term;
 
@@ -144,14 +144,14 @@ pub struct Question {
     /// Never used twice within a session.
     pub number: u64,
     pub cluster_id: ClusterId,
-    pub about: set_aside::Question,
+    pub about: question::Question,
 }
 
 /// What the node says to the question of this number.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Answer {
     pub number: u64,
-    pub answer: Result<set_aside::Answer, Failure>,
+    pub answer: Result<question::Answer, Failure>,
 }
 
 /// Why the coordinator ends the session.

@@ -6,6 +6,7 @@ use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
 use crate::assignment::Synchronous;
+use crate::budget::Tuning;
 use crate::engine::Engine;
 use crate::generation::Generation;
 use crate::id::{ClusterId, NodeId};
@@ -62,6 +63,10 @@ pub struct MemberReport {
     /// The engine's own identity of the data.
     pub system_identifier: Option<String>,
     pub engine_version: Option<String>,
+    /// Which build of the engine the server runs.
+    pub server_build: Option<String>,
+    /// Which one a start of it would run.
+    pub installed_build: Option<String>,
     pub started_at: Option<Timestamp>,
     /// Why it is not as it should be; empty where it is.
     pub message: String,
@@ -82,6 +87,8 @@ pub struct MemberReport {
     pub needs_resync: bool,
     /// What is not as it should be with its replication; `message` has it too.
     pub troubles: Vec<Trouble>,
+    /// What it counts on of its machine.
+    pub tuning: Option<Tuning>,
 }
 
 /// Something about a member's replication that is not as it should be.
@@ -167,6 +174,8 @@ impl MemberReport {
             synchronous: Synchronous::default(),
             system_identifier: None,
             engine_version: None,
+            server_build: None,
+            installed_build: None,
             started_at: None,
             message: String::new(),
             converged_generation: Generation::NONE,
@@ -178,6 +187,7 @@ impl MemberReport {
             failed_probes: 0,
             needs_resync: false,
             troubles: Vec::new(),
+            tuning: None,
         }
     }
 }

@@ -13,6 +13,7 @@
 //! | `failover` | [`failover`]: another member becomes primary though the present one cannot hand over | the same |
 //! | `resync` | [`resync`]: replicas' data aligned with the primary's | one that could not be aligned keeps what it has |
 //! | `restart_cluster` | [`restart`]: replicas one after the other, then the primary by a switchover, or where it is ([`in_place`]) | of the switchover: its own; else it is started again |
+//! | `upgrade_cluster` | [`upgrade`]: packages, and servers that run an older program, member by member | as of a restart |
 //! | `set_cluster` | [`set`]: parameters, durability and the like of a living cluster | until the primary goes by it: what was declared before |
 //! | `regroup` | [`regroup`]: a quorum counts on fewer or more replicas | growing: those as before |
 //! | `delete_cluster` | [`delete`] | none: goes on |
@@ -44,6 +45,7 @@ pub mod set;
 pub mod steps;
 #[cfg(test)]
 mod tests;
+pub mod upgrade;
 
 use std::sync::Arc;
 
@@ -142,6 +144,7 @@ procedures! {
     DrainNode(drain::Drain),
     RebootNode(reboot::Reboot),
     RestartCluster(restart::Restart),
+    UpgradeCluster(upgrade::Upgrade),
     SetCluster(set::Set),
 }
 

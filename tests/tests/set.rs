@@ -54,6 +54,11 @@ mod as_root {
         ensure!(shows(&stage, "max_connections").await? == ["60"; 3], "it is not everywhere");
         ensure!(!shows(&stage, "work_mem").await?.contains(&"7MB".to_owned()), "it is still set");
 
+        // No machine was resized: decided anew, all is as it was.
+        let serving = stage.started().await?;
+        set(&stage, &["--retune"]).await?;
+        ensure!(stage.started().await? == serving, "a server was restarted for nothing");
+
         // One that nobody may set.
         let refused = stage.fleet.cli(["cluster", "set", "orders", "--parameter", "fsync=off"])?.run().await;
         let refused = refused.err().map(|error| format!("{error:#}")).unwrap_or_default();

@@ -116,6 +116,7 @@ async fn databases_that_agents_installed_outlive_all_but_the_machine_and_return_
         nothing_but_the_agent_starts_databases(node).await?;
     }
     no_restart_restarts_a_database(&fleet).await?;
+    the_engine_is_upgraded(&fleet, &uri).await?;
     a_machine_is_rebooted_by_its_agent(&fleet).await?;
     machines_bring_their_databases_back(&fleet).await?;
     a_server_of_somebody_else_is_seen(&fleet).await?;
@@ -208,6 +209,54 @@ async fn no_restart_restarts_a_database(fleet: &MachineFleet) -> anyhow::Result<
     let after = postmasters(fleet).await?;
     ensure!(before == after, "a database was restarted: {before:?}, then {after:?}");
     Ok(())
+}
+
+/// A newer revision of the server's package, whose program says so: made from the one that the machine has, on the machine.
+const NEWER: &str = r#"
+set -e
+old=$(ls /srv/packages/debian/postgresql-15_*.deb)
+work=$(mktemp -d)
+dpkg-deb --raw-extract "$old" "$work/root"
+version=$(dpkg-deb --field "$old" Version)
+sed -i "s/^Version: .*/Version: $version+newer/" "$work/root/DEBIAN/control"
+# As long as before, so that the program stays one.
+sed -i "s/(Debian $version)/(Newer! $version)/" "$work/root/usr/lib/postgresql/15/bin/postgres"
+mkdir -p /srv/newer
+dpkg-deb --root-owner-group -Znone --build "$work/root" /srv/newer/postgresql.deb
+dpkg-deb --field /srv/newer/postgresql.deb > /srv/newer/Packages
+{
+    echo "Filename: ./postgresql.deb"
+    echo "Size: $(stat --format=%s /srv/newer/postgresql.deb)"
+    echo "SHA256: $(sha256sum < /srv/newer/postgresql.deb | cut -d' ' -f1)"
+} >> /srv/newer/Packages
+echo "deb [trusted=yes] file:/srv/newer ./" > /etc/apt/sources.list.d/newer.list
+rm -rf "$work"
+"#;
+
+/// Package by package, server by server; packages alone restart nobody.
+async fn the_engine_is_upgraded(fleet: &MachineFleet, uri: &str) -> anyhow::Result<()> {
+    let script = || Program::new("sh").args(["-c", NEWER]).deadline(DEADLINE);
+    try_join_all(fleet.nodes().iter().map(|node| node.run(script()))).await?;
+    let before = postmasters(fleet).await?;
+    fleet.cli(&["cluster", "upgrade", "orders"], DEADLINE).await?;
+    let members = fleet.json(&["cluster", "show", "orders"]).await?["members"].clone();
+    for member in members.as_array().context("members")? {
+        let (runs, installed) = (&member["server_build"], &member["installed_build"]);
+        ensure!(runs == installed && runs.to_string().contains("Newer!"), "{member}");
+    }
+    let after = postmasters(fleet).await?;
+    ensure!(before.iter().zip(&after).all(|(before, after)| before != after), "{before:?}, then {after:?}");
+    for node in fleet.nodes() {
+        nothing_but_the_agent_starts_databases(node).await?;
+    }
+    // There is nothing left to do, so nothing is done. Not before the new primary knows who could take over.
+    wait_until("another upgrade", DEADLINE, || fleet.cli(&["cluster", "upgrade", "orders"], DEADLINE))
+        .await?;
+    ensure!(postmasters(fleet).await? == after, "a server was restarted for nothing");
+    ensure!(psql(fleet, uri, "select i from t").await? == "42", "the row is gone");
+    // The first is the primary again, as whoever comes next supposes.
+    fleet.cli(&["cluster", "promote", "orders", NODES[0]], DEADLINE).await?;
+    whole(fleet).await
 }
 
 /// Over systemd, in spite of all that the agent's unit keeps it from; done once its member is whole again.

@@ -5,6 +5,7 @@ mod around;
 mod hurry;
 mod pace;
 mod report;
+mod size;
 mod steps;
 mod troubles;
 
@@ -12,6 +13,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use holdfast_common::assignment::{MemberAssignment, Power};
+use holdfast_common::budget::Budget;
 use holdfast_common::error::Chain;
 use holdfast_common::generation::Generation;
 use holdfast_common::id::ClusterId;
@@ -76,6 +78,8 @@ struct Memory {
     orphan: Option<(Instant, Told)>,
     apart: Apart,
     troubles: Troubles,
+    /// What was possible when somebody was told of the machine's size.
+    resized: Option<Budget>,
     /// It is being stopped to be started.
     restarting: bool,
 }
@@ -199,6 +203,7 @@ impl Member {
     ) {
         self.note_state(wanted, &observed);
         self.note_hurry(wanted, &observed);
+        self.note_size(engine.as_ref(), &observed).await;
         self.probe.look(&engine, self.cluster, self.serves(wanted, &observed));
         let building = self.means.engines.building(self.cluster);
         if building.is_some() {
@@ -470,6 +475,7 @@ impl Memory {
             orphan: None,
             apart: Apart::default(),
             troubles: Troubles::default(),
+            resized: None,
             restarting: false,
         }
     }

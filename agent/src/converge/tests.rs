@@ -5,9 +5,10 @@ use std::time::Duration;
 
 use holdfast_common::access::Access;
 use holdfast_common::assignment::{Exposure, MemberAssignment, Peer, Power, RoleAssignment, Synchronous};
+use holdfast_common::budget::Budget;
 use holdfast_common::command::{
     CloneMember, DatabaseName, DestroyMember, InitialiseMember, Payload, ResyncMember, ResyncMode,
-    ResyncedBy, Success, Verifier,
+    ResyncedBy, RetuneMember, Success, Verifier,
 };
 use holdfast_common::engine::{Engine as Kind, Parameters};
 use holdfast_common::error::Retry;
@@ -391,6 +392,29 @@ async fn a_member_whose_rewinding_broke_is_left_alone_until_it_is_copied() {
     b.engines.execute(&payload(ResyncMode::Rewind), &work()).await.unwrap_err();
     b.engines.execute(&payload(ResyncMode::Auto), &work()).await.unwrap();
     b.wait("streaming", |m| m.is_some_and(|m| !m.needs_resync && m.streaming == Some(true))).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_resized_machine_is_told_once_over_restarts_too_until_the_member_is_retuned() {
+    let world = World::default();
+    let (a, _) = lone_primary(&world).await;
+    let kept =
+        a.wait("a report", |m| m.is_some_and(|m| m.tuning.is_some())).await.unwrap().tuning.unwrap().kept;
+    let less = Budget { memory_bytes: kept.memory_bytes / 2, ..kept };
+    world.resize(a.peer.node_id, less);
+    a.wait("the new size", |m| m.is_some_and(|m| m.tuning.is_some_and(|it| it.resized))).await;
+    tokio::time::sleep(Duration::from_secs(60)).await;
+    assert_eq!(a.told("MACHINE_RESIZED"), 1);
+    let a = a.restart().await;
+    tokio::time::sleep(Duration::from_secs(60)).await;
+    assert_eq!(a.told("MACHINE_RESIZED"), 0, "the agent before has told it");
+    let retune = Payload::RetuneMember(RetuneMember { cluster_id: cluster(), budget: None });
+    let done = a.engines.execute(&retune, &work()).await.unwrap();
+    assert_eq!(done, Success::RetuneMember { budget: less });
+    a.wait("the new budget", |m| m.is_some_and(|m| m.tuning.is_some_and(|it| it.kept == less))).await;
+    world.resize(a.peer.node_id, kept);
+    tokio::time::sleep(Duration::from_secs(10)).await;
+    assert_eq!(a.told("MACHINE_RESIZED"), 1, "yet another size");
 }
 
 #[tokio::test(start_paused = true)]

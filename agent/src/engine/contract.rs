@@ -5,9 +5,10 @@ use std::time::Duration;
 
 use holdfast_common::access::Access;
 use holdfast_common::assignment::{Exposure, MemberAssignment, Peer, Power, RoleAssignment, Synchronous};
+use holdfast_common::budget::Budget;
 use holdfast_common::command::{
     CloneMember, DatabaseName, DestroyMember, InitialiseMember, ResyncMember, ResyncMode, ResyncedBy,
-    SetPassword, Verifier,
+    RetuneMember, SetPassword, Verifier,
 };
 use holdfast_common::engine::{Engine as Kind, EngineVersion, Parameters};
 use holdfast_common::error::{Classify as _, Reason};
@@ -345,9 +346,31 @@ async fn a_replica_restarts(a: &Bench, b: &Bench, cluster: &Cluster, primary: &M
     let observed = b.engine.observe(id).await;
     assert_eq!((observed.state, observed.streaming), (EngineState::Running, Some(true)));
     assert!(observed.started_at > before.1, "{before:?}, then {observed:?}");
+    assert!(observed.server_build.is_some(), "{observed:?}");
+    assert_eq!(observed.server_build, observed.installed_build, "it runs what is installed");
+    let offered = b.engine.upgrades(id).await.unwrap();
+    assert_eq!(Some(offered.installed_build), observed.installed_build);
     let refused = restart::replica(a.engine.as_ref(), primary, &work()).await;
     assert_eq!(reason(refused), Reason::PreconditionFailed);
     assert_eq!(a.engine.observe(id).await.started_at, before.0);
+}
+
+/// Its settings go by another budget, then by the one before, with no other server.
+async fn a_replica_is_retuned(a: &Bench, b: &Bench, cluster: &Cluster) {
+    let (id, replica) = (cluster.id, cluster.replica(b, a));
+    b.settle(&replica).await;
+    let before = b.engine.observe(id).await;
+    let kept = before.tuning.unwrap().kept;
+    let more = Budget { memory_bytes: 2 * kept.memory_bytes, ..kept };
+    for budget in [more, kept] {
+        let request = RetuneMember { cluster_id: id, budget: Some(budget) };
+        assert_eq!(b.engine.retune(&request).await.unwrap(), budget);
+        assert_eq!(b.engine.retuning(id).await.unwrap().kept, budget);
+        b.settle(&replica).await;
+        let observed = b.engine.observe(id).await;
+        assert_eq!(observed.tuning.map(|tuning| tuning.kept), Some(budget));
+        assert_eq!(observed.started_at, before.started_at);
+    }
 }
 
 /// The life of a cluster of two members, with each refusal on its way.
@@ -416,6 +439,7 @@ pub(super) async fn a_cluster_lives_and_ends(a: &Bench, b: &Bench) {
     assert_eq!(a.engine.observe(id).await.started_at, started_at);
 
     a_replica_restarts(a, b, &cluster, &quorum).await;
+    a_replica_is_retuned(a, b, &cluster).await;
 
     // Ended at once, it is gone, and comes back with what it had.
     a.engine.halt(id).await.unwrap();

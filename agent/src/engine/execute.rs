@@ -9,7 +9,7 @@ use holdfast_common::engine::Engine as Kind;
 use holdfast_common::error::{Classify, Failure};
 use holdfast_common::id::ClusterId;
 use holdfast_common::protocol::Tail;
-use holdfast_common::set_aside;
+use holdfast_common::question::{Answer, Question};
 use tokio::sync::OwnedMutexGuard;
 
 use super::{Around, Engine, Error, LocalMember, Resynced, Work};
@@ -107,6 +107,10 @@ impl Engines {
                 let installed_version = self.of(request.engine)?.install(request, work).await?;
                 Ok(Success::InstallEngine { installed_version })
             }
+            Payload::UpgradeEngine(request) => {
+                let installed_build = self.of(request.engine)?.upgrade(request, work).await?;
+                Ok(Success::UpgradeEngine { installed_build })
+            }
             Payload::InitialiseMember(request) => {
                 let engine = self.of(request.member.engine)?;
                 let _held = self.hold_for(request.member.cluster_id, work).await?;
@@ -163,6 +167,11 @@ impl Engines {
                 self.holder(request.cluster_id).await?.checkpoint(request.cluster_id).await?;
                 Ok(Success::CheckpointMember)
             }
+            Payload::RetuneMember(request) => {
+                let _held = self.hold_for(request.cluster_id, work).await?;
+                let budget = self.holder(request.cluster_id).await?.retune(request).await?;
+                Ok(Success::RetuneMember { budget })
+            }
             Payload::SetPassword(request) => {
                 let _held = self.hold_for(request.cluster_id, work).await?;
                 self.holder(request.cluster_id).await?.set_password(request).await?;
@@ -172,12 +181,15 @@ impl Engines {
     }
 
     /// Answers what is asked of a member.
-    pub async fn answer(
-        &self,
-        cluster: ClusterId,
-        question: &set_aside::Question,
-    ) -> Result<set_aside::Answer, Failure> {
-        let answer = async { self.holder(cluster).await?.set_aside(cluster, question).await };
+    pub async fn answer(&self, cluster: ClusterId, question: &Question) -> Result<Answer, Failure> {
+        let answer = async {
+            let engine = self.holder(cluster).await?;
+            match question {
+                Question::SetAside(question) => engine.set_aside(cluster, question).await.map(Into::into),
+                Question::Upgrades => engine.upgrades(cluster).await.map(Answer::Upgrades),
+                Question::Retuning => engine.retuning(cluster).await.map(Answer::Retuning),
+            }
+        };
         answer.await.map_err(|error: Error| error.to_failure())
     }
 

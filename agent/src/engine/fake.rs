@@ -4,7 +4,10 @@
 //! Not a model of PostgreSQL: no SQL, no timelines, positions are a counter.
 
 mod resync;
+mod retuning;
 mod state;
+mod upgrade;
+mod weather;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -12,13 +15,15 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use futures::FutureExt as _;
 use futures::future::{BoxFuture, ready};
 use holdfast_common::assignment::{MemberAssignment, RoleAssignment};
+use holdfast_common::budget::Budget;
 use holdfast_common::command::{
     Check, CheckMember, CheckedMember, CloneMember, DatabaseName, DestroyMember, InitialiseMember,
-    InstallEngine, Progress, ResyncMember, SetPassword, Verifier,
+    InstallEngine, Progress, ResyncMember, RetuneMember, SetPassword, UpgradeEngine, Verifier,
 };
 use holdfast_common::engine::{Engine as Kind, EngineVersion};
 use holdfast_common::id::{ClusterId, CommandId, NodeId};
 use holdfast_common::protocol::Tail;
+use holdfast_common::question::{Retuning, Upgrades};
 use holdfast_common::report::EngineState;
 use holdfast_common::role::Role;
 use holdfast_common::set_aside::{Answer, Question};
@@ -54,6 +59,8 @@ pub struct FakeEngine {
 pub enum Step {
     Check,
     Install,
+    Upgrade,
+    Retune,
     Initialise,
     Clone,
     Destroy,
@@ -95,29 +102,6 @@ impl World {
     /// The next `step` on `node` fails with this message; several are used up in order.
     pub fn fail_next(&self, node: NodeId, step: Step, message: impl Into<String>) {
         self.lock().failures.entry((node, step)).or_default().push_back(message.into());
-    }
-
-    /// Cuts a node off from the others, or joins it again.
-    pub fn cut(&self, node: NodeId) {
-        self.lock().cut.insert(node);
-    }
-
-    pub fn join(&self, node: NodeId) {
-        self.lock().cut.remove(&node);
-    }
-
-    /// The member's process dies, as by a crash or a reboot.
-    pub fn crash(&self, cluster: ClusterId, node: NodeId) {
-        if let Some(member) = self.lock().members.get_mut(&(cluster, node)) {
-            member.running_since = None;
-        }
-    }
-
-    /// A resync of the member was cut: its data cannot be started.
-    pub fn break_data(&self, cluster: ClusterId, node: NodeId) {
-        if let Some(member) = self.lock().members.get_mut(&(cluster, node)) {
-            (member.broken, member.running_since) = (true, None);
-        }
     }
 
     /// How often a step was begun on a node.
@@ -163,6 +147,7 @@ impl FakeEngine {
             term: Term::NONE,
             sealed: false,
             running_since: None,
+            build: None,
             offset: FIRST_OFFSET,
             begun: Vec::new(),
             broken: false,
@@ -216,6 +201,26 @@ impl Engine for FakeEngine {
 
     fn install<'a>(&'a self, _request: &'a InstallEngine, _work: &'a Work) -> Deed<'a, String> {
         self.deed(Step::Install, |_| Ok("15.0".to_owned()))
+    }
+
+    fn upgrades(&self, _cluster: ClusterId) -> Deed<'_, Upgrades> {
+        ready(Ok(upgrade::offered(&self.world.lock(), self.node))).boxed()
+    }
+
+    fn upgrade<'a>(&'a self, _request: &'a UpgradeEngine, _work: &'a Work) -> Deed<'a, String> {
+        self.deed(Step::Upgrade, |state| Ok(upgrade::upgrade(state, self.node)))
+    }
+
+    fn retuning(&self, _cluster: ClusterId) -> Deed<'_, Retuning> {
+        ready(Ok(retuning::preview(&self.world.lock(), self.node))).boxed()
+    }
+
+    fn retune<'a>(&'a self, request: &'a RetuneMember) -> Deed<'a, Budget> {
+        self.deed(Step::Retune, |state| Ok(retuning::retune(state, self.node, request)))
+    }
+
+    fn note_resized(&self, _cluster: ClusterId) -> Deed<'_, bool> {
+        ready(Ok(retuning::note_resized(&mut self.world.lock(), self.node))).boxed()
     }
 
     fn initialise<'a>(&'a self, request: &'a InitialiseMember, work: &'a Work) -> Deed<'a, String> {
@@ -364,8 +369,11 @@ impl Engine for FakeEngine {
 
     fn start<'a>(&'a self, member: &'a MemberAssignment) -> Deed<'a, ()> {
         self.deed(Step::Start, |state| {
+            let build = state.installed(self.node);
             let found = state.whole_mut(member.cluster_id, self.node)?;
-            found.running_since.get_or_insert_with(Timestamp::now);
+            if found.running_since.is_none() {
+                (found.running_since, found.build) = (Some(Timestamp::now()), Some(build));
+            }
             found.listens = Some((member.address, member.replication_port.unwrap_or(member.port)));
             Ok(())
         })

@@ -5,10 +5,12 @@
 //! | [`packages`] | versions and extensions: what is here, what can be installed |
 //! | [`layout`] | where a member's files lie, and the marker that says whose they are |
 //! | [`tuning`], [`parameters`], [`render`] | the configuration, from assignment and machine (pure) |
+//! | [`machine`] | what of the machine a member counts on, and whether that still fits |
 //! | [`configuration`] | files and slots as the assignment says |
 //! | [`build`], [`copying`], [`removal`] | making data: a new database, a copy; removing them |
 //! | [`resync`] | making a replica's data what the primary's are |
 //! | [`history`] | whose log continues whose |
+//! | [`upgrade`] | packages under members that run |
 //! | [`process`] | starting, stopping with proof, who uses the data |
 //! | [`roles`] | made primary, sealed, stopped for another, made a replica again |
 //! | [`observation`] | what is true of a member now |
@@ -25,6 +27,7 @@ mod copying;
 mod floor;
 mod history;
 mod layout;
+mod machine;
 mod observation;
 mod packages;
 mod parameters;
@@ -37,6 +40,7 @@ mod session;
 mod sql_names;
 mod troubles;
 mod tuning;
+mod upgrade;
 mod words;
 
 #[cfg(test)]
@@ -51,13 +55,15 @@ use std::sync::{Arc, Mutex, PoisonError};
 use futures::FutureExt as _;
 use futures::future::BoxFuture;
 use holdfast_common::assignment::MemberAssignment;
+use holdfast_common::budget::Budget;
 use holdfast_common::command::{
     CheckMember, CheckedMember, CloneMember, DestroyMember, InitialiseMember, InstallEngine, ResyncMember,
-    SetPassword,
+    RetuneMember, SetPassword, UpgradeEngine,
 };
 use holdfast_common::engine::{Engine as Kind, EngineVersion};
 use holdfast_common::id::{ClusterId, NodeId};
 use holdfast_common::protocol::Tail;
+use holdfast_common::question::{Retuning, Upgrades};
 use holdfast_common::role::Role;
 use holdfast_common::set_aside::{Answer, Question};
 use holdfast_common::telemetry::{EngineOffer, Privilege};
@@ -66,7 +72,6 @@ use tokio::time::Instant;
 use zeroize::Zeroizing;
 
 pub use packages::{DEBIAN_PROGRAMS, SYSTEM_FOLDERS};
-pub use tuning::Budget;
 
 use self::layout::{Layout, Marker};
 use self::packages::Packages;
@@ -119,6 +124,7 @@ struct Inner {
     /// On the disk of the data.
     room: watch::Receiver<Room>,
     members: Mutex<BTreeMap<ClusterId, Known>>,
+    machine: Mutex<machine::Watch>,
 }
 
 /// What is remembered of a member between two looks.
@@ -130,6 +136,8 @@ struct Known {
     refused_settings: Vec<String>,
     /// How often the server was made to read its configuration anew: what was asked before that is out of date.
     reloads: u64,
+    build_at: Option<Instant>,
+    installed_build: Option<String>,
     size_at: Option<Instant>,
     data_bytes: Option<u64>,
     care: troubles::Care,
@@ -145,8 +153,8 @@ impl Postgresql {
         room: watch::Receiver<Room>,
     ) -> Self {
         let packages = Packages::new(host.clone(), settings.programs.clone());
-        let members = Mutex::default();
-        Self { inner: Arc::new(Inner { settings, host, packages, credentials, room, members }) }
+        let (members, machine) = (Mutex::default(), Mutex::default());
+        Self { inner: Arc::new(Inner { settings, host, packages, credentials, room, members, machine }) }
     }
 
     /// Undoes what an installation that was cut left on the machine. To be called once when the agent starts.
@@ -173,6 +181,26 @@ impl Engine for Postgresql {
 
     fn install<'a>(&'a self, request: &'a InstallEngine, work: &'a Work) -> Deed<'a, String> {
         self.inner.packages.install(&request.engine_version, &request.extensions, work).boxed()
+    }
+
+    fn upgrades(&self, cluster: ClusterId) -> Deed<'_, Upgrades> {
+        self.inner.upgrades(cluster).boxed()
+    }
+
+    fn upgrade<'a>(&'a self, request: &'a UpgradeEngine, work: &'a Work) -> Deed<'a, String> {
+        self.inner.upgrade(request, work).boxed()
+    }
+
+    fn retuning(&self, cluster: ClusterId) -> Deed<'_, Retuning> {
+        self.inner.retuning(cluster).boxed()
+    }
+
+    fn retune<'a>(&'a self, request: &'a RetuneMember) -> Deed<'a, Budget> {
+        self.inner.retune(request).boxed()
+    }
+
+    fn note_resized(&self, cluster: ClusterId) -> Deed<'_, bool> {
+        self.inner.note_resized(cluster).boxed()
     }
 
     fn initialise<'a>(&'a self, request: &'a InitialiseMember, work: &'a Work) -> Deed<'a, String> {
@@ -297,15 +325,6 @@ impl Inner {
         }
         let message = format!("PostgreSQL {version} is not installed; install it first");
         Err(Error::Unmet { check: "engine_installed", message })
-    }
-
-    /// What a new member may count on beside those that are here.
-    async fn budget(&self, cluster: ClusterId) -> Result<Budget, Error> {
-        let neighbours = self.members().await?.iter().filter(|member| member.cluster_id != cluster).count();
-        let space = self.host.files().space(&self.settings.data_dir).await;
-        let disk = space.map_err(|error| Error::failed("measure the disk", error))?;
-        let memory_bytes = self.settings.memory_bytes.unwrap_or_else(checks::machine_memory);
-        Ok(Budget::share(memory_bytes, checks::machine_cores(), disk, neighbours))
     }
 
     async fn complete(&self, cluster: ClusterId) -> Result<(Layout, Marker), Error> {

@@ -24,7 +24,7 @@ pub use units::FakeUnits;
 use super::Host;
 use super::files::Files;
 use super::netlink::Closed;
-use super::system::{Error, Owner, Privilege, System};
+use super::system::{Error, Owner, Privilege, Size, System};
 
 /// The parts of a fake machine; each is a cheap clone and can be kept to script it and to look at it later.
 #[derive(Debug, Clone)]
@@ -47,6 +47,7 @@ struct SystemState {
     privilege: Privilege,
     boot: u64,
     asked_to_reboot: u32,
+    size: Size,
 }
 
 // === impl Fake ===
@@ -91,6 +92,11 @@ impl FakeSystem {
         locked(&self.state).privilege = privilege;
     }
 
+    /// The machine is given more, or less.
+    pub fn resize(&self, size: Size) {
+        locked(&self.state).size = size;
+    }
+
     /// How often it was asked to boot again. It does so only by [`Fake::reboot`].
     pub fn reboots(&self) -> u32 {
         locked(&self.state).asked_to_reboot
@@ -100,7 +106,8 @@ impl FakeSystem {
 impl Default for FakeSystem {
     fn default() -> Self {
         let users = BTreeMap::from([("root".to_owned(), Owner { uid: 0, gid: 0 })]);
-        let state = SystemState { users, privilege: Privilege::Root, boot: 1, asked_to_reboot: 0 };
+        let size = Size { memory_bytes: 4 << 30, cores: 2 };
+        let state = SystemState { users, privilege: Privilege::Root, boot: 1, asked_to_reboot: 0, size };
         Self { state: Arc::new(Mutex::new(state)) }
     }
 }
@@ -116,6 +123,10 @@ impl System for FakeSystem {
 
     fn boot_id(&self) -> Result<String, Error> {
         Ok(format!("00000000-0000-4000-8000-{:012}", locked(&self.state).boot))
+    }
+
+    fn size(&self) -> Size {
+        locked(&self.state).size
     }
 
     fn reboot(&self) -> BoxFuture<'_, Result<(), Error>> {

@@ -27,6 +27,9 @@ pub trait System: fmt::Debug + Send + Sync {
     /// If the kernel does not tell it.
     fn boot_id(&self) -> Result<String, Error>;
 
+    /// How large it is now; where the kernel does not tell, as small as one may be.
+    fn size(&self) -> Size;
+
     /// Has the machine shut everything down in order and boot again. On return it was asked to; it does so by itself.
     ///
     /// # Errors
@@ -39,6 +42,14 @@ pub trait System: fmt::Debug + Send + Sync {
 pub struct Owner {
     pub uid: u32,
     pub gid: u32,
+}
+
+/// What a machine has for all that runs on it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Size {
+    pub memory_bytes: u64,
+    /// That the agent may use.
+    pub cores: u32,
 }
 
 /// This machine.
@@ -86,6 +97,15 @@ impl System for Machine {
         let init = procfs::process::Process::new(1).and_then(|init| init.stat());
         let init = init.map_err(|error| Error::BootId { source: std::io::Error::other(error) })?;
         Ok(format!("{}.{}", Self::kernel_boot_id()?, init.starttime))
+    }
+
+    fn size(&self) -> Size {
+        use procfs::Current as _;
+        let cores = std::thread::available_parallelism();
+        Size {
+            memory_bytes: procfs::Meminfo::current().map_or(1 << 30, |info| info.mem_total),
+            cores: cores.map_or(1, |cores| u32::try_from(cores.get()).unwrap_or(u32::MAX)),
+        }
     }
 
     fn reboot(&self) -> BoxFuture<'_, Result<(), Error>> {

@@ -29,8 +29,8 @@ use holdfast_common::id::CommandId;
 use holdfast_common::link::{
     Answer, Close, FromAgent, FromCoordinator, Heartbeat, Hello, Question, VERSIONS, Welcome,
 };
+use holdfast_common::question;
 use holdfast_common::report::{NodeReport, Severity};
-use holdfast_common::set_aside;
 use holdfast_common::telemetry::Sample;
 use holdfast_common::wire;
 use tokio::sync::mpsc;
@@ -86,7 +86,7 @@ pub trait Below: Send + Sync + 'static {
     fn order(&self, order: Order) -> BoxFuture<'_, ()>;
 
     /// Answers a question. Changes nothing.
-    fn answer(&self, _question: Question) -> BoxFuture<'_, Result<set_aside::Answer, Failure>> {
+    fn answer(&self, _question: Question) -> BoxFuture<'_, Result<question::Answer, Failure>> {
         let failure = Failure::new(Reason::UnknownCommand, "this node answers no questions");
         Box::pin(std::future::ready(Err(failure)))
     }

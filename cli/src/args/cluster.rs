@@ -228,10 +228,25 @@ pub(crate) enum Cluster {
         #[command(flatten)]
         run: Run,
     },
+    /// Bring the engine up to the newest minor version that the nodes' package sources have
+    ///
+    /// Member by member: the packages of the cluster's major version, never another one, then the server, if it runs an older program.
+    /// The replicas first, then the primary by a switchover, as in a restart.
+    #[command(
+        after_help = "The plan says what each member runs, what is installed, and what is on offer.\n\nExamples:\n  holdfast cluster upgrade demo --plan\n  holdfast cluster upgrade demo"
+    )]
+    Upgrade {
+        cluster: String,
+        /// Also where writes wait while a replica restarts
+        #[arg(long)]
+        force: bool,
+        #[command(flatten)]
+        run: Run,
+    },
     /// Change how a cluster behaves
     #[command(
         group = clap::ArgGroup::new("setting").required(true).multiple(true),
-        after_help = "Examples:\n  holdfast cluster set demo --parameter work_mem=64MB --parameter max_connections=300 --plan\n  holdfast cluster set demo --reset-parameter work_mem\n  holdfast cluster set demo --durability quorum\n  holdfast cluster set demo --lease-profile fast\n  holdfast cluster set demo --max-lag-on-failover 16MiB\n  holdfast cluster set demo --on-replica-loss block\nServers are restarted one after the other where a parameter needs it, the primary's in its place; --plan says which do."
+        after_help = "Examples:\n  holdfast cluster set demo --parameter work_mem=64MB --parameter max_connections=300 --plan\n  holdfast cluster set demo --reset-parameter work_mem\n  holdfast cluster set demo --durability quorum\n  holdfast cluster set demo --lease-profile fast\n  holdfast cluster set demo --max-lag-on-failover 16MiB\n  holdfast cluster set demo --on-replica-loss block\n  holdfast cluster set demo --retune --plan\nServers are restarted one after the other where a parameter needs it, the primary's in its place; --plan says which do."
     )]
     Set {
         cluster: String,
@@ -253,6 +268,9 @@ pub(crate) enum Cluster {
         /// How patient leases are: `fast` notices a dead primary sooner, `wide` bears worse networks
         #[arg(long, value_enum, group = "setting")]
         lease_profile: Option<LeaseProfile>,
+        /// Decide settings such as shared_buffers anew, for the members' machines as they are now; parameters that were set stay
+        #[arg(long, group = "setting")]
+        retune: bool,
         /// Also where writes wait while a replica restarts
         #[arg(long)]
         force: bool,

@@ -4,7 +4,7 @@ use holdfast_proto::r#type::v1 as nouns;
 use holdfast_proto::v1;
 use serde_json::json;
 
-use super::{Session, interrupted, lease, next_page, roles, set_aside};
+use super::{Session, interrupted, lease, members, next_page, roles, set_aside};
 use crate::args::{Cluster, Durability, Engine, LeaseProfile};
 use crate::client::request_id;
 use crate::error::Error;
@@ -30,6 +30,7 @@ pub(super) async fn run(session: &mut Session, command: Cluster) -> Result<(), E
         | Cluster::Failover { .. }
         | Cluster::Resync { .. }
         | Cluster::Restart { .. }
+        | Cluster::Upgrade { .. }
         | Cluster::Pause { .. }
         | Cluster::Resume { .. }
         | Cluster::Set { .. } => roles::run(session, command).await,
@@ -309,7 +310,7 @@ fn show(session: &mut Session, cluster: &v1::Cluster) -> Result<(), Error> {
         ("operation", cluster.operation_id.clone()),
     ])?;
     session.out.line("")?;
-    let (header, rows) = members(cluster, session.out.is_wide(), session.out.now);
+    let (header, rows) = members::table(cluster, session.out.is_wide(), session.out.now);
     Ok(session.out.table(&header, rows)?)
 }
 
@@ -346,48 +347,6 @@ fn ports(cluster: &v1::Cluster) -> String {
         text.push_str(&format!("; members replicate at {}", cluster.replication_port));
     }
     text
-}
-
-fn members(cluster: &v1::Cluster, wide: bool, now: jiff::Timestamp) -> (Vec<&'static str>, Vec<Vec<String>>) {
-    let mut header =
-        vec!["NODE", "ADDRESS", "ROLE", "STATE", "TERM", "POSITION", "LAG", "LAG TIME", "SYNC", "MESSAGE"];
-    if wide {
-        header.extend(["VERSION", "SEEN", "NODE ID"]);
-    }
-    let rows = cluster.members.iter().map(|member| {
-        let primary = member.role() == nouns::Role::Primary;
-        let mut row = vec![
-            member.node.clone(),
-            or_dash(Some(member.address.clone())),
-            or_dash(output::word(member.role().as_str_name(), "ROLE_")),
-            output::word(member.state().as_str_name(), "MEMBER_STATE_")
-                .unwrap_or_else(|| "unknown".to_owned()),
-            if member.term == 0 { "unknown".to_owned() } else { member.term.to_string() },
-            member.position.as_ref().map_or_else(|| "unknown".to_owned(), output::position),
-            lag(primary, member.lag_bytes.map(output::bytes)),
-            lag(primary, member.lag_seconds.map(|seconds| format!("{seconds:.1} s"))),
-            if member.synchronous { "yes" } else { "-" }.to_owned(),
-            member.message.clone(),
-        ];
-        if wide {
-            row.extend([
-                or_dash(Some(member.engine_version.clone())),
-                output::distance(now, member.observe_time.as_ref()),
-                member.node_id.clone(),
-            ]);
-        }
-        row
-    });
-    (header, rows.collect())
-}
-
-/// A primary is behind nobody; of a replica, what is not known is unknown.
-fn lag(primary: bool, known: Option<String>) -> String {
-    match known {
-        _ if primary => "-".to_owned(),
-        Some(lag) => lag,
-        None => "unknown".to_owned(),
-    }
 }
 
 fn connection(session: &mut Session, cluster: &str, connection: &v1::Connection) -> Result<(), Error> {

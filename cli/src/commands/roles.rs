@@ -1,4 +1,4 @@
-//! `holdfast cluster promote | failover | resync | restart | pause | resume | set`: who is the primary, and what may change that.
+//! `holdfast cluster promote | failover | resync | restart | upgrade | pause | resume | set`: who is the primary, and what may change that.
 
 use holdfast_proto::r#type::v1 as nouns;
 use holdfast_proto::v1;
@@ -29,6 +29,7 @@ pub(super) async fn run(session: &mut Session, command: Cluster) -> Result<(), E
         Cluster::Set { .. } => set(session, command).await,
         Cluster::Resync { .. } => resync(session, command).await,
         Cluster::Restart { cluster, node, force, run } => restart(session, (cluster, node), force, run).await,
+        Cluster::Upgrade { cluster, force, run } => upgrade(session, cluster, force, run).await,
         // `cluster::run` sends no others here.
         other => failover(session, other).await,
     }
@@ -51,6 +52,7 @@ async fn set(session: &mut Session, command: Cluster) -> Result<(), Error> {
         reset_parameter,
         durability,
         lease_profile,
+        retune,
         force,
         run,
     } = command
@@ -76,6 +78,7 @@ async fn set(session: &mut Session, command: Cluster) -> Result<(), Error> {
         reset_parameters: reset_parameter,
         durability: durability.into(),
         lease_profile: lease_profile.map_or(nouns::LeaseProfile::Unspecified, super::cluster::profile).into(),
+        retune,
         force,
         request_id: request_id(),
         validate_only: run.plan.plan,
@@ -154,6 +157,20 @@ async fn restart(
     match answer.outcome.ok_or(Error::Incomplete("outcome"))? {
         v1::restart_cluster_response::Outcome::Plan(plan) => session.plan(&plan),
         v1::restart_cluster_response::Outcome::Operation(operation) => {
+            session.follow(operation, run, &done).await
+        }
+    }
+}
+
+async fn upgrade(session: &mut Session, cluster: String, force: bool, run: Run) -> Result<(), Error> {
+    let done =
+        format!("All servers of {cluster} run what is installed. See: holdfast cluster show {cluster}");
+    let (request_id, validate_only) = (request_id(), run.plan.plan);
+    let request = v1::UpgradeClusterRequest { cluster, force, request_id, validate_only };
+    let answer = session.client().await?.upgrade_cluster(request).await?;
+    match answer.outcome.ok_or(Error::Incomplete("outcome"))? {
+        v1::upgrade_cluster_response::Outcome::Plan(plan) => session.plan(&plan),
+        v1::upgrade_cluster_response::Outcome::Operation(operation) => {
             session.follow(operation, run, &done).await
         }
     }

@@ -297,8 +297,20 @@ fn member(member: &v1::Member) -> Value {
         "synchronous": member.synchronous,
         "streaming": member.streaming,
         "engine_version": text_or_null(&member.engine_version),
+        "server_build": text_or_null(&member.server_build),
+        "installed_build": text_or_null(&member.installed_build),
         "observe_time": time(member.observe_time.as_ref()),
         "troubles": troubles.collect::<Vec<_>>(),
+        "tuning": member.tuning.as_ref().map(tuning),
+    })
+}
+
+fn tuning(tuning: &nouns::MemberTuning) -> Value {
+    let budget = |budget: &nouns::Budget| json!({"memory_bytes": budget.memory_bytes, "cores": budget.cores, "disk_bytes": budget.disk_bytes});
+    json!({
+        "kept": tuning.kept.as_ref().map(budget),
+        "possible": tuning.possible.as_ref().map(budget),
+        "resized": tuning.resized,
     })
 }
 

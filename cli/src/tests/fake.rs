@@ -273,6 +273,13 @@ impl clusters::ClusterService for Fake {
         Err(Status::unimplemented("not here"))
     }
 
+    async fn upgrade_cluster(
+        &self,
+        _: Request<v1::UpgradeClusterRequest>,
+    ) -> Result<Response<v1::UpgradeClusterResponse>, Status> {
+        Err(Status::unimplemented("not here"))
+    }
+
     async fn resync_cluster(
         &self,
         _: Request<v1::ResyncClusterRequest>,

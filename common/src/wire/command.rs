@@ -1,5 +1,7 @@
 //! Commands, what they say while they run, and how they end.
 
+mod checked;
+
 use holdfast_proto::link::v1 as proto;
 use proto::command::Payload as WirePayload;
 use proto::outcome::Result as WireResult;
@@ -8,10 +10,9 @@ use super::field::wire_enum;
 use super::{Error, Field, WireEnum as _, cut, time_to_wire};
 use crate::assignment::MAX_SYSTEM_IDENTIFIER_BYTES;
 use crate::command::{
-    Check, CheckMember, CheckedMember, CheckpointMember, CloneMember, Command, DatabaseName, DestroyMember,
-    InitialiseMember, InstallEngine, MAX_CHECKS, MAX_LABEL_BYTES, MAX_MESSAGE_BYTES, Outcome, Payload,
-    Progress, RebootNode, RestartMember, ResyncMember, ResyncMode, ResyncedBy, SetPassword, Success,
-    Verifier,
+    CheckMember, CheckpointMember, CloneMember, Command, DatabaseName, DestroyMember, InitialiseMember,
+    InstallEngine, MAX_LABEL_BYTES, MAX_MESSAGE_BYTES, Outcome, Payload, Progress, RebootNode, RestartMember,
+    ResyncMember, ResyncMode, ResyncedBy, RetuneMember, SetPassword, Success, UpgradeEngine, Verifier,
 };
 use crate::engine::{EngineVersion, ExtensionName, MAX_EXTENSIONS};
 use crate::generation::Generation;
@@ -72,6 +73,7 @@ impl From<&Payload> for WirePayload {
                     extensions: texts(extensions),
                 })
             }
+            Payload::UpgradeEngine(upgrade) => Self::UpgradeEngine(upgrade.into()),
             Payload::InitialiseMember(initialise) => {
                 let InitialiseMember { member, database, user, password } = &**initialise;
                 Self::InitialiseMember(proto::InitialiseMember {
@@ -117,6 +119,7 @@ impl From<&Payload> for WirePayload {
                 let RestartMember { member } = &**restart;
                 Self::RestartMember(proto::RestartMember { member: Some(member.into()) })
             }
+            Payload::RetuneMember(retune) => Self::RetuneMember(retune.into()),
             Payload::RebootNode(RebootNode { boot_id, with_primaries }) => {
                 Self::RebootNode(proto::RebootNode {
                     boot_id: boot_id.clone(),
@@ -154,6 +157,12 @@ impl TryFrom<WirePayload> for Payload {
             }
             WirePayload::RestartMember(restart) => {
                 Ok(Self::RestartMember(Box::new(Field("restart_member").nested(restart)?)))
+            }
+            WirePayload::UpgradeEngine(upgrade) => {
+                Field("upgrade_engine").nested(upgrade).map(Self::UpgradeEngine)
+            }
+            WirePayload::RetuneMember(retune) => {
+                Field("retune_member").nested(retune).map(Self::RetuneMember)
             }
             WirePayload::RebootNode(reboot) => Field("reboot_node").nested(reboot).map(Self::RebootNode),
         }
@@ -270,6 +279,44 @@ impl TryFrom<proto::RestartMember> for RestartMember {
     }
 }
 
+impl From<&UpgradeEngine> for proto::UpgradeEngine {
+    fn from(upgrade: &UpgradeEngine) -> Self {
+        let UpgradeEngine { engine, engine_version } = upgrade;
+        Self { engine: engine.to_wire(), engine_version: engine_version.to_string() }
+    }
+}
+
+impl TryFrom<proto::UpgradeEngine> for UpgradeEngine {
+    type Error = Error;
+
+    fn try_from(upgrade: proto::UpgradeEngine) -> Result<Self, Error> {
+        let proto::UpgradeEngine { engine, engine_version } = upgrade;
+        Ok(Self {
+            engine: Field("engine").enumerated(engine)?,
+            engine_version: Field("engine_version").parsed(engine_version)?,
+        })
+    }
+}
+
+impl From<&RetuneMember> for proto::RetuneMember {
+    fn from(retune: &RetuneMember) -> Self {
+        let RetuneMember { cluster_id, budget } = retune;
+        Self { cluster_id: cluster_id.to_string(), budget: budget.as_ref().map(Into::into) }
+    }
+}
+
+impl TryFrom<proto::RetuneMember> for RetuneMember {
+    type Error = Error;
+
+    fn try_from(retune: proto::RetuneMember) -> Result<Self, Error> {
+        let proto::RetuneMember { cluster_id, budget } = retune;
+        Ok(Self {
+            cluster_id: Field("cluster_id").parsed(cluster_id)?,
+            budget: Field("budget").optional_message(budget)?,
+        })
+    }
+}
+
 impl TryFrom<proto::RebootNode> for RebootNode {
     type Error = Error;
 
@@ -333,6 +380,14 @@ pub fn outcome_to_wire(outcome: &Outcome) -> proto::Outcome {
             })
         }
         Ok(Success::RestartMember) => WireResult::RestartMember(proto::RestartMemberResult {}),
+        Ok(Success::UpgradeEngine { installed_build }) => {
+            WireResult::UpgradeEngine(proto::UpgradeEngineResult {
+                installed_build: cut(installed_build, MAX_LABEL_BYTES),
+            })
+        }
+        Ok(Success::RetuneMember { budget }) => {
+            WireResult::RetuneMember(proto::RetuneMemberResult { budget: Some(budget.into()) })
+        }
         Ok(Success::RebootNode { boot_id }) => {
             WireResult::RebootNode(proto::RebootNodeResult { boot_id: cut(boot_id, MAX_LABEL_BYTES) })
         }
@@ -365,6 +420,16 @@ pub fn outcome_from_wire(outcome: proto::Outcome) -> Result<Outcome, Error> {
         WireResult::SetPassword(proto::SetPasswordResult {}) => Success::SetPassword,
         WireResult::CheckpointMember(proto::CheckpointMemberResult {}) => Success::CheckpointMember,
         WireResult::RestartMember(proto::RestartMemberResult {}) => Success::RestartMember,
+        WireResult::UpgradeEngine(upgraded) => Success::UpgradeEngine {
+            installed_build: Field("installed_build")
+                .text(upgraded.installed_build, MAX_LABEL_BYTES)
+                .map_err(|error| error.within("upgrade_engine"))?,
+        },
+        WireResult::RetuneMember(retuned) => Success::RetuneMember {
+            budget: Field("budget")
+                .message(retuned.budget)
+                .map_err(|error: Error| error.within("retune_member"))?,
+        },
         WireResult::RebootNode(rebooted) => Success::RebootNode {
             boot_id: Field("boot_id")
                 .label(rebooted.boot_id, MAX_LABEL_BYTES)
@@ -387,75 +452,6 @@ fn resynced_from_wire(
         copied_bytes,
         set_aside_bytes,
     })
-}
-
-impl From<&CheckedMember> for proto::CheckMemberResult {
-    fn from(checked: &CheckedMember) -> Self {
-        let CheckedMember {
-            checks,
-            engine_version,
-            engine_installed,
-            memory_bytes,
-            cores,
-            free_bytes,
-            node_time,
-        } = checked;
-        Self {
-            checks: checks
-                .iter()
-                .take(MAX_CHECKS)
-                .map(|Check { name, met, message }| proto::Check {
-                    name: cut(name, MAX_LABEL_BYTES),
-                    met: *met,
-                    message: cut(message, MAX_MESSAGE_BYTES),
-                })
-                .collect(),
-            engine_version: engine_version.as_ref().map(ToString::to_string).unwrap_or_default(),
-            engine_installed: *engine_installed,
-            memory_bytes: *memory_bytes,
-            cores: *cores,
-            free_bytes: *free_bytes,
-            node_time: Some(time_to_wire(*node_time)),
-        }
-    }
-}
-
-impl TryFrom<proto::CheckMemberResult> for CheckedMember {
-    type Error = Error;
-
-    fn try_from(checked: proto::CheckMemberResult) -> Result<Self, Error> {
-        let proto::CheckMemberResult {
-            checks,
-            engine_version,
-            engine_installed,
-            memory_bytes,
-            cores,
-            free_bytes,
-            node_time,
-        } = checked;
-        Ok(Self {
-            checks: Field("checks").list(checks, MAX_CHECKS)?,
-            engine_version: Field("engine_version").optional_parsed(engine_version)?,
-            engine_installed,
-            memory_bytes,
-            cores,
-            free_bytes,
-            node_time: Field("node_time").time(node_time)?,
-        })
-    }
-}
-
-impl TryFrom<proto::Check> for Check {
-    type Error = Error;
-
-    fn try_from(check: proto::Check) -> Result<Self, Error> {
-        let proto::Check { name, met, message } = check;
-        Ok(Self {
-            name: Field("name").text(name, MAX_LABEL_BYTES)?,
-            met,
-            message: Field("message").text_or_empty(message, MAX_MESSAGE_BYTES)?,
-        })
-    }
 }
 
 fn texts(names: &[ExtensionName]) -> Vec<String> {

@@ -6,6 +6,7 @@ use holdfast_proto::r#type::v1 as proto;
 use super::field::wire_enum;
 use super::{Error, Field, Problem, WireEnum, cut, duration_to_wire, time_to_wire};
 use crate::assignment::{MAX_PEERS, Synchronous};
+use crate::budget::{Budget, MAX_CORES, MEMORY_BYTES, Tuning};
 use crate::engine::Engine;
 use crate::generation::Generation;
 use crate::id::NodeId;
@@ -133,6 +134,8 @@ impl From<&MemberReport> for proto::MemberReport {
             synchronous,
             system_identifier,
             engine_version,
+            server_build,
+            installed_build,
             started_at,
             message,
             converged_generation,
@@ -144,7 +147,11 @@ impl From<&MemberReport> for proto::MemberReport {
             failed_probes,
             needs_resync,
             troubles,
+            tuning,
         } = report;
+        let label = |text: &Option<String>| {
+            text.as_deref().map(|text| cut(text, report::MAX_LABEL_BYTES)).unwrap_or_default()
+        };
         Self {
             cluster_id: cluster_id.to_string(),
             engine: engine.to_wire(),
@@ -159,10 +166,9 @@ impl From<&MemberReport> for proto::MemberReport {
             synchronous_count: synchronous.count,
             synchronous_node_ids: synchronous.nodes.iter().map(ToString::to_string).collect(),
             system_identifier: system_identifier.clone().unwrap_or_default(),
-            engine_version: engine_version
-                .as_deref()
-                .map(|text| cut(text, report::MAX_LABEL_BYTES))
-                .unwrap_or_default(),
+            engine_version: label(engine_version),
+            server_build: label(server_build),
+            installed_build: label(installed_build),
             started_time: started_at.map(time_to_wire),
             message: cut(message, report::MAX_MESSAGE_BYTES),
             converged_generation: converged_generation.get(),
@@ -178,6 +184,7 @@ impl From<&MemberReport> for proto::MemberReport {
             failed_probes: *failed_probes,
             needs_resync: *needs_resync,
             troubles: troubles.iter().take(report::MAX_TROUBLES).map(Into::into).collect(),
+            tuning: tuning.as_ref().map(Into::into),
         }
     }
 }
@@ -201,6 +208,8 @@ impl TryFrom<proto::MemberReport> for MemberReport {
             synchronous_node_ids,
             system_identifier,
             engine_version,
+            server_build,
+            installed_build,
             started_time,
             message,
             converged_generation,
@@ -212,6 +221,7 @@ impl TryFrom<proto::MemberReport> for MemberReport {
             failed_probes,
             needs_resync,
             troubles,
+            tuning,
         } = report;
         let followers: Vec<Follower> = Field("followers").list(followers, report::MAX_FOLLOWERS)?;
         Field("followers").distinct(&followers, |follower| follower.node_id)?;
@@ -230,6 +240,9 @@ impl TryFrom<proto::MemberReport> for MemberReport {
             system_identifier: Field("system_identifier")
                 .optional_label(system_identifier, report::MAX_LABEL_BYTES)?,
             engine_version: Field("engine_version").optional_text(engine_version, report::MAX_LABEL_BYTES)?,
+            server_build: Field("server_build").optional_text(server_build, report::MAX_LABEL_BYTES)?,
+            installed_build: Field("installed_build")
+                .optional_text(installed_build, report::MAX_LABEL_BYTES)?,
             started_at: Field("started_time").optional_time(started_time)?,
             message: Field("message").text_or_empty(message, report::MAX_MESSAGE_BYTES)?,
             converged_generation: Generation::new(
@@ -247,7 +260,47 @@ impl TryFrom<proto::MemberReport> for MemberReport {
             failed_probes,
             needs_resync,
             troubles: Field("troubles").list(troubles, report::MAX_TROUBLES)?,
+            tuning: Field("tuning").optional_message(tuning)?,
         })
+    }
+}
+
+impl From<&Budget> for proto::Budget {
+    fn from(budget: &Budget) -> Self {
+        let Budget { memory_bytes, cores, disk_bytes } = *budget;
+        Self { memory_bytes, cores, disk_bytes }
+    }
+}
+
+impl TryFrom<proto::Budget> for Budget {
+    type Error = Error;
+
+    fn try_from(budget: proto::Budget) -> Result<Self, Error> {
+        let proto::Budget { memory_bytes, cores, disk_bytes } = budget;
+        if !MEMORY_BYTES.contains(&memory_bytes) {
+            return Err(Field("memory_bytes").refuse(Problem::OutOfRange { expected: "256 MiB–1 PiB" }));
+        }
+        if !(1..=MAX_CORES).contains(&cores) {
+            return Err(Field("cores").refuse(Problem::OutOfRange { expected: "1–65536" }));
+        }
+        Ok(Self { memory_bytes, cores, disk_bytes })
+    }
+}
+
+impl From<&Tuning> for proto::MemberTuning {
+    fn from(tuning: &Tuning) -> Self {
+        let Tuning { kept, possible, resized } = tuning;
+        Self { kept: Some(kept.into()), possible: Some(possible.into()), resized: *resized }
+    }
+}
+
+impl TryFrom<proto::MemberTuning> for Tuning {
+    type Error = Error;
+
+    fn try_from(tuning: proto::MemberTuning) -> Result<Self, Error> {
+        let proto::MemberTuning { kept, possible, resized } = tuning;
+        let (kept, possible) = (Field("kept").message(kept)?, Field("possible").message(possible)?);
+        Ok(Self { kept, possible, resized })
     }
 }
 

@@ -1,5 +1,6 @@
 //! Domain → wire → domain for everything; each bad field refused by its name; no bytes that make it panic.
 
+mod asked;
 mod questions;
 mod refusals;
 mod samples;
@@ -15,10 +16,11 @@ use self::samples::{at, down, event, report, up};
 use super::*;
 use crate::access::{Access, Cidr, Trial};
 use crate::assignment::*;
+use crate::budget::{Budget, Tuning};
 use crate::command::{
     Check, CheckMember, CheckedMember, CloneMember, Command, DatabaseName, DestroyMember, InitialiseMember,
     InstallEngine, Outcome, Payload, Progress, RebootNode, RestartMember, ResyncMember, ResyncMode,
-    ResyncedBy, SetPassword, Success, Verifier,
+    ResyncedBy, RetuneMember, SetPassword, Success, UpgradeEngine, Verifier,
 };
 use crate::error::{Failure, Retry};
 use crate::generation::Generation;
@@ -26,6 +28,7 @@ use crate::id::*;
 use crate::link::*;
 use crate::position::Position;
 use crate::protocol::{Profile, Version};
+use crate::question::{self, PackageUpgrade, Retuning, SettingChange, Upgrades};
 use crate::report::*;
 use crate::role::Role;
 use crate::set_aside;

@@ -1,5 +1,6 @@
 //! A cluster as it is seen now: the record, and what the members' own nodes report. Pure.
 
+use holdfast_common::budget::Tuning;
 use holdfast_common::engine::EngineVersion;
 use holdfast_common::id::{ClusterId, NodeId};
 use holdfast_common::name::NodeName;
@@ -91,9 +92,14 @@ pub struct MemberView {
     pub streaming: Option<bool>,
     pub synchronous: bool,
     pub engine_version: Option<String>,
+    /// Which build the server runs, and which one a start of it would run.
+    pub server_build: Option<String>,
+    pub installed_build: Option<String>,
     pub observed_at: Option<Timestamp>,
     /// What is not as it should be with its replication; `message` has it too.
     pub troubles: Vec<Trouble>,
+    /// What it counts on of its machine.
+    pub tuning: Option<Tuning>,
 }
 
 /// What a member does.
@@ -151,8 +157,11 @@ fn member_view(
         streaming: None,
         synchronous: false,
         engine_version: None,
+        server_build: None,
+        installed_build: None,
         observed_at: None,
         troubles: Vec::new(),
+        tuning: None,
     };
     let Some(NodeState { availability, report }) = node else {
         return MemberView { message: "the node has left the fleet".into(), ..unknown };
@@ -180,8 +189,11 @@ fn member_view(
         streaming: report.streaming,
         synchronous: primary.is_some_and(|primary| primary.synchronous.nodes.contains(node_id)),
         engine_version: report.engine_version,
+        server_build: report.server_build,
+        installed_build: report.installed_build,
         observed_at,
         troubles: report.troubles,
+        tuning: report.tuning,
         ..unknown
     }
 }

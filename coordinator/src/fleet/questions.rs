@@ -9,7 +9,7 @@ use std::time::Duration;
 use holdfast_common::error::Failure;
 use holdfast_common::id::{ClusterId, NodeId};
 use holdfast_common::link::{Answer, Question};
-use holdfast_common::set_aside;
+use holdfast_common::question;
 use tokio::sync::oneshot;
 
 use super::Handle;
@@ -21,7 +21,7 @@ const ANSWER_DEADLINE: Duration = Duration::from_secs(20);
 /// The most questions to one node at a time; an agent answers more at once.
 const MAX_QUESTIONS: usize = 12;
 
-type Said = Result<set_aside::Answer, Failure>;
+type Said = Result<question::Answer, Failure>;
 
 /// All questions to one node.
 #[derive(Debug, Default)]
@@ -79,8 +79,8 @@ impl Handle {
         &self,
         id: NodeId,
         cluster_id: ClusterId,
-        about: set_aside::Question,
-    ) -> Result<set_aside::Answer, CallError> {
+        about: impl Into<question::Question>,
+    ) -> Result<question::Answer, CallError> {
         let not_sent = |node: String, why| CallError::NotSent { node, why };
         let node = self.find(id).ok_or_else(|| not_sent(id.to_string(), "it is not in the fleet"))?;
         let (name, number, told) = {
@@ -91,7 +91,7 @@ impl Handle {
             let Some((number, told)) = enlisted else {
                 return Err(not_sent(name, "too many questions wait for it"));
             };
-            mailbox.ask(Question { number, cluster_id, about });
+            mailbox.ask(Question { number, cluster_id, about: about.into() });
             (name, number, told)
         };
         let _asked = Asked { node, number };

@@ -7,6 +7,7 @@ use holdfast_common::assignment::MemberAssignment;
 use holdfast_common::command::{Command, Progress, Success};
 use holdfast_common::error::{Classify as _, Failure};
 use holdfast_common::id::{ClusterId, CommandId, NodeId};
+use holdfast_common::question::{Answer, Question};
 use holdfast_common::role::Availability;
 use holdfast_common::telemetry::Filtering;
 use tokio::sync::watch;
@@ -39,6 +40,14 @@ pub trait Nodes: fmt::Debug + Send + Sync {
 
     /// Whether the node waits for a boot that makes installed packages take effect, as it tells now; `None`: it does not.
     fn needs_reboot(&self, node: NodeId) -> Option<bool>;
+
+    /// Asks about the node's member of the cluster. Changes nothing there; a silent node is waited for at most 20 s.
+    fn ask(
+        &self,
+        node: NodeId,
+        cluster: ClusterId,
+        question: Question,
+    ) -> BoxFuture<'_, Result<Answer, CallError>>;
 
     /// Changes whenever something may have become known.
     fn changes(&self) -> watch::Receiver<u64>;
@@ -102,6 +111,15 @@ impl Nodes for fleet::Handle {
     fn needs_reboot(&self, node: NodeId) -> Option<bool> {
         let view = self.node(node).filter(|view| view.availability == Availability::Online)?;
         view.sample?.reboot_required
+    }
+
+    fn ask(
+        &self,
+        node: NodeId,
+        cluster: ClusterId,
+        question: Question,
+    ) -> BoxFuture<'_, Result<Answer, CallError>> {
+        Box::pin(Self::ask(self, node, cluster, question))
     }
 
     fn changes(&self) -> watch::Receiver<u64> {

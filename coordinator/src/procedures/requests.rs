@@ -16,7 +16,9 @@ mod reboot;
 mod removal;
 mod restart;
 mod resync;
+mod retune;
 mod set;
+mod upgrade;
 
 use std::sync::Arc;
 
@@ -44,6 +46,7 @@ pub use removal::{DeleteCluster, RemoveMember};
 pub use restart::RestartCluster;
 pub use resync::ResyncCluster;
 pub use set::SetCluster;
+pub use upgrade::UpgradeCluster;
 
 /// How often a request is looked at again because others had changed the same nodes meanwhile.
 const TRIES: usize = 10;

@@ -125,6 +125,22 @@ impl Restart {
         Self { step, ..self }
     }
 
+    /// With nothing but its end left to do.
+    pub(super) fn past_replicas(self) -> Self {
+        Self { step: self.after_replicas(), ..self }
+    }
+
+    /// Whether it is on its way forwards, not back.
+    pub(super) fn goes_on(&self) -> bool {
+        match &self.step {
+            Step::Replica(_) | Step::Choose | Step::Checkpoint | Step::Stop | Step::Serve | Step::Finish => {
+                true
+            }
+            Step::Switch(promote) => promote.goes_on(),
+            Step::Resume | Step::Leave => false,
+        }
+    }
+
     fn after_replicas(&self) -> Step {
         match self.last {
             Last::Switchover => Step::Choose,

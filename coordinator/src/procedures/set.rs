@@ -1,7 +1,7 @@
 //! Changes what was declared of a living cluster: its engine's parameters, its durability, how it behaves. All of it, or none.
 //!
 //! ```text
-//!  strengthen ─► record ─► reload ─► each replica ─► checkpoint, stop, serve ─► each replica again ─► relax ─► [`profile`] ─► finish
+//!  strengthen ─► record ─► reload ─► [`retune`] ─► each replica ─► checkpoint, stop, serve ─► each replica again ─► relax ─► [`profile`] ─► finish
 //!      └────────────┴─────────┴───────────┴──────────────┴─► put back                └──────────────────┴──► leave
 //! ```
 //! Only what is asked for is gone through. Servers are restarted where they say themselves that a parameter waits for that.
@@ -14,7 +14,11 @@
 //! replica can run with less before its primary does.
 
 mod back;
+mod labels;
 mod profile;
+mod retune;
+
+pub use retune::Retune;
 
 use std::time::Duration;
 
@@ -57,6 +61,9 @@ pub struct Set {
     /// An earlier change of the lease profile has not come to its end.
     #[serde(default)]
     pub patience: Option<Profile>,
+    /// Members decide anew by what of their machines their settings go.
+    #[serde(default)]
+    pub retune: Option<Retune>,
     pub restarts: Restarts,
     /// In this order.
     pub replicas: Vec<Target>,
@@ -81,6 +88,7 @@ pub enum Step {
     Strengthen,
     Record,
     Reload,
+    Retune,
     /// The replica of this number, with all but what is lowered.
     Replica(usize),
     Checkpoint,
@@ -132,6 +140,7 @@ impl Set {
             cluster: ClusterRef { id: cluster.id, name: cluster.name.clone() },
             lowered: lowered.into_iter().map(str::to_owned).collect(),
             patience: cluster.lease_patience,
+            retune: None,
             from,
             to,
             restarts,
@@ -140,15 +149,26 @@ impl Set {
             writes,
             step: Step::Finish,
         };
-        let step = set.program().first().copied().unwrap_or(Step::Finish);
-        Some(Self { step, ..set })
+        Some(set.begun_anew())
+    }
+
+    /// The same, with settings decided anew.
+    #[must_use]
+    pub fn retuning(self, retune: Retune) -> Self {
+        Self { retune: Some(retune), ..self }.begun_anew()
+    }
+
+    fn begun_anew(self) -> Self {
+        let step = self.program().first().copied().unwrap_or(Step::Finish);
+        Self { step, ..self }
     }
 
     /// The steps that this change takes, in order.
     fn program(&self) -> Vec<Step> {
         let Self { from, to, .. } = self;
         let reloads = from.parameters != to.parameters;
-        let restarts = reloads && self.restarts == Restarts::WhereNeeded;
+        let retunes = self.retune.is_some();
+        let restarts = (reloads || retunes) && self.restarts == Restarts::WhereNeeded;
         let mut program = Vec::new();
         let mut add = |when: bool, steps: &[Step]| program.extend(steps.iter().filter(|_| when));
         let replicas = |step: fn(usize) -> Step| (0..self.replicas.len()).map(step).collect::<Vec<_>>();
@@ -157,6 +177,7 @@ impl Set {
         let Declared { durability, lease_profile, .. } = *from;
         add(Declared { durability, lease_profile, ..to.clone() } != *from, &[Step::Record]);
         add(reloads, &[Step::Reload]);
+        add(retunes, &[Step::Retune]);
         add(restarts, &replicas(Step::Replica));
         add(restarts, &[Step::Checkpoint, Step::Stop, Step::Serve]);
         add(restarts && !self.lowered.is_empty(), &replicas(Step::Lower));
@@ -165,49 +186,6 @@ impl Set {
         add(paced, &[Step::Widen, Step::Profile, Step::Narrow]);
         add(true, &[Step::Finish]);
         program
-    }
-
-    fn label(&self, step: Step) -> StepLabel {
-        let name = |at: usize| self.replicas.get(at).map_or_else(String::new, |it| it.name.to_string());
-        let [checkpoint, stop, serve] = in_place::plan(&self.primary);
-        match step {
-            Step::Strengthen => {
-                StepLabel::new("strengthen", "Have the primary wait for replicas, then record it")
-            }
-            Step::Record => StepLabel::new("record", "Record what is declared"),
-            Step::Reload => StepLabel::new("reload", "Have every server read its parameters anew"),
-            Step::Replica(at) => {
-                let title = format!("Restart {}, if a parameter needs it", name(at));
-                StepLabel::new(format!("restart/{}", name(at)), title)
-            }
-            Step::Checkpoint => checkpoint,
-            Step::Stop => stop,
-            Step::Serve => serve,
-            Step::Lower(at) => {
-                let title = format!("Restart {}, with no more than the primary has now", name(at));
-                StepLabel::new(format!("lower/{}", name(at)), title)
-            }
-            Step::Relax => {
-                StepLabel::new("relax", "Record that commits wait for no replica, then tell the primary")
-            }
-            Step::Widen => StepLabel::new(
-                "widen",
-                "Have all that wait for a lease to end go by the more patient profile",
-            ),
-            Step::Profile => StepLabel::new(
-                "profile",
-                format!(
-                    "Have {}, and whoever may follow it, serve by lease profile {}",
-                    self.primary.name, self.to.lease_profile
-                ),
-            ),
-            Step::Narrow => StepLabel::new("narrow", "Have all go by that one alone"),
-            Step::Finish => StepLabel::new("finish", "Tell of it"),
-            Step::PutBack => StepLabel::new("put_back", "Put back what was declared before"),
-            Step::Leave => {
-                StepLabel::new("leave", "Leave it as far as it has come: a restart brings the rest")
-            }
-        }
     }
 
     /// The steps as they stand in a plan.
@@ -247,6 +225,11 @@ impl Set {
             }
             Step::Reload => {
                 let waiting = self.reload(ctx).await?;
+                let restarts = if waiting { Restarts::WhereNeeded } else { self.restarts };
+                return Ok(Self { restarts, ..self }.after(step));
+            }
+            Step::Retune => {
+                let waiting = self.decide_anew(ctx).await?;
                 let restarts = if waiting { Restarts::WhereNeeded } else { self.restarts };
                 return Ok(Self { restarts, ..self }.after(step));
             }
@@ -394,6 +377,9 @@ impl Set {
         if from.lease_profile != to.lease_profile {
             told.push(format!("lease profile {}", to.lease_profile));
         }
+        if self.retune.is_some() {
+            told.push("settings for the machines as they are now".to_owned());
+        }
         if from.on_replica_loss != to.on_replica_loss {
             told.push(format!("a quorum that lost a replica is to {}", to.on_replica_loss));
         }
@@ -405,6 +391,7 @@ impl Set {
             Step::Strengthen
             | Step::Record
             | Step::Reload
+            | Step::Retune
             | Step::Replica(_)
             | Step::Checkpoint
             | Step::Stop
@@ -428,7 +415,7 @@ impl Set {
             Step::Stop => promote::STOP,
             Step::Serve => in_place::SERVE,
             Step::Strengthen | Step::Relax => Limits { attempts: 2, deadline: Duration::from_secs(5 * 60) },
-            Step::Reload | Step::Widen | Step::Profile | Step::Narrow => {
+            Step::Reload | Step::Retune | Step::Widen | Step::Profile | Step::Narrow => {
                 Limits { attempts: 3, deadline: 2 * CONVERGE_TIME }
             }
             Step::Record | Step::Finish | Step::Leave => Limits::default(),

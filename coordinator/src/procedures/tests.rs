@@ -2,13 +2,16 @@
 
 mod access;
 mod agents;
+mod deeds;
 mod drain;
 mod parts;
 mod password;
 mod reboot;
 mod restart;
+mod retune;
 mod schedule;
 mod set;
+mod upgrade;
 mod word;
 mod world;
 

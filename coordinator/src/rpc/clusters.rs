@@ -24,7 +24,7 @@ use crate::identity::Identity;
 use crate::lease::Leases;
 use crate::procedures::requests::connection::{Connection, Reveal};
 use crate::procedures::requests::{
-    AddMember, Asker, DeleteCluster, Desk, Prepare, PromoteMember, RemoveMember, SetCluster,
+    AddMember, Asker, DeleteCluster, Desk, Prepare, PromoteMember, RemoveMember, SetCluster, UpgradeCluster,
 };
 use crate::store::Txn;
 
@@ -219,6 +219,22 @@ impl ClusterService for Clusters {
             Done::Planned(plan) => proto::restart_cluster_response::Outcome::Plan(plan),
         };
         Ok(Response::new(proto::RestartClusterResponse { outcome: Some(outcome) }))
+    }
+
+    async fn upgrade_cluster(
+        &self,
+        request: Request<proto::UpgradeClusterRequest>,
+    ) -> Result<Response<proto::UpgradeClusterResponse>, Status> {
+        let asker = asker(&request, &request.get_ref().request_id)?;
+        let proto::UpgradeClusterRequest { cluster, force, request_id: _, validate_only } =
+            request.into_inner();
+        let cluster = parse::cluster_name("cluster", &cluster).map_err(refuse)?;
+        let parsed = UpgradeCluster { cluster, writes: parse::writes(force) };
+        let outcome = match self.change(&parsed, &asker, validate_only).await? {
+            Done::Begun(operation) => proto::upgrade_cluster_response::Outcome::Operation(*operation),
+            Done::Planned(plan) => proto::upgrade_cluster_response::Outcome::Plan(plan),
+        };
+        Ok(Response::new(proto::UpgradeClusterResponse { outcome: Some(outcome) }))
     }
 
     async fn pause_cluster(

@@ -100,6 +100,7 @@ pub const RULES: &[Rule] = &[
     changes("holdfast.v1.ClusterService/FailoverCluster", Who::Operator),
     changes("holdfast.v1.ClusterService/ResyncCluster", Who::Operator),
     changes("holdfast.v1.ClusterService/RestartCluster", Who::Operator),
+    changes("holdfast.v1.ClusterService/UpgradeCluster", Who::Operator),
     changes("holdfast.v1.ClusterService/PauseCluster", Who::Operator),
     changes("holdfast.v1.ClusterService/ResumeCluster", Who::Operator),
     changes("holdfast.v1.ClusterService/UpdateCluster", Who::Operator),

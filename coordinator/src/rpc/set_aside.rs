@@ -15,6 +15,7 @@ use futures::{Stream, StreamExt as _, stream};
 use holdfast_common::error::{Classify as _, Failure, Reason, Violations};
 use holdfast_common::id::{ClusterId, NodeId};
 use holdfast_common::name::NodeName;
+use holdfast_common::question;
 use holdfast_common::set_aside::{Answer, File, Id, Log, MAX_PART_BYTES, Part, Question};
 use holdfast_proto::v1 as proto;
 use holdfast_proto::v1::fetch_set_aside_log_response::Message;
@@ -130,8 +131,8 @@ impl SetAside {
             cluster.members.iter().filter(|member| only.is_none_or(|only| member.node_name == *only));
         let asked = members.map(|member| async move {
             let found = match self.fleet.ask(member.node_id, cluster.id, Question::Logs).await {
-                Ok(Answer::Logs(logs)) => Ok(logs),
-                Ok(Answer::Files(_) | Answer::Part(_)) => Err(another_answer()),
+                Ok(question::Answer::SetAside(Answer::Logs(logs))) => Ok(logs),
+                Ok(_) => Err(another_answer()),
                 // A member whose data are not made yet has none.
                 Err(error) if error.reason() == Reason::MemberNotFound => Ok(Vec::new()),
                 Err(error) => Err(error.to_failure()),
@@ -185,8 +186,8 @@ impl Fetch {
     async fn files(&self) -> Result<Vec<File>, Failure> {
         let question = Question::Files { id: self.id.clone() };
         match self.fleet.ask(self.node, self.cluster, question).await.map_err(|error| error.to_failure())? {
-            Answer::Files(files) => Ok(files),
-            Answer::Logs(_) | Answer::Part(_) => Err(another_answer()),
+            question::Answer::SetAside(Answer::Files(files)) => Ok(files),
+            _ => Err(another_answer()),
         }
     }
 
@@ -213,7 +214,8 @@ impl Fetch {
         let bytes = u32::try_from(left).unwrap_or(MAX_PART_BYTES);
         let question = Question::Part { id: self.id.clone(), file: file.name.clone(), offset, bytes };
         let answer = self.fleet.ask(self.node, self.cluster, question).await;
-        let Answer::Part(part) = answer.map_err(|error| error.to_failure())? else {
+        let answer = answer.map_err(|error| error.to_failure())?;
+        let question::Answer::SetAside(Answer::Part(part)) = answer else {
             return Err(another_answer());
         };
         if part.data.len() as u64 != left || !part.is_whole() {

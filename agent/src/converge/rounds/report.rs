@@ -29,12 +29,15 @@ pub(super) fn report(
         synchronous,
         system_identifier,
         engine_version,
+        server_build,
+        installed_build,
         started_at,
         pending_restart,
         data_bytes,
         message,
         needs_resync,
         troubles,
+        tuning,
     } = observed;
     MemberReport {
         cluster_id,
@@ -50,6 +53,8 @@ pub(super) fn report(
         synchronous,
         system_identifier,
         engine_version,
+        server_build,
+        installed_build,
         started_at,
         message,
         converged_generation: Generation::NONE,
@@ -61,5 +66,6 @@ pub(super) fn report(
         failed_probes: 0,
         needs_resync: needs_resync || troubles.iter().any(|trouble| trouble.kind.needs_resync()),
         troubles,
+        tuning,
     }
 }

@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::net::IpAddr;
 
 use holdfast_common::assignment::{MemberAssignment, Peer, RoleAssignment, Synchronous};
+use holdfast_common::budget::{Budget, Tuning};
 use holdfast_common::command::Verifier;
 use holdfast_common::id::{ClusterId, CommandId, NodeId};
 use holdfast_common::name::ClusterName;
@@ -23,6 +24,14 @@ pub(super) struct State {
     pub(super) failures: BTreeMap<(NodeId, Step), VecDeque<String>>,
     pub(super) cut: BTreeSet<NodeId>,
     pub(super) systems: u64,
+    /// Which build the package sources have.
+    pub(super) offered: Option<String>,
+    /// Which one each node has, where that is another than the first.
+    pub(super) installed: BTreeMap<NodeId, String>,
+    /// What each node's member counts on, and could.
+    pub(super) tunings: BTreeMap<NodeId, Tuning>,
+    /// Which node's size somebody was told of.
+    pub(super) told: BTreeMap<NodeId, Budget>,
     pub(super) deeds: BTreeMap<(NodeId, Step), u64>,
 }
 
@@ -37,6 +46,8 @@ pub(super) struct Member {
     pub(super) term: Term,
     pub(super) sealed: bool,
     pub(super) running_since: Option<Timestamp>,
+    /// Which build the running server is of.
+    pub(super) build: Option<String>,
     pub(super) offset: u64,
     /// Which terms are written in its log, and where each begins.
     pub(super) begun: Vec<(Term, u64)>,
@@ -67,6 +78,10 @@ impl State {
             Some(problem) => Err(Error::Wrong { deed: format!("{step:?}"), problem }),
             None => Ok(()),
         }
+    }
+
+    pub(super) fn installed(&self, node: NodeId) -> String {
+        self.installed.get(&node).cloned().unwrap_or_else(|| "15.0".to_owned())
     }
 
     pub(super) fn complete(&self, cluster: ClusterId, node: NodeId) -> Result<&Member, Error> {
@@ -172,6 +187,7 @@ impl State {
             };
         }
         let running = member.running_since.is_some();
+        let installed = self.installed(node);
         let primary = member.role == Role::Primary;
         let position = Position { era: 1, offset: member.offset };
         let synchronous = match &member.configured {
@@ -193,8 +209,11 @@ impl State {
             synchronous: if primary { synchronous } else { Synchronous::default() },
             system_identifier: Some(member.system_identifier.clone()),
             engine_version: Some("15.0".to_owned()),
+            server_build: running.then(|| member.build.clone().unwrap_or_else(|| installed.clone())),
+            installed_build: Some(installed),
             started_at: member.running_since,
             data_bytes: Some(COPY_BYTES),
+            tuning: Some(self.tuning(node)),
             ..Observation::only(if running { EngineState::Running } else { EngineState::Stopped })
         }
     }

@@ -20,16 +20,6 @@ const GIB: u64 = 1024 * 1024 * 1024;
 const MIN_FREE_BYTES: u64 = GIB;
 const MIN_MEMORY_BYTES: u64 = 256 * 1024 * 1024;
 
-/// The machine's memory, or as much as a small machine has.
-pub(super) fn machine_memory() -> u64 {
-    use procfs::Current as _;
-    procfs::Meminfo::current().map_or(GIB, |info| info.mem_total)
-}
-
-pub(super) fn machine_cores() -> u32 {
-    std::thread::available_parallelism().map_or(1, |cores| u32::try_from(cores.get()).unwrap_or(u32::MAX))
-}
-
 pub(super) async fn check(inner: &Inner, request: &CheckMember) -> Result<CheckedMember, Error> {
     let installed = inner.packages.installed().await?;
     let installable: Vec<EngineVersion> = match inner.packages.installable().await {
@@ -43,7 +33,7 @@ pub(super) async fn check(inner: &Inner, request: &CheckMember) -> Result<Checke
     let engine_installed = version.as_ref().is_some_and(|version| installed.contains(version));
     let space = inner.host.files().space(&inner.settings.data_dir).await;
     let space = space.map_err(|error| Error::failed("measure the disk", error))?;
-    let memory_bytes = inner.settings.memory_bytes.unwrap_or_else(machine_memory);
+    let memory_bytes = inner.memory_bytes();
     let mut checks = vec![engine(inner, request, version.as_ref(), engine_installed)];
     checks.extend(extensions(inner, request, version.as_ref()).await?);
     let ports = [Some(request.port), request.replication_port];
@@ -57,7 +47,7 @@ pub(super) async fn check(inner: &Inner, request: &CheckMember) -> Result<Checke
         engine_version: version,
         engine_installed,
         memory_bytes,
-        cores: machine_cores(),
+        cores: inner.host.system().size().cores,
         free_bytes: space.available_bytes,
         node_time: Timestamp::now(),
     })

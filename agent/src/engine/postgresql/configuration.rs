@@ -4,13 +4,14 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 
 use holdfast_common::assignment::{MemberAssignment, RoleAssignment};
+use holdfast_common::budget::Budget;
 use holdfast_common::report::EngineState;
 use zeroize::Zeroizing;
 
 use super::layout::{Layout, Marker};
 use super::render::{self, Place, Subject};
 use super::session::{self, Session};
-use super::{Budget, Inner, parameters, process, words};
+use super::{Inner, parameters, process, words};
 use crate::engine::room::Room;
 use crate::engine::{Drift, Error, Observation};
 use crate::host::files::Access;
@@ -49,8 +50,9 @@ impl Inner {
         ])
     }
 
-    /// Of a disk that is nearly full nothing is counted on: the server keeps as little log as it can.
+    /// Of a disk that is nearly full nothing is counted on: the server keeps as little log as it can. Nor on memory that is gone.
     fn within(&self, budget: Budget) -> Budget {
+        let budget = self.bearable(budget);
         match *self.room.borrow() {
             Room::Enough | Room::Scarce => budget,
             Room::Tight => Budget { disk_bytes: 0, ..budget },
@@ -113,6 +115,9 @@ impl Inner {
         for wanted in self.wanted(member, &marker, Place::Data)? {
             drift.configuration |= !self.is_current(&wanted).await?;
         }
+        if !drift.configuration {
+            self.goes_by(member.cluster_id, marker.budget);
+        }
         if observed.state == EngineState::Running && observed.role.is_some() {
             let session =
                 self.session(member.cluster_id).await.map_err(|why| why.during("look at the slots"))?;
@@ -136,6 +141,7 @@ impl Inner {
                 known.reloads += 1;
             });
         }
+        self.goes_by(member.cluster_id, marker.budget);
         Ok(())
     }
 

@@ -3,6 +3,7 @@
 //! ```text
 //! <data-dir>/<cluster id>/      the agent's; 0755
 //!   member.json                 the marker: which cluster, made by which command, how far
+//!   resized.json                the machine's size that somebody was told of
 //!   resting                     the term of a primary that was stopped for another to take over
 //!   conf/                       the agent's: what the server reads and may not change
 //!   data/                       the database, the engine user's; never changed by the agent while it is complete, but rewound
@@ -15,6 +16,7 @@
 
 use std::path::{Path, PathBuf};
 
+use holdfast_common::budget::Budget;
 use holdfast_common::command::ResyncedBy;
 use holdfast_common::engine::EngineVersion;
 use holdfast_common::id::{ClusterId, CommandId};
@@ -22,7 +24,6 @@ use holdfast_common::name::ClusterName;
 use serde::{Deserialize, Serialize};
 
 use super::render::Place;
-use super::tuning::Budget;
 use crate::engine::Error;
 use crate::host::files::{self, Access, Entry, Files, Kind};
 use crate::host::system::Owner;
@@ -55,8 +56,11 @@ pub(super) struct Marker {
     /// Known as soon as the data in `data.new` are complete.
     pub(super) system_identifier: Option<String>,
     pub(super) copied_bytes: Option<u64>,
-    /// What of the machine the member may count on; fixed when it is made, so that a new neighbour changes nothing.
+    /// What of the machine the member may count on; decided when it is made or retuned, so that a new neighbour changes nothing.
     pub(super) budget: Budget,
+    /// The whole machine when that was decided; `None`: not known.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(super) machine: Option<Budget>,
     /// The last resync, under way or done.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(super) resync: Option<Resync>,
@@ -173,6 +177,11 @@ impl Layout {
         self.root.join("resting")
     }
 
+    /// Of which size of the machine somebody was told.
+    pub(super) fn resized(&self) -> PathBuf {
+        self.root.join("resized.json")
+    }
+
     pub(super) fn marker(&self) -> PathBuf {
         self.root.join(MARKER)
     }
@@ -256,7 +265,7 @@ impl Marker {
         engine_version: EngineVersion,
         made_by: CommandId,
         origin: Origin,
-        budget: Budget,
+        (budget, machine): (Budget, Budget),
     ) -> Self {
         Self {
             schema: SCHEMA,
@@ -269,6 +278,7 @@ impl Marker {
             system_identifier: None,
             copied_bytes: None,
             budget,
+            machine: Some(machine),
             resync: None,
         }
     }

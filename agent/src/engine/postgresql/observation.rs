@@ -7,7 +7,7 @@ use holdfast_common::report::EngineState;
 use holdfast_common::role::Role;
 use tokio::time::Instant;
 
-use super::layout::{Layout, State};
+use super::layout::{Layout, Marker, State};
 use super::render::Place;
 use super::session::{NoAnswer, Session};
 use super::{Inner, build, process, words};
@@ -16,10 +16,14 @@ use crate::host::units::{Ending, Status};
 
 /// How often what is dear to ask for is asked again.
 const SLOW_PERIOD: Duration = Duration::from_secs(10);
+/// Somebody else may change packages too.
+const BUILD_PERIOD: Duration = Duration::from_secs(60);
 const SIZE_PERIOD: Duration = Duration::from_secs(60);
 
 impl Inner {
     pub(super) async fn observe(&self, cluster: ClusterId) -> Observation {
+        // Before all else: whatever is said of settings that wait for a restart is said of these.
+        let applied = self.applied(cluster);
         let layout = self.layout(cluster);
         let marker = match layout.read_marker(self.host.files(), cluster).await {
             Ok(Some(marker)) => marker,
@@ -38,7 +42,7 @@ impl Inner {
                 ..with_message(EngineState::Stopped, message)
             };
         }
-        let mut observed = self.observe_process(cluster, &layout).await;
+        let mut observed = self.observe_process(cluster, &layout, &marker).await;
         // A server that runs says it, and its files do not contradict.
         observed.data_role = match observed.role {
             Some(role) => Some(role),
@@ -48,6 +52,10 @@ impl Inner {
         if observed.state == EngineState::Running {
             observed.troubles = self.troubles(cluster, &layout, &marker, &observed).await;
         }
+        observed.tuning = self.tuning(cluster, &marker, applied).await;
+        let complaints = [observed.message, self.starved(&marker).unwrap_or_default()];
+        observed.message =
+            complaints.into_iter().filter(|said| !said.is_empty()).collect::<Vec<_>>().join("; ");
         if observed.system_identifier.is_none() {
             observed.system_identifier = match build::identity(self, &layout, Place::Data).await {
                 Ok(found) => Some(found),
@@ -71,13 +79,13 @@ impl Inner {
         }
     }
 
-    async fn observe_process(&self, cluster: ClusterId, layout: &Layout) -> Observation {
+    async fn observe_process(&self, cluster: ClusterId, layout: &Layout, marker: &Marker) -> Observation {
         let status = match process::service_name(cluster) {
             Ok(name) => self.host.units().status(&name).await,
             Err(error) => Status::Unknown { why: error.to_string() },
         };
         match status {
-            Status::Running { .. } => self.observe_server(cluster).await,
+            Status::Running { .. } => self.observe_server(cluster, marker).await,
             Status::Unknown { why } => with_message(EngineState::Unknown, why),
             Status::Exited | Status::NotFound => {
                 self.forget(cluster);
@@ -96,7 +104,7 @@ impl Inner {
         }
     }
 
-    async fn observe_server(&self, cluster: ClusterId) -> Observation {
+    async fn observe_server(&self, cluster: ClusterId, marker: &Marker) -> Observation {
         let session = match self.session(cluster).await {
             Ok(session) => session,
             Err(why @ (NoAnswer::NotYet | NoAnswer::Nobody)) => {
@@ -107,9 +115,11 @@ impl Inner {
         match session.observe().await {
             Ok(mut observed) => {
                 self.observe_slowly(cluster, &session).await;
+                self.observe_build(cluster, marker).await;
                 let known = self.with_known(cluster, |known| known.clone());
                 observed.pending_restart = known.pending_restart;
                 observed.data_bytes = known.data_bytes;
+                observed.installed_build = known.installed_build;
                 if observed.message.is_empty() {
                     observed.message = known.refused_settings.join("; ");
                 }
@@ -127,6 +137,19 @@ impl Inner {
         // Not the kept connection: that is no sign of a server that lets somebody in.
         let session = self.connect(cluster).await.map_err(|why| why.during(deed))?;
         session.write().await.map_err(|why| why.during(deed))
+    }
+
+    /// What a start would run: packages change without anybody telling.
+    async fn observe_build(&self, cluster: ClusterId, marker: &Marker) {
+        let now = Instant::now();
+        let at = self.with_known(cluster, |known| known.build_at);
+        if at.is_some_and(|at| now.duration_since(at) < BUILD_PERIOD) {
+            return;
+        }
+        // Before it is asked: packages that change meanwhile make it due again.
+        self.with_known(cluster, |known| known.build_at = Some(now));
+        let build = self.packages.build(&marker.engine_version).await;
+        self.with_known(cluster, |known| known.installed_build = build.ok());
     }
 
     /// What is dear to ask for and seldom changes.

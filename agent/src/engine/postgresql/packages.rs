@@ -1,6 +1,7 @@
 //! Which versions and extensions the node has, or could install from Debian's packages.
 
 mod apt;
+mod upgrade;
 
 use std::path::{Path, PathBuf};
 
@@ -135,12 +136,20 @@ impl Packages {
 
     /// The minor version that is installed, such as `15.14`.
     pub(super) async fn full_version(&self, version: &EngineVersion) -> Result<String, Error> {
+        let build = self.build(version).await?;
+        Ok(build.split_whitespace().next().unwrap_or_default().to_owned())
+    }
+
+    /// As a server that is started now says of itself: `15.14 (Debian 15.14-0+deb12u1)`.
+    pub(super) async fn build(&self, version: &EngineVersion) -> Result<String, Error> {
         let program = Program::new(self.program(version, "postgres")).arg("--version");
         let output = self.host.run(program, &CancellationToken::new()).await;
         let text =
             output.map_err(|error| Error::failed("ask the engine for its version", error))?.stdout.text();
-        let found = text.split_whitespace().nth(2).map(str::to_owned);
-        found.ok_or_else(|| Error::Wrong { deed: "ask the engine for its version".to_owned(), problem: text })
+        match text.trim().strip_prefix("postgres (PostgreSQL) ") {
+            Some(build) if !build.is_empty() => Ok(build.to_owned()),
+            _ => Err(Error::Wrong { deed: "ask the engine for its version".to_owned(), problem: text }),
+        }
     }
 
     pub(super) fn may_install(&self) -> bool {

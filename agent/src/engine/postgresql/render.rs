@@ -10,11 +10,12 @@ use std::net::IpAddr;
 use std::path::Path;
 
 use holdfast_common::assignment::{MemberAssignment, Peer, RoleAssignment, Synchronous};
+use holdfast_common::budget::Budget;
 use holdfast_common::id::NodeId;
 
 use super::layout::Layout;
 use super::packages;
-use super::tuning::{self, Budget, megabytes};
+use super::tuning::{self, megabytes};
 
 /// The database user that replicas log in as, with a certificate and nothing else.
 pub(super) const REPLICATION_USER: &str = "holdfast_replication";

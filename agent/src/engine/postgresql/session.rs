@@ -99,7 +99,8 @@ pub(super) struct Session {
 #[derive(Debug, Clone)]
 struct Identity {
     system_identifier: String,
-    version: String,
+    /// Such as `15.14 (Debian 15.14-0+deb12u1)`.
+    build: String,
     started_at: Option<Timestamp>,
 }
 
@@ -150,7 +151,7 @@ impl Session {
             let row = client.query_one(IDENTITY, &[]).await?;
             let identity = Identity {
                 system_identifier: row.try_get(0)?,
-                version: first_word(row.try_get(1)?),
+                build: row.try_get(1)?,
                 started_at: row.try_get::<_, Option<f64>>(2)?.and_then(at_epoch),
             };
             Ok(Self { client, standing, followers, identity, term: OnceLock::new(), _connection: connection })
@@ -192,7 +193,7 @@ impl Session {
         let names: String = row.try_get("synchronous_names")?;
         let commit: String = row.try_get("synchronous_commit")?;
         let (synchronous, message) = enforced(recovering, &names, &commit);
-        let Identity { system_identifier, version, started_at } = self.identity.clone();
+        let Identity { system_identifier, build, started_at } = self.identity.clone();
         let lag: Option<f64> = row.try_get("lag_seconds")?;
         Ok(Observation {
             role: Some(if recovering { Role::Replica } else { Role::Primary }),
@@ -202,7 +203,8 @@ impl Session {
             streaming: recovering.then(|| receiver.as_deref() == Some("streaming")),
             synchronous,
             system_identifier: Some(system_identifier),
-            engine_version: Some(version),
+            engine_version: Some(first_word(&build)),
+            server_build: Some(build),
             started_at,
             message,
             ..Observation::only(EngineState::Running)
@@ -468,7 +470,7 @@ fn unsigned(number: i64) -> Option<u64> {
     u64::try_from(number).ok()
 }
 
-fn first_word(text: String) -> String {
+fn first_word(text: &str) -> String {
     text.split_whitespace().next().map(str::to_owned).unwrap_or_default()
 }
 

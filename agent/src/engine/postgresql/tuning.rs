@@ -1,44 +1,55 @@
 //! What a member's settings are, given the memory, cores and disk that it may count on. Pure.
 
-use serde::{Deserialize, Serialize};
-
+use holdfast_common::budget::{Budget, MEMORY_BYTES};
 use holdfast_common::engine::postgresql::{
     MAX_CONNECTIONS, SUPERUSER_RESERVED_CONNECTIONS, WORKER_PROCESSES,
 };
 
-use crate::host::files::Space;
-
 const MIB: u64 = 1024 * 1024;
 const GIB: u64 = 1024 * MIB;
-
-/// What of the machine a member may count on.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct Budget {
-    pub memory_bytes: u64,
-    pub cores: u32,
-    /// Of the file system that holds the data.
-    pub disk_bytes: u64,
-}
 
 /// Settings in PostgreSQL's own units, as text.
 pub(super) type Settings = Vec<(&'static str, String)>;
 
-// === impl Budget ===
-
-impl Budget {
-    /// The share of a newcomer, where `neighbours` members are already: an equal part of memory and disk, and never so little
-    /// that the server could not start.
-    pub(super) fn share(memory_bytes: u64, cores: u32, disk: Space, neighbours: usize) -> Self {
-        let parts = u64::try_from(neighbours).unwrap_or(u64::MAX).saturating_add(1);
-        // Of a disk that is more than half full only what is free counts, twice.
-        let disk_bytes = disk.total_bytes.min(disk.available_bytes.saturating_mul(2));
-        Self {
-            memory_bytes: (memory_bytes / parts).max(256 * MIB),
-            cores: cores.max(1),
-            disk_bytes: disk_bytes / parts,
-        }
+/// The share of a member of a machine that has this, beside `neighbours`: an equal part of memory and disk, and never so little
+/// that the server could not start. `available_bytes` of the disk hold nobody else's data.
+pub(super) fn share(machine: Budget, available_bytes: u64, neighbours: usize) -> Budget {
+    let parts = u64::try_from(neighbours).unwrap_or(u64::MAX).saturating_add(1);
+    // Of a disk that is more than half full only what is free counts, twice.
+    let disk_bytes = machine.disk_bytes.min(available_bytes.saturating_mul(2));
+    Budget {
+        memory_bytes: (machine.memory_bytes / parts).clamp(*MEMORY_BYTES.start(), *MEMORY_BYTES.end()),
+        cores: machine.cores.max(1),
+        disk_bytes: disk_bytes / parts,
     }
+}
+
+/// What would be decided instead of `kept`: what is free of a disk is never the same for long, and moves nothing by less than a tenth.
+pub(super) fn instead(kept: Budget, possible: Budget) -> Budget {
+    let disk = Budget { disk_bytes: possible.disk_bytes, ..kept };
+    if disk.differs_noticeably(kept) { possible } else { Budget { disk_bytes: kept.disk_bytes, ..possible } }
+}
+
+/// What a server can be started with where its share of the memory is no more than `memory_bytes` by now: what was decided, unless
+/// that would claim most of it at once.
+pub(super) fn bearable(budget: Budget, memory_bytes: u64) -> Budget {
+    if shared(budget) <= memory_bytes / 2 {
+        return budget;
+    }
+    Budget { memory_bytes: memory_bytes.clamp(*MEMORY_BYTES.start(), *MEMORY_BYTES.end()), ..budget }
+}
+
+/// All that follows from a budget: memory, processes, and how much log is kept.
+pub(super) fn all(budget: Budget) -> Settings {
+    let mut all = settings(budget);
+    all.push(("wal_keep_size", megabytes(wal_keep_bytes(budget))));
+    all.push(("max_slot_wal_keep_size", megabytes(slot_keep_bytes(budget))));
+    all
+}
+
+/// What the server claims at its start and does not give back.
+fn shared(budget: Budget) -> u64 {
+    (budget.memory_bytes / 4).clamp(32 * MIB, 32 * GIB)
 }
 
 /// Memory, processes and log sizes for this budget.
@@ -47,7 +58,7 @@ pub(super) fn settings(budget: Budget) -> Settings {
     let cores = u64::from(cores.max(1));
     // The same on every member, whatever its machine; PostgreSQL's own default, which also the smallest bears.
     let connections = u64::from(MAX_CONNECTIONS);
-    let shared = (memory_bytes / 4).clamp(32 * MIB, 32 * GIB);
+    let shared = shared(budget);
     // A query may use several times work_mem, and each connection may run one: a quarter of what is left is for them.
     let work = ((memory_bytes - shared.min(memory_bytes)) / 4 / connections).clamp(MIB, 256 * MIB);
     let maintenance = (memory_bytes / 16).clamp(16 * MIB, 2 * GIB);
@@ -101,6 +112,29 @@ mod tests {
         found.and_then(|text| text.strip_suffix("MB").and_then(|n| n.parse().ok())).unwrap_or(0)
     }
 
+    #[test]
+    fn a_server_can_be_started_on_a_machine_that_has_become_small() {
+        assert_eq!(bearable(MACHINE, 8 * GIB), MACHINE);
+        assert_eq!(bearable(MACHINE, 4 * GIB), MACHINE, "it claims a half");
+        let small = bearable(MACHINE, 3 * GIB);
+        assert_eq!((small.memory_bytes, small.cores), (3 * GIB, 4));
+        for memory in [0, 128 * MIB, 512 * MIB, GIB] {
+            let claimed = shared(bearable(MACHINE, memory));
+            assert!(claimed <= (memory / 2).max(64 * MIB), "{claimed} of {memory}");
+        }
+    }
+
+    #[test]
+    fn what_is_written_to_a_disk_that_is_half_full_changes_nothing() {
+        let full = |free| share(MACHINE, free, 0);
+        let kept = full(40 * GIB);
+        assert_ne!(full(39 * GIB), kept);
+        assert_eq!(instead(kept, full(39 * GIB)), kept);
+        assert_eq!(instead(kept, full(20 * GIB)), full(20 * GIB));
+        let more = Budget { memory_bytes: 9 * GIB, ..full(39 * GIB) };
+        assert_eq!(instead(kept, more), Budget { memory_bytes: 9 * GIB, ..kept });
+    }
+
     proptest! {
         #[test]
         fn no_machine_is_promised_more_memory_than_it_has(
@@ -126,15 +160,16 @@ mod tests {
         }
     }
 
-    const DISK: Space = Space { total_bytes: 100 * GIB, available_bytes: 90 * GIB, inodes: None };
+    const MACHINE: Budget = Budget { memory_bytes: 8 * GIB, cores: 4, disk_bytes: 100 * GIB };
+    const FREE: u64 = 90 * GIB;
 
     #[test]
     fn members_of_one_machine_share_its_memory_and_its_disk() {
-        let alone = Budget::share(8 * GIB, 4, DISK, 0);
-        let third = Budget::share(8 * GIB, 4, DISK, 2);
+        let alone = share(MACHINE, FREE, 0);
+        let third = share(MACHINE, FREE, 2);
         assert_eq!((alone.memory_bytes, third.memory_bytes), (8 * GIB, 8 * GIB / 3));
         assert_eq!((alone.disk_bytes, third.disk_bytes), (100 * GIB, 100 * GIB / 3));
-        let full = Budget::share(8 * GIB, 4, Space { available_bytes: 10 * GIB, ..DISK }, 0);
+        let full = share(MACHINE, 10 * GIB, 0);
         assert_eq!(full.disk_bytes, 20 * GIB, "what replicas may keep is a fifth of what is free");
     }
 
@@ -142,7 +177,8 @@ mod tests {
     #[test]
     fn what_a_replica_must_not_have_less_of_is_the_same_on_every_machine() {
         let needed = |memory: u64, cores, neighbours| {
-            let settings = settings(Budget::share(memory, cores, DISK, neighbours));
+            let machine = Budget { memory_bytes: memory, cores, ..MACHINE };
+            let settings = settings(share(machine, FREE, neighbours));
             let names = ["max_connections", "max_worker_processes"];
             names.map(|name| settings.iter().find(|(key, _)| *key == name).map(|(_, value)| value.clone()))
         };

@@ -8,6 +8,7 @@ use holdfast_common::engine::Engine;
 use holdfast_common::generation::Generation;
 use holdfast_common::id::{ClusterId, InstanceId, SessionId};
 use holdfast_common::link::{CloseReason, Update};
+use holdfast_common::set_aside;
 use holdfast_common::telemetry::{Bounded, Inventory, OperatingSystem, Pressure, Privilege, ServiceManager};
 use holdfast_common::term::Term;
 use tokio::sync::Notify;
@@ -73,12 +74,12 @@ impl Below for Node {
         })
     }
 
-    fn answer(&self, question: Question) -> BoxFuture<'_, Result<set_aside::Answer, Failure>> {
+    fn answer(&self, question: Question) -> BoxFuture<'_, Result<question::Answer, Failure>> {
         Box::pin(async move {
-            if question.about != set_aside::Question::Logs {
+            if question.about != set_aside::Question::Logs.into() {
                 std::future::pending::<()>().await;
             }
-            Ok(set_aside::Answer::Logs(Vec::new()))
+            Ok(set_aside::Answer::Logs(Vec::new()).into())
         })
     }
 
@@ -456,6 +457,7 @@ async fn a_refused_assignment_is_told_as_an_event_until_that_is_acknowledged() {
 }
 
 fn question(number: u64, about: set_aside::Question) -> FromCoordinator {
+    let about = about.into();
     FromCoordinator::Question(Box::new(Question { number, cluster_id: ClusterId::generate(), about }))
 }
 
@@ -467,7 +469,7 @@ async fn a_question_is_answered_beside_others_and_too_many_are_refused() {
     coordinator.say(question(1, slow())).await;
     coordinator.say(question(2, set_aside::Question::Logs)).await;
     let answer = |number, answer| FromAgent::Answer(Box::new(Answer { number, answer }));
-    assert_eq!(coordinator.hear_news().await, answer(2, Ok(set_aside::Answer::Logs(Vec::new()))));
+    assert_eq!(coordinator.hear_news().await, answer(2, Ok(set_aside::Answer::Logs(Vec::new()).into())));
     for number in 3..=17 {
         coordinator.say(question(number, slow())).await;
     }

@@ -1,7 +1,7 @@
 //! Questions and answers: each bad field refused by its name.
 
+use super::asked::{answers, questions};
 use super::refusals::{refused_down, refused_up};
-use super::samples::{answers, questions};
 use super::*;
 
 #[test]
@@ -87,6 +87,20 @@ fn each_bad_field_of_an_answer_is_refused_by_name() {
                 answer.answer = Some(Said::SetAsideFiles(proto::SetAsideFiles { files: vec![file] }));
             },
             "answer.files[0].name",
+        );
+        bad(
+            |answer| {
+                let packages =
+                    vec![proto::PackageUpgrade { name: "postgresql-15".into(), ..Default::default() }];
+                let upgrades =
+                    proto::Upgrades { installed_build: "15.1".into(), packages, may_install: true };
+                answer.answer = Some(Said::Upgrades(upgrades));
+            },
+            "answer.upgrades.packages[0].installed",
+        );
+        bad(
+            |answer| answer.answer = Some(Said::Retuning(proto::Retuning::default())),
+            "answer.retuning.kept",
         );
     }
 }

@@ -209,6 +209,15 @@ fn each_bad_field_of_a_command_is_refused_by_name() {
         "command.restart_member.member" => payload!(c, RestartMember, p, p.member = None),
     );
     bad_fields!(refused_down, payloads.next().unwrap(), Command as c:
+        "command.upgrade_engine.engine" => payload!(c, UpgradeEngine, p, p.engine = 0),
+        "command.upgrade_engine.engine_version" => payload!(c, UpgradeEngine, p, p.engine_version = "15.1".into()),
+    );
+    bad_fields!(refused_down, payloads.next().unwrap(), Command as c:
+        "command.retune_member.cluster_id" => payload!(c, RetuneMember, p, p.cluster_id.clear()),
+        "command.retune_member.budget.memory_bytes" => payload!(c, RetuneMember, p, p.budget.as_mut().unwrap().memory_bytes = 1),
+        "command.retune_member.budget.cores" => payload!(c, RetuneMember, p, p.budget.as_mut().unwrap().cores = 0),
+    );
+    bad_fields!(refused_down, payloads.next().unwrap(), Command as c:
         "command.reboot_node.boot_id" => payload!(c, RebootNode, p, p.boot_id.clear()),
         "command.reboot_node.boot_id" => payload!(c, RebootNode, p, p.boot_id = "a b".into()),
     );

@@ -1,5 +1,6 @@
 //! One good value of everything that crosses the wire, with all that it can have.
 
+use super::asked::{answers, questions};
 use super::*;
 
 pub(super) fn at(seconds: i64) -> Timestamp {
@@ -73,6 +74,11 @@ pub(super) fn assignment() -> Assignment {
     }
 }
 
+pub(super) fn budget(parts: u32) -> Budget {
+    let bytes = u64::from(parts) << 30;
+    Budget { memory_bytes: bytes, cores: parts, disk_bytes: 9 * bytes }
+}
+
 pub(super) fn payloads() -> Vec<Payload> {
     let cluster_id = ClusterId::generate();
     let password = Verifier::try_from("SCRAM-SHA-256$4096:c2FsdA==$c3RvcmVk:c2VydmVy".to_owned()).unwrap();
@@ -109,6 +115,8 @@ pub(super) fn payloads() -> Vec<Payload> {
             in_place: true,
         })),
         Payload::RestartMember(Box::new(RestartMember { member: member(upstream) })),
+        Payload::UpgradeEngine(UpgradeEngine { engine, engine_version: "15".parse().unwrap() }),
+        Payload::RetuneMember(RetuneMember { cluster_id, budget: Some(budget(1)) }),
         Payload::RebootNode(RebootNode { boot_id: "b".into(), with_primaries: true }),
     ]
 }
@@ -146,6 +154,8 @@ pub(super) fn outcomes() -> Vec<Outcome> {
             set_aside_bytes: 8,
         }),
         Ok(Success::RestartMember),
+        Ok(Success::UpgradeEngine { installed_build: "15.14 (Debian 15.14-0+deb12u1)".into() }),
+        Ok(Success::RetuneMember { budget: budget(2) }),
         Ok(Success::RebootNode { boot_id: "c".into() }),
         Err(Failure::about(Reason::ClusterNotFound, "cluster", "orders", "no such cluster")
             .retry_after(Duration::from_millis(1500))),
@@ -173,6 +183,8 @@ pub(super) fn report() -> NodeReport {
         synchronous: Synchronous { count: 1, nodes: vec![NodeId::generate()] },
         system_identifier: Some("73".into()),
         engine_version: Some("15.14".into()),
+        server_build: Some("15.14 (Debian 15.14-0+deb12u1)".into()),
+        installed_build: Some("15.15 (Debian 15.15-0+deb12u1)".into()),
         started_at: Some(at(5)),
         message: "fine".into(),
         converged_generation: Generation::new(4),
@@ -194,6 +206,7 @@ pub(super) fn report() -> NodeReport {
         failed_probes: 3,
         needs_resync: true,
         troubles: vec![Trouble { kind: TroubleKind::LogRemoved, message: "gone".into() }],
+        tuning: Some(Tuning { kept: budget(1), possible: budget(2), resized: true }),
     };
     let unknown = MemberReport::only(
         ClusterId::generate(),
@@ -408,43 +421,6 @@ pub(super) fn up() -> Vec<FromAgent> {
         answers().into_iter().map(|answer| FromAgent::Answer(Box::new(Answer { number: 5, answer }))),
     );
     messages
-}
-
-pub(super) fn answers() -> Vec<Result<set_aside::Answer, Failure>> {
-    let log = set_aside::Log {
-        id: set_aside::Id::new(at(10), 2),
-        taken_at: at(10),
-        timeline: 2,
-        from: 1 << 24,
-        to: 3 << 24,
-        fork: Some(Position { era: 1, offset: 0x0100_0060 }),
-        checkpoint: None,
-        bytes: 2 << 24,
-        files: 4,
-        cut: true,
-        keep_until: at(11),
-        remove_after: at(12),
-    };
-    let file = set_aside::File { name: "00000002.history".parse().unwrap(), bytes: 41 };
-    vec![
-        Ok(set_aside::Answer::Logs(vec![log])),
-        Ok(set_aside::Answer::Files(vec![file])),
-        Ok(set_aside::Answer::Part(set_aside::Part::new(vec![1, 2, 3]))),
-        Err(Failure::new(Reason::SetAsideNotFound, "gone")),
-    ]
-}
-
-pub(super) fn questions() -> Vec<FromCoordinator> {
-    let id = set_aside::Id::new(at(10), 2);
-    let part = set_aside::Question::Part {
-        id: id.clone(),
-        file: "summary.json".parse().unwrap(),
-        offset: 7,
-        bytes: set_aside::MAX_PART_BYTES,
-    };
-    let about = [set_aside::Question::Logs, set_aside::Question::Files { id }, part];
-    let asked = |about| Question { number: 6, cluster_id: ClusterId::generate(), about };
-    about.map(|about| FromCoordinator::Question(Box::new(asked(about)))).into()
 }
 
 pub(super) fn welcome() -> Welcome {

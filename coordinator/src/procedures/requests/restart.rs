@@ -62,7 +62,7 @@ impl Prepare for RestartCluster {
 }
 
 /// Whether the primary can be restarted; and whether that is where it is, because nobody can take over.
-async fn has_successor(
+pub(super) async fn has_successor(
     desk: &Desk,
     cluster: &Cluster,
     writes: Writes,

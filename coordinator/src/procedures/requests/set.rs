@@ -13,6 +13,7 @@ use super::policy::Settings;
 use super::preconditions::{Precondition, about_node, online};
 use super::promote::serves;
 use super::restart::writes_go_on;
+use super::retune::Previews;
 use super::{Asker, Desk, Prepare, Prepared};
 use crate::cluster::{Cluster, Member};
 use crate::procedures::in_place;
@@ -30,6 +31,8 @@ pub struct SetCluster {
     pub reset: Vec<String>,
     pub durability: Option<Durability>,
     pub lease_profile: Option<Profile>,
+    /// Members decide their settings anew.
+    pub retune: bool,
     pub writes: Writes,
 }
 
@@ -37,7 +40,7 @@ impl SetCluster {
     /// Whether it is about more than the record.
     pub fn needs_operation(&self) -> bool {
         let paced = self.durability.is_some() || self.lease_profile.is_some();
-        paced || !self.parameters.is_empty() || !self.reset.is_empty()
+        paced || self.retune || !self.parameters.is_empty() || !self.reset.is_empty()
     }
 
     /// What is to be declared, as it would be checked at a creation.
@@ -81,13 +84,16 @@ impl Prepare for SetCluster {
         let found = desk.cluster(&self.cluster).await?;
         let cluster = found.value;
         let to = self.declared(&cluster)?;
-        let changes = Changes::of(&cluster, &to);
+        let previews = if self.retune { Some(Previews::ask(desk, &cluster).await) } else { None };
+        let retuned = previews.as_ref().is_some_and(|previews| previews.restarts(&to));
+        let changes = Changes { retuned, ..Changes::of(&cluster, &to) };
         let mut preconditions = vec![active(&cluster)];
+        preconditions.extend(previews.iter().flat_map(Previews::preconditions));
         // A restart of the others could leave one behind that cannot follow any more, and a promise must be as patient as the primary
         // thinks; all else waits for its return.
         let paced = cluster.lease_profile != to.lease_profile || cluster.lease_patience.is_some();
         let late: Vec<&Member> = match changes.restarts() {
-            Restarts::None if !paced => {
+            Restarts::None if !paced && !self.retune => {
                 cluster.replicas().filter(|member| is_offline(desk, &cluster, member)).collect()
             }
             Restarts::None | Restarts::WhereNeeded => Vec::new(),
@@ -106,11 +112,18 @@ impl Prepare for SetCluster {
         if cluster.durability == Durability::Async && to.durability == Durability::Quorum {
             preconditions.push(has_replica(&cluster));
         }
+        let of_tuning = previews.as_ref().map(|previews| previews.notes(&to)).unwrap_or_default();
         let notes = match self.needs_operation() {
-            true => changes.notes(&cluster, &to).into_iter().chain(notes_of(&late)).collect(),
+            true => {
+                of_tuning.into_iter().chain(changes.notes(&cluster, &to)).chain(notes_of(&late)).collect()
+            }
             false => vec!["recorded at once: nothing is done on the nodes".to_owned()],
         };
         let procedure = Set::new(&cluster, to.clone(), changes.restarts(), self.writes);
+        let procedure = match &previews {
+            Some(previews) => procedure.map(|set| set.retuning(previews.kept())),
+            None => procedure,
+        };
         let steps = procedure.as_ref().map(Set::plan).unwrap_or_default();
         let submit = procedure.map(|procedure| {
             let unchanged = Compare::unchanged(cluster_key(&cluster.name), found.revision);
@@ -126,13 +139,20 @@ struct Changes<'a> {
     at_start: Vec<&'a str>,
     as_the_server_says: Vec<&'a str>,
     lowered: Vec<&'static str>,
+    /// A setting that is decided anew is read at a start alone.
+    retuned: bool,
 }
 
 impl<'a> Changes<'a> {
     fn of(cluster: &'a Cluster, to: &'a Declared) -> Self {
         let lowered = cluster.engine.lowered(&cluster.parameters, &to.parameters);
-        let mut changes =
-            Self { at_once: Vec::new(), at_start: Vec::new(), as_the_server_says: Vec::new(), lowered };
+        let mut changes = Self {
+            at_once: Vec::new(),
+            at_start: Vec::new(),
+            as_the_server_says: Vec::new(),
+            lowered,
+            retuned: false,
+        };
         for name in cluster.parameters.changed(&to.parameters) {
             match cluster.engine.takes_effect(name, &cluster.engine_version) {
                 TakesEffect::AtOnce => changes.at_once.push(name),
@@ -145,7 +165,7 @@ impl<'a> Changes<'a> {
 
     fn restarts(&self) -> Restarts {
         let none = self.at_start.is_empty() && self.as_the_server_says.is_empty();
-        if none { Restarts::None } else { Restarts::WhereNeeded }
+        if none && !self.retuned { Restarts::None } else { Restarts::WhereNeeded }
     }
 
     fn notes(&self, cluster: &Cluster, to: &Declared) -> Vec<String> {

@@ -12,7 +12,7 @@ use super::{Set, waiting};
 use crate::operation::procedure::{Context, Error, Next};
 
 /// How long members are waited for that should go by the old parameters again: one that does not is told, and keeps nobody waiting.
-const RETURN_TIME: Duration = Duration::from_secs(30);
+pub(super) const RETURN_TIME: Duration = Duration::from_secs(30);
 
 impl Set {
     pub(super) async fn put_back(self, ctx: &Context<Means>) -> Result<Next<Self>, Error> {
@@ -35,10 +35,11 @@ impl Set {
     async fn bring_back(&self, ctx: &Context<Means>) -> Vec<String> {
         let means = ctx.means();
         let mut left = Vec::new();
-        if self.from.parameters == self.to.parameters {
+        if self.from.parameters == self.to.parameters && self.retune.is_none() {
             return left;
         }
         let Ok(cluster) = means.records.get(&self.cluster).await else { return left };
+        left.extend(self.tune_back(ctx, &cluster).await);
         let told = observe(ctx, &cluster, RETURN_TIME, |_| {
             let late = cluster.members.iter().find(|member| {
                 let goes_by = means.nodes.converged(member.node_id, cluster.id);

@@ -7,16 +7,15 @@ use std::sync::{Arc, Mutex, MutexGuard};
 use futures::FutureExt as _;
 use futures::future::BoxFuture;
 use holdfast_common::assignment::{MemberAssignment, RoleAssignment, Synchronous};
+use holdfast_common::budget::{Budget, Tuning};
 use holdfast_common::clock::{Clock, ManualClock};
-use holdfast_common::command::{
-    Command, Outcome, Payload, Progress, RebootNode, ResyncedBy, Success, Verifier,
-};
+use holdfast_common::command::{Command, Outcome, Payload, Progress, RebootNode, Success, Verifier};
 use holdfast_common::engine::{Parameters, TakesEffect};
-use holdfast_common::error::{Failure, Reason};
 use holdfast_common::generation::Generation;
 use holdfast_common::id::{ClusterId, CommandId, NodeId};
 use holdfast_common::position::Position;
 use holdfast_common::protocol::Reign;
+use holdfast_common::question::{self, Question};
 use holdfast_common::report::{EngineState, MemberReport};
 use holdfast_common::role::{Availability, Durability};
 use holdfast_common::telemetry::Filtering;
@@ -25,6 +24,7 @@ use jiff::Timestamp;
 use tokio::sync::watch;
 
 use super::agents::Agents;
+use super::deeds;
 use super::parts::{Driven, Kept};
 use crate::cluster::observed::NodeState;
 use crate::cluster::tests::{SYSTEM, Sample, node, report};
@@ -38,6 +38,13 @@ use crate::procedures::records::{Records, cluster_key};
 use crate::procedures::{Means, Nodes};
 use crate::store::memory::Memory;
 use crate::store::{Shared, record};
+
+/// The build that all nodes have at first, and the one that their package sources offer.
+pub(super) const OLD: &str = "15.1";
+pub(super) const NEW: &str = "15.2";
+/// What every member counts on at first, and what its machine has by now.
+pub(super) const SMALL: Budget = Budget { memory_bytes: 4 << 30, cores: 2, disk_bytes: 64 << 30 };
+pub(super) const LARGE: Budget = Budget { memory_bytes: 8 << 30, ..SMALL };
 
 /// All that outlives a coordinator but its store.
 #[derive(Debug)]
@@ -70,6 +77,13 @@ struct State {
     started: BTreeMap<NodeId, Parameters>,
     /// How often each server was stopped to be started anew.
     starts: BTreeMap<NodeId, u32>,
+    /// Which build each server that runs is of; those that are not named start with what is installed.
+    builds: BTreeMap<NodeId, String>,
+    /// Which build each node has, where its packages were upgraded.
+    upgraded: BTreeMap<NodeId, String>,
+    /// By what each member's settings go, and by what its server was started.
+    tuned: BTreeMap<NodeId, Budget>,
+    started_by: BTreeMap<NodeId, Budget>,
     /// How often each node was rebooted.
     reboots: BTreeMap<NodeId, u32>,
     /// What nodes say of whether they need one.
@@ -95,6 +109,18 @@ pub(super) enum Fate {
 struct Seen {
     world: Arc<World>,
     store: Shared,
+}
+
+// === impl State ===
+
+impl State {
+    fn tuned(&self, node: NodeId) -> Budget {
+        self.tuned.get(&node).copied().unwrap_or(SMALL)
+    }
+
+    fn installed(&self, node: NodeId) -> String {
+        self.upgraded.get(&node).map_or(OLD, String::as_str).to_owned()
+    }
 }
 
 // === impl World ===
@@ -161,6 +187,8 @@ impl World {
         self.lock().data = active.map(|member| (member.node_id, SYSTEM.to_owned())).collect();
         let all = cluster.members.iter().map(|member| (member.node_id, cluster.parameters.clone()));
         self.lock().started = all.collect();
+        self.lock().builds = cluster.members.iter().map(|member| (member.node_id, OLD.to_owned())).collect();
+        self.lock().started_by = cluster.members.iter().map(|member| (member.node_id, SMALL)).collect();
         self.agents.populate(cluster);
     }
 
@@ -169,6 +197,8 @@ impl World {
         let mut state = self.lock();
         state.started.remove(&node);
         *state.starts.entry(node).or_default() += 1;
+        state.builds.remove(&node);
+        state.started_by.remove(&node);
         drop(state);
         self.changes.send_modify(|number| *number += 1);
     }
@@ -182,6 +212,25 @@ impl World {
     pub(super) fn started(&self, cluster: &Cluster) -> Vec<Parameters> {
         let started = &self.lock().started;
         cluster.members.iter().filter_map(|member| started.get(&member.node_id).cloned()).collect()
+    }
+
+    /// Of which build its server is.
+    pub(super) fn build(&self, node: NodeId) -> String {
+        let mut state = self.lock();
+        let installed = state.installed(node);
+        state.builds.entry(node).or_insert(installed).clone()
+    }
+
+    /// By what its settings go, and by what its server was started.
+    pub(super) fn tuning(&self, node: NodeId) -> (Budget, Budget) {
+        let mut state = self.lock();
+        let tuned = state.tuned(node);
+        (tuned, *state.started_by.entry(node).or_insert(tuned))
+    }
+
+    /// As if it had run the newest build from the beginning.
+    pub(super) fn is_new(&self, node: NodeId) {
+        self.lock().builds.insert(node, NEW.to_owned());
     }
 
     pub(super) fn means(self: &Arc<Self>, store: &Shared) -> Arc<Means> {
@@ -281,10 +330,22 @@ impl World {
         if let Payload::RestartMember(restart) = &command.payload {
             let started = no_less_than_its_primary(&state.started, &restart.member);
             state.started.insert(node, started);
+            let installed = state.installed(node);
+            state.builds.insert(node, installed);
+            let tuned = state.tuned(node);
+            state.started_by.insert(node, tuned);
+        }
+        if let Payload::UpgradeEngine(_) = &command.payload {
+            state.upgraded.insert(node, NEW.to_owned());
         }
         let outcome = match &command.payload {
             Payload::RebootNode(request) => reboot(&mut state, node, request),
-            _ => act(&mut state.data, node, command),
+            Payload::RetuneMember(request) => {
+                let budget = request.budget.unwrap_or(LARGE);
+                state.tuned.insert(node, budget);
+                Ok(Success::RetuneMember { budget })
+            }
+            _ => deeds::act(&mut state.data, node, command),
         };
         state.outcomes.insert(command.id, outcome.clone());
         drop(state);
@@ -328,48 +389,6 @@ fn reboot(state: &mut State, node: NodeId, request: &RebootNode) -> Outcome {
     Ok(Success::RebootNode { boot_id: boot_id(*reboots) })
 }
 
-fn act(data: &mut BTreeMap<NodeId, String>, node: NodeId, command: &Command) -> Outcome {
-    let occupied = || Err(Failure::new(Reason::WouldDestroyData, "there are data already"));
-    match &command.payload {
-        Payload::InstallEngine(_) => Ok(Success::InstallEngine { installed_version: "15.0".into() }),
-        Payload::InitialiseMember(_) if data.contains_key(&node) => occupied(),
-        Payload::InitialiseMember(_) => {
-            data.insert(node, SYSTEM.to_owned());
-            Ok(Success::InitialiseMember { system_identifier: SYSTEM.into() })
-        }
-        Payload::CloneMember(_) if data.contains_key(&node) => occupied(),
-        Payload::CloneMember(clone) => match data.get(&clone.source.node_id).cloned() {
-            Some(system_identifier) => {
-                data.insert(node, system_identifier.clone());
-                Ok(Success::CloneMember { system_identifier, copied_bytes: 1 })
-            }
-            None => Err(Failure::new(Reason::EngineFailed, "the source has no data")),
-        },
-        Payload::DestroyMember(_) if command.term == Term::NONE => {
-            Err(Failure::new(Reason::InvalidField, "a removal needs a term"))
-        }
-        Payload::DestroyMember(_) => Ok(Success::DestroyMember { removed: data.remove(&node).is_some() }),
-        Payload::SetPassword(_) => Ok(Success::SetPassword),
-        Payload::CheckpointMember(_) => Ok(Success::CheckpointMember),
-        Payload::RestartMember(_) if data.contains_key(&node) => Ok(Success::RestartMember),
-        Payload::RestartMember(_) => Err(Failure::new(Reason::MemberNotFound, "there are no data here")),
-        Payload::ResyncMember(resync) if data.contains_key(&node) => {
-            match data.get(&resync.source.node_id).cloned() {
-                Some(system_identifier) => {
-                    data.insert(node, system_identifier.clone());
-                    let how = ResyncedBy::Rewound;
-                    Ok(Success::ResyncMember { how, system_identifier, copied_bytes: 1, set_aside_bytes: 1 })
-                }
-                None => Err(Failure::new(Reason::EngineFailed, "the source has no data")),
-            }
-        }
-        Payload::ResyncMember(_) => Err(Failure::new(Reason::MemberNotFound, "there are no data here")),
-        Payload::CheckMember(_) | Payload::RebootNode(_) => {
-            Err(Failure::new(Reason::UnknownCommand, "not here"))
-        }
-    }
-}
-
 // === impl Seen ===
 
 impl Nodes for Seen {
@@ -391,7 +410,8 @@ impl Nodes for Seen {
             Some(RoleAssignment::Primary { synchronous }) => synchronous.clone(),
             Some(RoleAssignment::Replica { .. }) | None => Synchronous::default(),
         };
-        let pending_restart = assigned.as_ref().map_or_else(Vec::new, |assigned| {
+        let (kept, started_by) = self.world.tuning(node);
+        let mut pending_restart = assigned.as_ref().map_or_else(Vec::new, |assigned| {
             let mut state = self.world.lock();
             let started = state.started.entry(node).or_insert_with(|| assigned.parameters.clone());
             let waits = |name: &&str| {
@@ -399,17 +419,20 @@ impl Nodes for Seen {
             };
             started.changed(&assigned.parameters).into_iter().filter(waits).map(str::to_owned).collect()
         });
+        pending_restart.extend((kept != started_by).then(|| "shared_buffers".to_owned()));
         let starts = i64::from(self.world.starts(node));
         let started_at = Timestamp::from_second(starts).unwrap();
         let report = MemberReport {
             state,
             started_at: Some(started_at),
+            tuning: Some(Tuning { kept, possible: LARGE, resized: kept != LARGE }),
             pending_restart,
             role: assigned.as_ref().map(|assigned| assigned.role.role()),
             term: assigned.as_ref().map_or(Term::NONE, |assigned| assigned.term),
             synchronous,
             system_identifier,
             message,
+            server_build: Some(self.world.build(node)),
             position: Some(Position { era: 1, offset: 100 }),
             ..report(cluster)
         };
@@ -441,6 +464,16 @@ impl Nodes for Seen {
 
     fn needs_reboot(&self, node: NodeId) -> Option<bool> {
         self.world.lock().needs_reboot.get(&node).copied()
+    }
+
+    fn ask(
+        &self,
+        node: NodeId,
+        _: ClusterId,
+        _: Question,
+    ) -> BoxFuture<'_, Result<question::Answer, CallError>> {
+        let node = node.to_string();
+        std::future::ready(Err(CallError::NotSent { node, why: "it answers nothing" })).boxed()
     }
 
     fn changes(&self) -> watch::Receiver<u64> {

@@ -37,6 +37,10 @@ pub(super) fn absent(force: bool) -> Absent {
     if force { Absent::LeaveBehind } else { Absent::Wait }
 }
 
+pub(super) fn writes(force: bool) -> Writes {
+    if force { Writes::MayWait } else { Writes::GoOn }
+}
+
 fn exposure(allow_unfiltered: bool) -> Exposure {
     if allow_unfiltered { Exposure::AlsoUnfiltered } else { Exposure::OnlyFiltered }
 }
@@ -72,8 +76,7 @@ pub(super) fn restart(request: proto::RestartClusterRequest) -> Result<RestartCl
     let nodes = node_names(&mut violations, &nodes);
     violations.check()?;
     let cluster = cluster.ok_or_else(|| Failure::invalid_field("cluster", "is missing"))?;
-    let writes = if force { Writes::MayWait } else { Writes::GoOn };
-    Ok(RestartCluster { cluster, nodes, writes })
+    Ok(RestartCluster { cluster, nodes, writes: writes(force) })
 }
 
 /// Each once.

@@ -126,8 +126,11 @@ fn member(view: MemberView) -> proto::Member {
         streaming,
         synchronous,
         engine_version,
+        server_build,
+        installed_build,
         observed_at,
         troubles,
+        tuning,
     } = view;
     let role = match role {
         Role::Primary => nouns::Role::Primary,
@@ -146,9 +149,12 @@ fn member(view: MemberView) -> proto::Member {
         lag_seconds,
         synchronous,
         engine_version: engine_version.unwrap_or_default(),
+        server_build: server_build.unwrap_or_default(),
+        installed_build: installed_build.unwrap_or_default(),
         observe_time: observed_at.map(time_to_wire),
         streaming,
         troubles: troubles.iter().map(Into::into).collect(),
+        tuning: tuning.as_ref().map(Into::into),
     }
 }
 

@@ -3,6 +3,7 @@
 use holdfast_common::error::{Failure, Reason};
 use holdfast_common::link::{Answer, FromAgent, FromCoordinator, Question};
 use holdfast_common::position::Position;
+use holdfast_common::question;
 use holdfast_common::set_aside::{self, File, Id, Log, MAX_PART_BYTES, Part};
 use holdfast_proto::v1 as proto;
 use holdfast_proto::v1::fetch_set_aside_log_response::Message;
@@ -77,16 +78,17 @@ impl Kept {
     }
 
     async fn answer(&self, number: u64, answer: Result<set_aside::Answer, Failure>) {
+        let answer = answer.map(Into::into);
         self.agent.say(FromAgent::Answer(Box::new(Answer { number, answer }))).await;
     }
 
     /// Tells what there is, and of which file it consists.
     async fn describes(&mut self) {
         let question = self.asked().await;
-        assert_eq!(question.about, set_aside::Question::Logs);
+        assert_eq!(question.about, set_aside::Question::Logs.into());
         self.answer(question.number, Ok(set_aside::Answer::Logs(vec![log(&self.id)]))).await;
         let question = self.asked().await;
-        assert_eq!(question.about, set_aside::Question::Files { id: self.id.clone() });
+        assert_eq!(question.about, set_aside::Question::Files { id: self.id.clone() }.into());
         let file = File { name: "0000".parse().unwrap(), bytes: PARTS * u64::from(MAX_PART_BYTES) };
         self.answer(question.number, Ok(set_aside::Answer::Files(vec![file]))).await;
     }
@@ -97,7 +99,9 @@ impl Kept {
         while read < most {
             let next = tokio::time::timeout(std::time::Duration::from_millis(500), self.asked()).await;
             let Ok(question) = next else { break };
-            let set_aside::Question::Part { offset, bytes, .. } = question.about else {
+            let question::Question::SetAside(set_aside::Question::Part { offset, bytes, .. }) =
+                question.about
+            else {
                 panic!("{question:?}")
             };
             let byte = u8::try_from(offset / u64::from(MAX_PART_BYTES)).unwrap();

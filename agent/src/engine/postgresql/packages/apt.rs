@@ -26,6 +26,22 @@ const FIRST_UPDATE_DEADLINE: Duration = Duration::from_secs(20);
 /// What the package sources have, as far as this machine has read them.
 const LISTS: &str = "/var/lib/apt/lists";
 
+/// What the package manager says of a package that it knows.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Policy {
+    pub(super) name: String,
+    pub(super) installed: Option<String>,
+    pub(super) candidate: Option<String>,
+}
+
+/// How packages are changed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum How {
+    Install,
+    /// Those that are there alone, and none is removed for it.
+    Upgrade,
+}
+
 /// The package manager. Cheap to clone.
 #[derive(Debug, Clone)]
 pub(super) struct Apt {
@@ -69,6 +85,24 @@ impl Apt {
             let message = format!("the agent is not root; install by hand: {}", packages.join(" "));
             return Err(Error::Unmet { check: "engine_installed", message });
         }
+        self.refresh(work).await?;
+        self.change(packages, How::Install, work).await
+    }
+
+    /// Brings packages that are installed up to their candidates; none is removed or made older for it.
+    pub(super) async fn upgrade(&self, packages: &[String], work: &Work) -> Result<(), Error> {
+        if !self.may_install() {
+            let message = format!("the agent is not root; upgrade by hand: {}", packages.join(" "));
+            return Err(Error::Unmet { check: "may_install", message });
+        }
+        self.change(packages, How::Upgrade, work).await
+    }
+
+    /// Reads the package sources.
+    pub(super) async fn refresh(&self, work: &Work) -> Result<(), Error> {
+        if !self.may_install() {
+            return Ok(());
+        }
         work.say("reading the package lists");
         let updated = self.host.run(update(UPDATE_DEADLINE), &work.cancelled).await;
         if let Err(error) = updated {
@@ -76,15 +110,24 @@ impl Apt {
             // The lists on disk may be good enough; if not, the installation says so.
             tracing::warn!(%error, "update the package lists");
         }
-        self.guard_services().await?;
-        let installed = self.unpack(packages, work).await;
-        let restored = self.restore_policy().await;
-        installed.and(restored)
+        Ok(())
     }
 
-    async fn unpack(&self, packages: &[String], work: &Work) -> Result<(), Error> {
+    async fn change(&self, packages: &[String], how: How, work: &Work) -> Result<(), Error> {
+        self.guard_services().await?;
+        let changed = self.unpack(packages, how, work).await;
+        let restored = self.restore_policy().await;
+        changed.and(restored)
+    }
+
+    async fn unpack(&self, packages: &[String], how: How, work: &Work) -> Result<(), Error> {
+        let only: &[&str] = match how {
+            How::Install => &[],
+            How::Upgrade => &["--only-upgrade", "--no-remove"],
+        };
         let program = Program::new("apt-get")
             .args(["-q", "-y", "--no-install-recommends"])
+            .args(only.iter().copied())
             .args(["-o", "DPkg::Lock::Timeout=120", "-o", "Dpkg::Options::=--force-confold"])
             .args(["-o", "Dpkg::Options::=--force-confdef", "install"])
             .args(packages.iter().map(String::as_str))
@@ -132,6 +175,12 @@ impl Apt {
 
     /// What would be installed of each of these packages; those without a candidate are left out.
     pub(super) async fn candidates(&self, packages: &[String]) -> Result<Vec<(String, String)>, Error> {
+        let known = self.policy(packages).await?;
+        Ok(known.into_iter().filter_map(|package| Some((package.name, package.candidate?))).collect())
+    }
+
+    /// What is known of those of these packages that are known at all.
+    pub(super) async fn policy(&self, packages: &[String]) -> Result<Vec<Policy>, Error> {
         let program = Program::new("apt-cache").arg("policy").args(packages.iter().map(String::as_str));
         let output = self.host.run(program, &CancellationToken::new()).await;
         let text = output.map_err(|error| Error::failed("ask the package manager", error))?.stdout.text();
@@ -147,18 +196,19 @@ fn apt_environment(program: Program) -> Program {
     program.variable("DEBIAN_FRONTEND", "noninteractive").variable("NEEDRESTART_MODE", "l")
 }
 
-/// The candidates in the output of `apt-cache policy`.
-fn parse_policy(text: &str) -> Vec<(String, String)> {
-    let mut found = Vec::new();
-    let mut package = None;
+/// The output of `apt-cache policy`.
+fn parse_policy(text: &str) -> Vec<Policy> {
+    let mut found: Vec<Policy> = Vec::new();
+    let known = |version: &str| (version != "(none)").then(|| version.to_owned());
     for line in text.lines() {
         if let Some(name) = line.strip_suffix(':').filter(|name| !name.starts_with(' ')) {
-            package = Some(name.to_owned());
-        } else if let Some(candidate) = line.trim().strip_prefix("Candidate: ")
-            && candidate != "(none)"
-            && let Some(name) = package.take()
-        {
-            found.push((name, candidate.to_owned()));
+            found.push(Policy { name: name.to_owned(), installed: None, candidate: None });
+        } else if let Some(package) = found.last_mut() {
+            if let Some(version) = line.trim().strip_prefix("Installed: ") {
+                package.installed = known(version);
+            } else if let Some(version) = line.trim().strip_prefix("Candidate: ") {
+                package.candidate = known(version);
+            }
         }
     }
     found
@@ -170,10 +220,16 @@ mod tests {
     use crate::host::fake::{Answer, Fake};
 
     #[test]
-    fn only_packages_with_a_candidate_are_offered() {
+    fn what_is_installed_and_what_is_on_offer_is_read() {
         let text = "postgresql-16:\n  Installed: (none)\n  Candidate: (none)\n  Version table:\npostgresql-15:\n  \
                     Installed: 15.18-0+deb12u1\n  Candidate: 15.20-0+deb12u1\n  Version table:\n *** 15.20 500\n";
-        assert_eq!(parse_policy(text), [("postgresql-15".to_owned(), "15.20-0+deb12u1".to_owned())]);
+        let none = Policy { name: "postgresql-16".to_owned(), installed: None, candidate: None };
+        let both = Policy {
+            name: "postgresql-15".to_owned(),
+            installed: Some("15.18-0+deb12u1".to_owned()),
+            candidate: Some("15.20-0+deb12u1".to_owned()),
+        };
+        assert_eq!(parse_policy(text), [none, both]);
     }
 
     #[tokio::test]

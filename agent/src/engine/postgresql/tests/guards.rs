@@ -196,3 +196,11 @@ async fn the_control_file_is_read_as_postgresql_reads_it() {
     let said = text.lines().find_map(|line| line.strip_prefix("Database system identifier:")).unwrap().trim();
     assert_eq!(Some(said), cluster.system.as_deref());
 }
+
+#[test]
+fn a_member_whose_socket_would_be_unreachable_is_refused() {
+    let cluster = ClusterId::generate();
+    Layout::new(Path::new("/var/lib/holdfast/postgresql"), cluster).check_socket().unwrap();
+    let long = format!("/{}", "x".repeat(60));
+    assert_eq!(reason(Layout::new(Path::new(&long), cluster).check_socket()), Reason::PreconditionFailed);
+}

@@ -4,10 +4,9 @@ use holdfast_common::engine::MAX_PARAMETERS;
 use holdfast_common::error::{Failure, Violations};
 use holdfast_proto::v1 as proto;
 
-use super::{complete, parse_durability, parse_parameters, parse_profile};
+use super::{complete, parse_durability, parse_parameters, parse_profile, writes};
 use crate::cluster::OnReplicaLoss;
 use crate::procedures::requests::{SetCluster, Settings};
-use crate::procedures::restart::Writes;
 
 pub(in crate::rpc::clusters) fn set(request: proto::UpdateClusterRequest) -> Result<SetCluster, Failure> {
     let on_loss = request.on_replica_loss();
@@ -19,6 +18,7 @@ pub(in crate::rpc::clusters) fn set(request: proto::UpdateClusterRequest) -> Res
         reset_parameters: reset,
         durability,
         lease_profile,
+        retune,
         force,
         request_id: _,
         validate_only: _,
@@ -39,8 +39,8 @@ pub(in crate::rpc::clusters) fn set(request: proto::UpdateClusterRequest) -> Res
     }
     let nothing =
         max_lag_on_failover_bytes.is_none() && [on_replica_loss, durability, lease_profile] == [0; 3];
-    if nothing && parameters.is_empty() && reset.is_empty() {
-        let others = "parameters, reset_parameters, durability, lease_profile or on_replica_loss";
+    if nothing && !retune && parameters.is_empty() && reset.is_empty() {
+        let others = "parameters, reset_parameters, durability, lease_profile, retune or on_replica_loss";
         violations.add("max_lag_on_failover_bytes", format!("nothing is to be changed; set this, {others}"));
     }
     let durability = (durability != 0).then(|| parse_durability(durability, &mut violations)).flatten();
@@ -48,7 +48,7 @@ pub(in crate::rpc::clusters) fn set(request: proto::UpdateClusterRequest) -> Res
     // Of which engine they are, and what fits beside those that are set, the cluster tells.
     let parameters = parse_parameters(parameters, None, None, &mut violations);
     let settings = Settings { max_lag_on_failover: max_lag_on_failover_bytes, on_replica_loss: on_loss };
-    let writes = if force { Writes::MayWait } else { Writes::GoOn };
+    let writes = writes(force);
     let parts = cluster.zip(parameters).map(|(cluster, parameters)| SetCluster {
         cluster,
         settings,
@@ -56,6 +56,7 @@ pub(in crate::rpc::clusters) fn set(request: proto::UpdateClusterRequest) -> Res
         reset,
         durability,
         lease_profile,
+        retune,
         writes,
     });
     complete(violations, parts)
