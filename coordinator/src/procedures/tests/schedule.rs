@@ -61,7 +61,9 @@ fn weekly(world: &World, index: usize) -> Schedule {
 impl Night {
     async fn new(schedules: impl Fn(&World) -> Vec<Schedule>) -> Self {
         let clock = ManualClock::at(due() - Duration::from_secs(12));
-        let world = Arc::new(World::new(3).at(clock.clock()));
+        let mut world = World::new(3);
+        world.wall = clock.clock();
+        let world = Arc::new(world);
         let cluster = world.active(3);
         world.populate(&cluster);
         let store = Memory::shared();

@@ -58,7 +58,7 @@ pub(super) struct World {
     /// The parts of operations.
     pub(super) parts: Kept,
     changes: watch::Sender<u64>,
-    wall: Clock,
+    pub(super) wall: Clock,
 }
 
 #[derive(Debug, Default)]
@@ -131,11 +131,6 @@ impl World {
         let (state, agents, parts) = (Mutex::default(), Agents::default(), Kept::default());
         let (clock, changes) = (ManualClock::at(Timestamp::UNIX_EPOCH), watch::Sender::new(0));
         Self { sample: Sample::new(), nodes, state, agents, clock, wall: Clock::system(), parts, changes }
-    }
-
-    /// The same by this clock.
-    pub(super) fn at(self, clock: Clock) -> Self {
-        Self { wall: clock, ..self }
     }
 
     pub(super) fn node(&self, index: usize) -> NodeId {
