@@ -9,6 +9,7 @@ use holdfast_tests::cluster::DEADLINE;
 use holdfast_tests::fleet::{AGENT, COORDINATOR, Fleet};
 use holdfast_tests::host::Host;
 use holdfast_tests::network::Network;
+use holdfast_tests::process::Program;
 use holdfast_tests::wait::wait_until;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
@@ -17,6 +18,8 @@ const PORT: u16 = 5432;
 /// PostgreSQL answers it with one byte, and then waits.
 const SSL_REQUEST: [u8; 8] = [0, 0, 0, 8, 0x04, 0xd2, 0x16, 0x2f];
 const SOON: Duration = Duration::from_secs(3);
+/// In which a connection is looked after on which nothing is said.
+const SILENT: Duration = Duration::from_secs(40);
 
 /// A coordinator, a database on n1, and n2 as anybody's machine.
 async fn database() -> anyhow::Result<Fleet> {
@@ -50,6 +53,13 @@ async fn is_cut(connection: &mut TcpStream) -> anyhow::Result<bool> {
         Ok(Err(error)) if reset(&error) => Ok(true),
         Ok(other) => bail!("the database said something else: {other:?}"),
     }
+}
+
+/// Whether the database holds its own end of a connection.
+async fn is_held(fleet: &Fleet, connection: &TcpStream) -> anyhow::Result<bool> {
+    let client = connection.local_addr()?.to_string();
+    let held = Program::new("ss").args(["-Htn", "state", "established", "dst", client.as_str()]);
+    Ok(!fleet.node("n1")?.run(held).await?.is_empty())
 }
 
 async fn becomes(fleet: &Fleet, reachable: bool) -> anyhow::Result<()> {
@@ -103,11 +113,19 @@ mod as_root {
         let mut open = reach(client, at.v4).await?;
         ensure!(!is_cut(&mut open).await?, "it is cut while it may come in");
         let mut open = reach(client, at.v4).await?;
+        let silent = reach(client, at.v4).await?;
+        ensure!(is_held(&fleet, &silent).await?, "the database knows of no connection");
         let mut remove = vec!["access", "remove", "orders"];
         remove.extend(addresses.iter().map(String::as_str));
         fleet.cli(remove)?.run().await?;
         becomes(&fleet, false).await?;
         ensure!(is_cut(&mut open).await?, "an open connection outlived its rule");
+        // A server gives up whoever does not log in after a minute only.
+        wait_until("a connection on which nothing is said to be ended", SILENT, || async {
+            ensure!(!is_held(&fleet, &silent).await?, "it is held");
+            Ok(())
+        })
+        .await?;
 
         // On trial, and nobody is left to end it: the kernel does.
         fleet.cli(["access", "set", "orders", "--mode", "open", "--confirm-within", "10s"])?.run().await?;
