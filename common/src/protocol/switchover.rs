@@ -46,13 +46,11 @@ impl Regent {
     /// # Errors
     /// Those of [`Regent::rest`], and [`Obstacle::NobodyPromotable`]; nothing was changed.
     pub fn halt(&mut self, attempt: Attempt) -> Result<Vec<Decree>, Obstacle> {
-        let mut halted = self.clone();
-        let decrees = halted.rest(attempt)?;
+        self.may_stop()?;
         if self.reign.promotable().is_empty() {
             return Err(Obstacle::NobodyPromotable);
         }
-        *self = halted;
-        Ok(decrees)
+        Ok(self.ask_to_stop(attempt))
     }
 
     /// The same, to be started again where it is: it is granted its lease again once [`Regent::resume`] is called, or by another run
@@ -61,6 +59,11 @@ impl Regent {
     /// # Errors
     /// [`Obstacle::UnderWay`], [`Obstacle::Stopping`], [`Obstacle::NotEnforced`]; nothing was changed.
     pub fn rest(&mut self, attempt: Attempt) -> Result<Vec<Decree>, Obstacle> {
+        self.may_stop()?;
+        Ok(self.ask_to_stop(attempt))
+    }
+
+    fn may_stop(&self) -> Result<(), Obstacle> {
         let reign = &self.reign;
         if let Some(intended) = reign.intended {
             return Err(Obstacle::UnderWay(intended));
@@ -71,9 +74,13 @@ impl Regent {
         if !reign.enforced {
             return Err(Obstacle::NotEnforced(reign.term));
         }
+        Ok(())
+    }
+
+    fn ask_to_stop(&mut self, attempt: Attempt) -> Vec<Decree> {
         let stop = Stop { attempt, tail: None };
         self.stop = Some(stop);
-        Ok(vec![stop.order(reign.term, reign.primary)])
+        vec![stop.order(self.reign.term, self.reign.primary)]
     }
 
     /// The primary has stopped for this attempt, and its log ends there.

@@ -6,7 +6,6 @@ use std::time::Duration;
 use holdfast_common::error::{Failure, Reason};
 use holdfast_common::id::NodeId;
 use holdfast_common::protocol::{Need, Obstacle, Regent, Reign};
-use holdfast_common::role::Availability;
 use holdfast_common::term::Term;
 use tokio::time::timeout;
 
@@ -115,8 +114,7 @@ pub(super) async fn gone(ctx: &Context<Means>, record: &Cluster) -> String {
     loop {
         changes.borrow_and_update();
         let Some(primary) = record.primary_member() else { return std::future::pending().await };
-        let state = nodes.state(primary.node_id, record.id);
-        if state.is_none_or(|state| state.availability == Availability::Offline) {
+        if nodes.is_silent(primary.node_id) {
             return primary.node_name.to_string();
         }
         if changes.changed().await.is_err() {

@@ -26,7 +26,7 @@ use tokio::time::Instant;
 use super::create::tell;
 use super::elect::{self, SERVE_TIME, answered, known, leave, reign_of, served};
 use super::steps;
-use super::{ClusterRef, Means, Nodes};
+use super::{ClusterRef, Means};
 use crate::cluster::{Cluster, Member, MemberPhase};
 use crate::directory::Drained;
 use crate::event::NewEvent;
@@ -164,7 +164,7 @@ impl Failover {
     async fn vouch(&self, ctx: &Context<Means>) -> Result<(), Error> {
         let Some(word) = &self.word else { return Ok(()) };
         let Means { nodes, events, .. } = ctx.means();
-        if !is_silent(nodes.as_ref(), &self.cluster, self.from) {
+        if !nodes.is_silent(self.from) {
             let message = format!("node {} is heard of: it is not off", word.of);
             return Err(Error::new(Failure::new(Reason::PreconditionFailed, message)));
         }
@@ -317,12 +317,6 @@ fn all_reachable_are_sealed(ctx: &Context<Means>, cluster: &Cluster, regent: &Re
     };
     let active = cluster.replicas().filter(|member| member.phase == MemberPhase::Active);
     active.filter(reachable).all(|member| regent.seals.contains_key(&member.node_id))
-}
-
-/// Whether nothing is heard of the node.
-pub(super) fn is_silent(nodes: &dyn Nodes, cluster: &ClusterRef, node: NodeId) -> bool {
-    let state = nodes.state(node, cluster.id);
-    state.is_none_or(|state| state.availability == Availability::Offline)
 }
 
 // === impl Word ===

@@ -1,7 +1,7 @@
 //! The server of a primary, restarted where it is: it stays the primary, of the same term, and its gate is shut meanwhile.
 //!
 //! ```text
-//!  checkpoint ([`promote`]) ─► stop ─► serve
+//!  checkpoint ─► stop ([`promote`], both) ─► serve
 //! ```
 //! Whatever ends it in between has the server started again: the step that is the way back, a coordinator that has just started, or,
 //! where nobody could take its place, its own agent.
@@ -12,10 +12,9 @@ use holdfast_common::error::{Failure, Reason, Retry};
 use holdfast_common::id::NodeId;
 use holdfast_common::report::{EngineState, MemberReport};
 use holdfast_common::role::Role;
-use holdfast_common::term::Term;
 use jiff::Timestamp;
 
-use super::elect::{self, reign_of};
+use super::elect;
 use super::resync::Target;
 use super::steps::observe_starts;
 use super::{ClusterRef, Means, promote};
@@ -27,20 +26,6 @@ const SERVE_TIME: Duration = Duration::from_secs(60);
 
 /// Of the step that waits until it serves.
 pub(super) const SERVE: Limits = Limits { attempts: 3, deadline: SERVE_TIME.saturating_mul(2) };
-
-/// Has the primary of this term stop cleanly, behind a shut gate; it stays so until it is told otherwise.
-pub(super) async fn stop(
-    ctx: &Context<Means>,
-    cluster: &ClusterRef,
-    (primary, term): (NodeId, Term),
-) -> Result<(), Error> {
-    let leases = &ctx.means().leases;
-    // What an earlier try of this step has asked for.
-    leases.resume(cluster.id);
-    reign_of(ctx, cluster, (primary, term))?;
-    leases.rest(cluster.id).await?;
-    promote::stopped(ctx, cluster).await
-}
 
 /// When the server was started, as it said last.
 pub(super) fn started(ctx: &Context<Means>, cluster: &ClusterRef, node: NodeId) -> Option<Timestamp> {

@@ -26,6 +26,11 @@ pub trait Nodes: fmt::Debug + Send + Sync {
     /// Whether a node gives signs of life; `None`: it is not in the fleet.
     fn availability(&self, node: NodeId) -> Option<Availability>;
 
+    /// Whether nothing is heard of a node, or it is not in the fleet.
+    fn is_silent(&self, node: NodeId) -> bool {
+        self.availability(node).is_none_or(|availability| availability == Availability::Offline)
+    }
+
     /// The member's assignment that is fully true on its node, as far as that has said; none while it has a newer one to make true.
     fn converged(&self, node: NodeId, cluster: ClusterId) -> Option<MemberAssignment>;
 

@@ -69,6 +69,14 @@ pub enum Step {
     Leave,
 }
 
+/// What a primary is stopped for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Afterwards {
+    AnotherServes,
+    /// Also where nobody could take over.
+    ItServesAgain,
+}
+
 impl Promote {
     /// From the beginning; none where the cluster has no primary.
     pub fn new(cluster: &Cluster, target: &Member) -> Option<Self> {
@@ -127,7 +135,7 @@ impl Promote {
                 Ok(self.at(Step::Stop))
             }
             Step::Stop => {
-                stop(ctx, &self.cluster, (self.from, self.term)).await?;
+                stop(ctx, &self.cluster, (self.from, self.term), Afterwards::AnotherServes).await?;
                 Ok(self.at(Step::Elect))
             }
             Step::Elect if self.is_done(ctx) => Ok(self.at(Step::Serve)),
@@ -294,21 +302,20 @@ pub(super) async fn checkpoint(
 }
 
 /// Has the primary of this term stop cleanly, behind a shut gate; it stays so until it is told otherwise.
-async fn stop(
+pub(super) async fn stop(
     ctx: &Context<Means>,
     cluster: &ClusterRef,
     (primary, term): (NodeId, Term),
+    afterwards: Afterwards,
 ) -> Result<(), Error> {
     let leases = &ctx.means().leases;
     // What an earlier try of this step has asked for.
     leases.resume(cluster.id);
     reign_of(ctx, cluster, (primary, term))?;
-    leases.halt(cluster.id).await?;
-    stopped(ctx, cluster).await
-}
-
-/// Waits until the primary has stopped as it was asked to.
-pub(super) async fn stopped(ctx: &Context<Means>, cluster: &ClusterRef) -> Result<(), Error> {
+    match afterwards {
+        Afterwards::AnotherServes => leases.halt(cluster.id).await?,
+        Afterwards::ItServesAgain => leases.rest(cluster.id).await?,
+    }
     answered(ctx, cluster, STOP_TIME, |regent| Ok(regent.stop.and_then(|stop| stop.tail))).await?;
     Ok(())
 }

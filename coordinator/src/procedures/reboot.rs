@@ -17,7 +17,7 @@ use holdfast_common::error::{Failure, Reason};
 use holdfast_common::id::NodeId;
 use holdfast_common::name::NodeName;
 use holdfast_common::report::Severity;
-use holdfast_common::role::{Availability, Durability};
+use holdfast_common::role::Durability;
 use holdfast_common::term::Term;
 use serde::{Deserialize, Serialize};
 use serde_json::json;
@@ -307,8 +307,7 @@ impl Reboot {
     }
 
     fn is_offline(&self, ctx: &Context<Means>) -> bool {
-        let nodes = &ctx.means().nodes;
-        nodes.availability(self.node()).is_none_or(|availability| availability == Availability::Offline)
+        ctx.means().nodes.is_silent(self.node())
     }
 
     /// Its mark goes if this operation has set it, and so do its claims.

@@ -25,9 +25,10 @@ use std::sync::Arc;
 use holdfast_common::error::{Classify as _, Failure, Reason, Violation};
 use holdfast_common::name::{ClusterName, NodeName};
 use holdfast_common::pki::Keyring;
+use holdfast_common::question::{Answer, Question};
 
 use super::{ClusterRef, Means, Procedures, node_resource, records, resource};
-use crate::cluster::Cluster;
+use crate::cluster::{Cluster, Member};
 use crate::directory::{self, Node, node_key, node_name_key};
 use crate::operation::procedure::StepLabel;
 use crate::operation::{self, Operation, Request, Submit};
@@ -132,7 +133,7 @@ impl Desk {
         }
         let mut tries = 1;
         loop {
-            match self.try_begin(request, asker).await {
+            match self.begin_with(request, asker, Ok).await {
                 // Another cluster took something on the same nodes in this very moment: look again, at everything.
                 Err(failure) if failure.reason == Reason::VersionConflict && tries < TRIES => tries += 1,
                 other => return other,
@@ -154,11 +155,6 @@ impl Desk {
         self.operations.submit(submit).await.map_err(|error| error.to_failure())
     }
 
-    async fn try_begin(&self, request: &impl Prepare, asker: &Asker) -> Result<Operation, Failure> {
-        let submit = self.checked(request, asker).await?;
-        self.operations.submit(submit).await.map_err(|error| error.to_failure())
-    }
-
     /// What is to be begun, if all preconditions are met.
     async fn checked(&self, request: &impl Prepare, asker: &Asker) -> Result<Submit<Procedures>, Failure> {
         let prepared = request.prepare(self, asker).await?;
@@ -168,6 +164,19 @@ impl Desk {
             return Err(unmet_failure(&unmet));
         }
         prepared.submit.ok_or_else(|| Failure::new(Reason::Internal, "a plan without an operation"))
+    }
+
+    /// What a member's node says to a question, or in words why it does not.
+    async fn ask<T>(
+        &self,
+        cluster: &Cluster,
+        member: &Member,
+        question: Question,
+        answer: impl FnOnce(Answer) -> Option<T>,
+    ) -> Result<T, String> {
+        let said = self.means.nodes.ask(member.node_id, cluster.id, question).await;
+        let said = said.map_err(|error| error.to_failure().message)?;
+        answer(said).ok_or_else(|| "it answered another question".to_owned())
     }
 
     /// The cluster of this name.

@@ -22,7 +22,7 @@ use tokio::time::Instant;
 
 use super::create::tell;
 use super::elect::served;
-use super::promote::{self, Promote};
+use super::promote::{self, Afterwards, Promote};
 use super::requests::successor;
 use super::resync::Target;
 use super::steps::{CONVERGE_TIME, Order, call_all, unexpected};
@@ -125,9 +125,9 @@ impl Restart {
         Self { step, ..self }
     }
 
-    /// With nothing but its end left to do.
-    pub(super) fn past_replicas(self) -> Self {
-        Self { step: self.after_replicas(), ..self }
+    /// The same of the primary alone.
+    pub(super) fn without_replicas(self) -> Self {
+        Self { replicas: Vec::new(), ..self }.at_the_beginning()
     }
 
     /// Whether it is on its way forwards, not back.
@@ -239,7 +239,7 @@ impl Restart {
         let primary = (self.primary.node, cluster.term);
         match self.step {
             Step::Stop => {
-                in_place::stop(ctx, &self.cluster, primary).await?;
+                promote::stop(ctx, &self.cluster, primary, Afterwards::ItServesAgain).await?;
                 Ok(self.at(Step::Serve))
             }
             Step::Serve => {

@@ -32,6 +32,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::json;
 
 use super::create::tell;
+use super::promote::Afterwards;
 use super::restart::{self, Writes};
 use super::resync::Target;
 use super::steps::{CONVERGE_TIME, observe};
@@ -243,7 +244,8 @@ impl Set {
             }
             Step::Stop => {
                 let cluster = self.led(ctx).await?;
-                in_place::stop(ctx, &self.cluster, (self.primary.node, cluster.term)).await?;
+                let primary = (self.primary.node, cluster.term);
+                promote::stop(ctx, &self.cluster, primary, Afterwards::ItServesAgain).await?;
             }
             Step::Serve => self.serve(ctx).await?,
             Step::Lower(at) => self.lower(ctx, at).await?,

@@ -329,10 +329,7 @@ pub(super) async fn destroy(
     members: &[&Member],
     absent: Absent,
 ) -> Result<Vec<String>, Error> {
-    let away = |member: &Member| {
-        let state = ctx.means().nodes.state(member.node_id, cluster.id);
-        state.is_none_or(|state| state.availability == Availability::Offline)
-    };
+    let away = |member: &Member| ctx.means().nodes.is_silent(member.node_id);
     let mut orders = Vec::new();
     let mut left = Vec::new();
     for member in members {

@@ -23,7 +23,7 @@ use super::restart::{self, Restart, Writes};
 use super::resync::Target;
 use super::steps::{CONVERGE_TIME, Order, call_all, observe, unexpected};
 use super::{ClusterRef, Means};
-use crate::cluster::{Cluster, Member};
+use crate::cluster::Cluster;
 use crate::operation::procedure::{Context, Error, Limits, Next, StepLabel};
 
 /// Longer than any package manager needs.
@@ -62,28 +62,18 @@ pub enum Step {
 }
 
 impl Upgrade {
-    /// From the beginning; none where the cluster has no primary.
-    pub fn new(cluster: &Cluster, writes: Writes) -> Option<Self> {
-        let target = |member: &Member| Target { node: member.node_id, name: member.node_name.clone() };
-        let primary = cluster.primary_member().map(target)?;
-        let last = Restart::new(cluster, &[primary.node], writes)?.past_replicas();
-        let replicas: Vec<Target> = cluster.replicas().map(target).collect();
-        let step = if replicas.is_empty() { Step::PrimaryPackages } else { Step::Packages(0) };
-        Some(Self {
-            cluster: ClusterRef { id: cluster.id, name: cluster.name.clone() },
-            replicas,
-            primary,
-            writes,
+    /// From the beginning, of those that this would restart.
+    pub fn new(restart: Restart) -> Self {
+        let step = if restart.replicas.is_empty() { Step::PrimaryPackages } else { Step::Packages(0) };
+        Self {
+            cluster: restart.cluster.clone(),
+            replicas: restart.replicas.clone(),
+            primary: restart.primary.clone(),
+            writes: restart.writes,
             installed: BTreeMap::new(),
-            last: Box::new(last),
+            last: Box::new(restart.without_replicas()),
             step,
-        })
-    }
-
-    /// The same with the primary restarted where it is.
-    #[must_use]
-    pub fn in_place(self) -> Self {
-        Self { last: Box::new(self.last.in_place()), ..self }
+        }
     }
 
     pub(super) fn kind(&self) -> &'static str {

@@ -9,10 +9,10 @@ use holdfast_common::role::Availability;
 
 use super::members::active;
 use super::preconditions::{Precondition, about_node};
-use super::{Asker, Desk, Prepare, Prepared, confirmed, reference};
+use super::{Asker, Desk, Prepare, Prepared, confirmed};
 use crate::cluster::{Cluster, Member, MemberPhase};
 use crate::lease::{self, Obstacle};
-use crate::procedures::failover::{Failover, Word, is_silent};
+use crate::procedures::failover::{Failover, Word};
 use crate::procedures::records::cluster_key;
 use crate::store::Compare;
 
@@ -116,9 +116,7 @@ impl FailoverCluster {
                     true => format!("by your word alone: {obstacle}"),
                     false => "whoever is to take over cannot be reached".to_owned(),
                 };
-                let silent = cluster
-                    .primary
-                    .is_none_or(|primary| is_silent(desk.means.nodes.as_ref(), &reference(cluster), primary));
+                let silent = cluster.primary.is_none_or(|primary| desk.means.nodes.is_silent(primary));
                 let heard = match silent {
                     true => "nothing is heard of it",
                     false => {

@@ -23,46 +23,61 @@ pub struct RestartCluster {
     pub writes: Writes,
 }
 
+/// What a restart would be.
+pub(super) struct Outline {
+    pub(super) preconditions: Vec<Precondition>,
+    pub(super) notes: Vec<String>,
+    /// None where the cluster has no primary.
+    pub(super) restart: Option<Restart>,
+}
+
 impl Prepare for RestartCluster {
     async fn prepare(&self, desk: &Desk, asker: &Asker) -> Result<Prepared, Failure> {
         let found = desk.cluster(&self.cluster).await?;
         let cluster = found.value;
-        let mut chosen: Vec<&Member> =
-            self.nodes.iter().map(|node| member_named(&cluster, node)).collect::<Result<_, _>>()?;
-        if self.nodes.is_empty() {
-            chosen.extend(&cluster.members);
-        }
-        let mut preconditions = vec![active(&cluster)];
-        let named: Vec<_> = chosen.iter().map(|member| (member.node_id, member.node_name.clone())).collect();
-        preconditions.extend(online(&desk.means, cluster.id, &named));
-        let ids: Vec<NodeId> = chosen.iter().map(|member| member.node_id).collect();
-        let mut procedure = Restart::new(&cluster, &ids, self.writes);
-        match procedure.as_ref().map(|restart| restart.last) {
-            Some(Last::Switchover | Last::InPlace) | None => {
-                let (may, in_place) = has_successor(desk, &cluster, self.writes).await?;
-                preconditions.push(may);
-                if in_place {
-                    procedure = procedure.map(Restart::in_place);
-                    let primary = cluster.primary_member();
-                    preconditions.extend(primary.map(|primary| serves(&desk.means, &cluster, primary)));
-                }
-            }
-            Some(Last::Stays) => {}
-        }
-        let replicas = chosen.iter().filter(|member| cluster.primary != Some(member.node_id));
-        preconditions.extend(writes_go_on(desk, &cluster, replicas.copied(), self.writes));
-        let notes = notes(desk, &cluster, &chosen, procedure.as_ref());
-        let steps = procedure.as_ref().map(Restart::plan).unwrap_or_default();
-        let submit = procedure.map(|procedure| {
+        let Outline { preconditions, notes, restart } = self.outline(desk, &cluster).await?;
+        let steps = restart.as_ref().map(Restart::plan).unwrap_or_default();
+        let submit = restart.map(|restart| {
             let unchanged = Compare::unchanged(cluster_key(&cluster.name), found.revision);
-            asker.submit(procedure, &cluster).when(unchanged)
+            asker.submit(restart, &cluster).when(unchanged)
         });
         Ok(Prepared { preconditions, steps, notes, submit })
     }
 }
 
+impl RestartCluster {
+    pub(super) async fn outline(&self, desk: &Desk, cluster: &Cluster) -> Result<Outline, Failure> {
+        let mut chosen: Vec<&Member> =
+            self.nodes.iter().map(|node| member_named(cluster, node)).collect::<Result<_, _>>()?;
+        if self.nodes.is_empty() {
+            chosen.extend(&cluster.members);
+        }
+        let mut preconditions = vec![active(cluster)];
+        let named: Vec<_> = chosen.iter().map(|member| (member.node_id, member.node_name.clone())).collect();
+        preconditions.extend(online(&desk.means, cluster.id, &named));
+        let ids: Vec<NodeId> = chosen.iter().map(|member| member.node_id).collect();
+        let mut restart = Restart::new(cluster, &ids, self.writes);
+        match restart.as_ref().map(|restart| restart.last) {
+            Some(Last::Switchover | Last::InPlace) | None => {
+                let (may, in_place) = has_successor(desk, cluster, self.writes).await?;
+                preconditions.push(may);
+                if in_place {
+                    restart = restart.map(Restart::in_place);
+                    let primary = cluster.primary_member();
+                    preconditions.extend(primary.map(|primary| serves(&desk.means, cluster, primary)));
+                }
+            }
+            Some(Last::Stays) => {}
+        }
+        let replicas = chosen.iter().filter(|member| cluster.primary != Some(member.node_id));
+        preconditions.extend(writes_go_on(desk, cluster, replicas.copied(), self.writes));
+        let notes = notes(desk, cluster, &chosen, restart.as_ref());
+        Ok(Outline { preconditions, notes, restart })
+    }
+}
+
 /// Whether the primary can be restarted; and whether that is where it is, because nobody can take over.
-pub(super) async fn has_successor(
+async fn has_successor(
     desk: &Desk,
     cluster: &Cluster,
     writes: Writes,

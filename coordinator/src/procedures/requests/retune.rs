@@ -2,7 +2,6 @@
 
 use futures::future::join_all;
 use holdfast_common::engine::TakesEffect;
-use holdfast_common::error::Classify as _;
 use holdfast_common::question::{Answer, Question, Retuning, SettingChange};
 
 use super::Desk;
@@ -19,12 +18,11 @@ pub(super) struct Previews<'a> {
 impl<'a> Previews<'a> {
     pub(super) async fn ask(desk: &Desk, cluster: &'a Cluster) -> Self {
         let ask = |member: &'a Member| async move {
-            let said = match desk.means.nodes.ask(member.node_id, cluster.id, Question::Retuning).await {
-                Ok(Answer::Retuning(retuning)) => Ok(retuning),
-                Ok(_) => Err("it answered another question".to_owned()),
-                Err(error) => Err(error.to_failure().message),
+            let retuning = |answer| match answer {
+                Answer::Retuning(retuning) => Some(retuning),
+                Answer::Upgrades(_) | Answer::SetAside(_) => None,
             };
-            (member, said)
+            (member, desk.ask(cluster, member, Question::Retuning, retuning).await)
         };
         Self { cluster, all: join_all(cluster.members.iter().map(ask)).await }
     }

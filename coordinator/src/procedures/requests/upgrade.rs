@@ -8,7 +8,7 @@ use holdfast_common::name::ClusterName;
 use holdfast_common::question::{Answer, PackageUpgrade, Question, Upgrades};
 
 use super::preconditions::{Precondition, about_node};
-use super::restart::{RestartCluster, has_successor};
+use super::restart::{Outline, RestartCluster};
 use super::{Asker, Desk, Prepare, Prepared};
 use crate::cluster::{Cluster, Member};
 use crate::procedures::records::cluster_key;
@@ -38,7 +38,8 @@ impl Prepare for UpgradeCluster {
         let restart =
             RestartCluster { cluster: self.cluster.clone(), nodes: Vec::new(), writes: self.writes };
         // Whatever keeps servers from being restarted keeps them from being upgraded.
-        let Prepared { mut preconditions, notes: of_restart, .. } = restart.prepare(desk, asker).await?;
+        let Outline { mut preconditions, notes: of_restart, restart } =
+            restart.outline(desk, &cluster).await?;
         let offers = join_all(cluster.members.iter().map(|member| offer(desk, &cluster, member))).await;
         preconditions.extend(offers.iter().filter_map(Offer::may_install));
         let mut notes: Vec<String> = offers.iter().map(Offer::note).collect();
@@ -46,9 +47,7 @@ impl Prepare for UpgradeCluster {
         notes.push("each node reads its package sources anew before: it may find newer ones".to_owned());
         notes.extend(neighbours(desk, &cluster).await?);
         notes.extend(of_restart);
-        let (_, in_place) = has_successor(desk, &cluster, self.writes).await?;
-        let procedure = Upgrade::new(&cluster, self.writes);
-        let procedure = if in_place { procedure.map(Upgrade::in_place) } else { procedure };
+        let procedure = restart.map(Upgrade::new);
         let steps = procedure.as_ref().map(Upgrade::plan).unwrap_or_default();
         let submit = procedure.map(|procedure| {
             let unchanged = Compare::unchanged(cluster_key(&cluster.name), found.revision);
@@ -61,11 +60,11 @@ impl Prepare for UpgradeCluster {
 async fn offer<'a>(desk: &Desk, cluster: &Cluster, member: &'a Member) -> Offer<'a> {
     let nodes = &desk.means.nodes;
     let report = nodes.state(member.node_id, cluster.id).and_then(|state| Some(state.report?.0));
-    let said = match nodes.ask(member.node_id, cluster.id, Question::Upgrades).await {
-        Ok(Answer::Upgrades(upgrades)) => Ok(upgrades),
-        Ok(_) => Err("it answered another question".to_owned()),
-        Err(error) => Err(error.to_failure().message),
+    let upgrades = |answer| match answer {
+        Answer::Upgrades(upgrades) => Some(upgrades),
+        Answer::Retuning(_) | Answer::SetAside(_) => None,
     };
+    let said = desk.ask(cluster, member, Question::Upgrades, upgrades).await;
     Offer { member, said, runs: report.and_then(|report| report.server_build) }
 }
 

@@ -6,8 +6,9 @@ use holdfast_common::role::Durability;
 use serde_json::json;
 
 use super::super::elect::served;
+use super::super::promote::Afterwards;
 use super::super::steps::observe;
-use super::super::{Means, in_place, promote, quorum};
+use super::super::{Means, promote, quorum};
 use super::{Set, waiting};
 use crate::operation::procedure::{Context, Error, Next};
 
@@ -62,7 +63,7 @@ impl Set {
     async fn primary_back(&self, ctx: &Context<Means>) -> Result<(), Error> {
         let primary = (self.primary.node, self.led(ctx).await?.term);
         promote::checkpoint(ctx, &self.cluster, primary).await?;
-        let stopped = in_place::stop(ctx, &self.cluster, primary).await;
+        let stopped = promote::stop(ctx, &self.cluster, primary, Afterwards::ItServesAgain).await;
         let serves = self.serve(ctx).await;
         stopped.and(serves)
     }

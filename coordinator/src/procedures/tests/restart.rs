@@ -27,7 +27,7 @@ async fn restarting_a_cluster_ends_with_another_primary_or_with_the_old_one() {
     }
 }
 
-fn alone(world: &World) -> Cluster {
+pub(super) fn alone(world: &World) -> Cluster {
     waits_for_nobody(world.active(1))
 }
 
@@ -50,7 +50,7 @@ async fn a_lone_primary_is_restarted_where_it_is_and_serves_whatever_happens() {
     assert_eq!(report.steps, 4);
 }
 
-fn serves_alone(world: &World, cluster: Option<&Cluster>) -> Result<(), String> {
+pub(super) fn serves_alone(world: &World, cluster: Option<&Cluster>) -> Result<(), String> {
     complete(world, cluster, 1)?;
     let cluster = cluster.ok_or("the record is gone")?;
     is(cluster.primary == Some(world.node(0)), "it has another primary")?;

@@ -1,9 +1,14 @@
 //! Upgrading a cluster.
 
+use super::restart::{alone, serves_alone};
 use super::world::{NEW, OLD};
 use super::*;
-use crate::procedures::restart::Writes;
+use crate::procedures::restart::{Restart, Writes};
 use crate::procedures::upgrade::Upgrade;
+
+fn of_all(world: &World) -> Upgrade {
+    Upgrade::new(Restart::new(&world.active(3), world.nodes(), Writes::GoOn).unwrap())
+}
 
 /// Log of a newer program is never sent to an older one.
 fn no_replica_is_older(world: &World, cluster: Option<&Cluster>) -> Result<(), String> {
@@ -27,7 +32,7 @@ async fn upgrading_a_cluster_ends_with_all_new_or_as_far_as_it_has_come() {
                 Durability::Async => |world| Some(waits_for_nobody(world.active(3))),
                 Durability::Quorum => |world| Some(world.active(3)),
             },
-            procedure: |world| Upgrade::new(&world.active(3), Writes::GoOn).unwrap().into(),
+            procedure: |world| of_all(world).into(),
             succeeded: |world, cluster| {
                 is(world.nodes().iter().all(|node| world.build(*node) == NEW), "a server is old")?;
                 led_by(world, cluster, 1).or_else(|_| led_by(world, cluster, 2))
@@ -47,7 +52,7 @@ async fn servers_that_run_what_is_installed_are_left_alone() {
         before: |world| Some(world.active(3)),
         procedure: |world| {
             world.nodes().iter().for_each(|node| world.is_new(*node));
-            Upgrade::new(&world.active(3), Writes::GoOn).unwrap().into()
+            of_all(world).into()
         },
         succeeded: |world, cluster| led_by(world, cluster, 0),
         undone: |world, cluster| led_by(world, cluster, 0),
@@ -55,4 +60,23 @@ async fn servers_that_run_what_is_installed_are_left_alone() {
     };
     let report = harness::walk(&case).await.unwrap_or_else(|violation| panic!("{violation}"));
     assert_eq!(report.steps, 6);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_primary_that_nobody_can_take_over_from_is_upgraded_where_it_is() {
+    let case = Case {
+        before: |world| Some(alone(world)),
+        procedure: |world| {
+            let alone = Restart::new(&alone(world), &[world.node(0)], Writes::MayWait).unwrap();
+            Upgrade::new(alone.in_place()).into()
+        },
+        succeeded: |world, cluster| {
+            is(world.build(world.node(0)) == NEW, "its server is old")?;
+            serves_alone(world, cluster)
+        },
+        undone: serves_alone,
+        only_once: true,
+    };
+    let report = harness::walk(&case).await.unwrap_or_else(|violation| panic!("{violation}"));
+    assert_eq!(report.steps, 5);
 }
