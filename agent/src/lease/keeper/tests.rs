@@ -263,6 +263,22 @@ fn a_lease_that_is_over_shuts_stops_and_writes_it_down_in_this_order() {
 }
 
 #[test]
+fn whoever_follows_another_has_regained_no_lease() {
+    let events = |bench: &Bench| {
+        bench.hands.done.iter().filter(|done| matches!(done, Done::Event(_))).cloned().collect::<Vec<_>>()
+    };
+    let peer = NodeId::generate();
+    let mut bench = Bench::serving(list(1, &[peer]));
+    bench.pass(timings().served());
+    bench.disk();
+    bench.hands.done.clear();
+    bench.happen(Event::Told(ToMember::Follow { term: TERM.next(), primary: peer }));
+    bench.disk();
+    assert!(bench.keeper.held().report.is_none_or(|report| !report.fenced), "it is no replica");
+    assert_eq!(events(&bench), []);
+}
+
+#[test]
 fn a_lone_primary_becomes_timed_in_one_stroke_before_its_first_member_is_confirmed() {
     let mut bench = Bench::serving(list(1, &[]));
     bench.pass(Duration::from_secs(1));
