@@ -45,7 +45,7 @@ impl Pair {
         let pair = Self::new(machine, first).await;
         let Self { a, b, cluster } = &pair;
         a.local(cluster.id, "create table said (word text)").await;
-        // The last checkpoint that both have is some files of the log ago, and nothing asks for those.
+        // The last checkpoint that both have is some files of the log ago, and in the end nothing asks for those.
         a.local(cluster.id, "alter system set wal_keep_size = 0").await;
         a.local(cluster.id, "select pg_reload_conf()").await;
         for _ in 0..3 {
@@ -54,6 +54,7 @@ impl Pair {
         let position = a.bench.engine.observe(cluster.id).await.position.unwrap();
         b.bench.wait(cluster.id, "the table", |o| o.replayed >= Some(position)).await;
         b.bench.stop(cluster.id).await;
+        a.local(cluster.id, "select pg_drop_replication_slot(slot_name) from pg_replication_slots").await;
         a.local(cluster.id, "insert into said values ('heard-by-nobody')").await;
         end(a, cluster.id);
         a.bench.wait(cluster.id, "its end", |o| o.state == EngineState::Stopped).await;
