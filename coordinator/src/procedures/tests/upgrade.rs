@@ -24,26 +24,30 @@ fn whole(world: &World, cluster: Option<&Cluster>) -> Result<(), String> {
     (0..3).map(|index| led_by(world, cluster, index)).find(Result::is_ok).ok_or("it is not whole")?
 }
 
+async fn all_are_upgraded(before: fn(&World) -> Option<Cluster>) {
+    let case = Case {
+        before,
+        procedure: |world| of_all(world).into(),
+        succeeded: |world, cluster| {
+            is(world.nodes().iter().all(|node| world.build(*node) == NEW), "a server is old")?;
+            led_by(world, cluster, 1).or_else(|_| led_by(world, cluster, 2))
+        },
+        undone: whole,
+        only_once: true,
+    };
+    let report = harness::walk(&case).await.unwrap_or_else(|violation| panic!("{violation}"));
+    assert_eq!(report.steps, 12);
+}
+
+/// Two tests: each takes long.
 #[tokio::test(start_paused = true)]
 async fn upgrading_a_cluster_ends_with_all_new_or_as_far_as_it_has_come() {
-    for durability in [Durability::Async, Durability::Quorum] {
-        let case = Case {
-            before: match durability {
-                Durability::Async => |world| Some(waits_for_nobody(world.active(3))),
-                Durability::Quorum => |world| Some(world.active(3)),
-            },
-            procedure: |world| of_all(world).into(),
-            succeeded: |world, cluster| {
-                is(world.nodes().iter().all(|node| world.build(*node) == NEW), "a server is old")?;
-                led_by(world, cluster, 1).or_else(|_| led_by(world, cluster, 2))
-            },
-            undone: whole,
-            only_once: true,
-        };
-        let report =
-            harness::walk(&case).await.unwrap_or_else(|violation| panic!("{durability}: {violation}"));
-        assert_eq!(report.steps, 12);
-    }
+    all_are_upgraded(|world| Some(world.active(3))).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn upgrading_a_cluster_that_waits_for_nobody_ends_so_too() {
+    all_are_upgraded(|world| Some(waits_for_nobody(world.active(3)))).await;
 }
 
 #[tokio::test(start_paused = true)]
