@@ -50,7 +50,7 @@ use holdfast_common::telemetry::EngineOffer;
 use holdfast_common::term::Term;
 use jiff::Timestamp;
 
-pub use execute::{Engines, Held};
+pub use execute::{Engines, Held, Waker};
 pub use work::Work;
 
 /// What a driver's deed comes to.
@@ -59,6 +59,9 @@ pub type Deed<'a, T> = BoxFuture<'a, Result<T, Error>>;
 /// One engine on this node. Deeds on one cluster are called one at a time ([`Engines::hold`]); `observe` at any time.
 pub trait Engine: fmt::Debug + Send + Sync {
     fn kind(&self) -> Kind;
+
+    /// Whom to wake when a member's server has ended by itself. Once.
+    fn set_waker(&self, waker: Waker);
 
     /// The versions that this node has, or could install.
     fn offers(&self) -> Deed<'_, Vec<EngineOffer>>;

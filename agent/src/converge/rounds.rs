@@ -106,6 +106,7 @@ impl Member {
         let mut assignment = self.means.assignment.clone();
         let mut firewall = self.means.firewall.clone();
         let mut leases = self.means.leases.clone();
+        let mut news = self.means.engines.news();
         let mut tick = interval(OBSERVE_PERIOD);
         tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let mut work: JoinSet<Done> = JoinSet::new();
@@ -119,6 +120,7 @@ impl Member {
                 () = sleep(hurry.unwrap_or_default()), if hurry.is_some() => {}
                 changed = assignment.changed() => if changed.is_err() { break } else { self.memory.compared_at = None },
                 changed = wake.changed() => if changed.is_err() { break } else { self.memory.compared_at = None },
+                Ok(()) = news.changed() => self.memory.compared_at = None,
                 Ok(()) = firewall.changed() => {}
                 Ok(()) = leases.changed() => {}
                 Some(done) = work.join_next() => self.note(done),
@@ -143,7 +145,7 @@ impl Member {
     }
 
     /// Notes whether clients wait for it, a primary that has its lease and whose gate is still shut, or whether it comes up: it
-    /// starts, or has not begun to receive.
+    /// is to start, starts, or has not begun to receive.
     fn note_hurry(&mut self, wanted: Option<&MemberAssignment>, observed: &Observation) {
         let leases = self.means.leases.borrow();
         let shut = leases.members.get(&self.cluster).is_some_and(|held| {
@@ -152,7 +154,7 @@ impl Member {
         let primary = wanted.is_some_and(|wanted| wanted.role.role() == Role::Primary);
         let runs = wanted.is_some_and(|wanted| wanted.power == Power::Running);
         let comes = match observed.state {
-            EngineState::Starting => true,
+            EngineState::Stopped | EngineState::Failed | EngineState::Starting => true,
             EngineState::Running => observed.role == Some(Role::Replica) && observed.streaming != Some(true),
             _ => false,
         };
@@ -321,6 +323,13 @@ impl Member {
                 if steps.contains(&Step::Stop) || steps.contains(&Step::Halt) {
                     self.tell(Severity::Info, "ENGINE_STOPPED", "the engine was stopped".to_owned());
                 }
+            }
+            // By plan its successor is being promoted: soon it is.
+            Ok(Err((step, error @ Error::Unmet { check: "source_is_primary", .. })))
+                if self.memory.hurry.pause().is_some() =>
+            {
+                self.memory.pace.wait_briefly();
+                self.memory.failure = Some(format!("{}: {error}", step.name()));
             }
             Ok(Err((step, error))) => {
                 self.memory.pace.wait();

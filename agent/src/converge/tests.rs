@@ -432,6 +432,20 @@ async fn no_round_works_on_a_member_that_a_command_holds() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_member_that_a_command_has_made_is_looked_at_at_once() {
+    let world = World::default();
+    let a = Node::new(&world, "a", 1);
+    a.assign(1, vec![member(&a, &[&a], primary(&[]), None)]);
+    a.wait("absence", |member| member.is_some()).await;
+    // Between two of the looks that come every second.
+    tokio::time::sleep(Duration::from_millis(300)).await;
+    initialise(&a, member(&a, &[&a], primary(&[]), None)).await;
+    let ended = tokio::time::Instant::now();
+    a.wait("data", |m| m.is_some_and(|m| m.state != EngineState::Absent)).await;
+    assert!(ended.elapsed() < Duration::from_millis(100), "after {:?}", ended.elapsed());
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_member_that_should_be_stopped_is_stopped_and_stays_so() {
     let world = World::default();
     let (a, system) = lone_primary(&world).await;

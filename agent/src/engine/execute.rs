@@ -10,7 +10,7 @@ use holdfast_common::error::{Classify, Failure};
 use holdfast_common::id::ClusterId;
 use holdfast_common::protocol::Tail;
 use holdfast_common::question::{Answer, Question};
-use tokio::sync::OwnedMutexGuard;
+use tokio::sync::{OwnedMutexGuard, watch};
 
 use super::{Around, Engine, Error, LocalMember, Resynced, Work};
 
@@ -25,7 +25,14 @@ struct Inner {
     engines: Vec<Arc<dyn Engine>>,
     locks: Mutex<BTreeMap<ClusterId, Arc<tokio::sync::Mutex<()>>>>,
     building: Mutex<BTreeMap<ClusterId, &'static str>>,
+    waker: Waker,
     around: OnceLock<Around>,
+}
+
+/// Has all members looked at now, not only at their next time. Cheap to clone.
+#[derive(Debug, Clone, Default)]
+pub struct Waker {
+    count: watch::Sender<u64>,
 }
 
 /// The right to work on one member, until it is dropped.
@@ -34,17 +41,22 @@ pub struct Held {
     _guard: OwnedMutexGuard<()>,
 }
 
-/// Marks a member as being made or replaced, until it is dropped.
+/// Holds a member and marks it as being made or replaced, until it is dropped.
 struct Building<'a> {
     inner: &'a Inner,
     cluster: ClusterId,
+    held: Option<Held>,
 }
 
 // === impl Engines ===
 
 impl Engines {
     pub fn new(engines: Vec<Arc<dyn Engine>>) -> Self {
-        Self { inner: Arc::new(Inner { engines, ..Inner::default() }) }
+        let waker = Waker::default();
+        for engine in &engines {
+            engine.set_waker(waker.clone());
+        }
+        Self { inner: Arc::new(Inner { engines, waker, ..Inner::default() }) }
     }
 
     /// Tells what is true around the members; until then no data are replaced. Once.
@@ -90,6 +102,11 @@ impl Engines {
         self.inner.building.lock().unwrap_or_else(PoisonError::into_inner).get(&cluster).copied()
     }
 
+    /// Changes whenever a server has ended by itself, or a command that made, replaced or removed a member's data.
+    pub fn news(&self) -> watch::Receiver<u64> {
+        self.inner.waker.count.subscribe()
+    }
+
     /// Runs a command's payload to its end. Term, journal and deadline are looked after by the caller.
     ///
     /// # Cancel safety
@@ -113,15 +130,13 @@ impl Engines {
             }
             Payload::InitialiseMember(request) => {
                 let engine = self.of(request.member.engine)?;
-                let _held = self.hold_for(request.member.cluster_id, work).await?;
-                let _building = self.build(request.member.cluster_id, payload.kind());
+                let _building = self.build(request.member.cluster_id, payload.kind(), work).await?;
                 let system_identifier = engine.initialise(request, work).await?;
                 Ok(Success::InitialiseMember { system_identifier })
             }
             Payload::CloneMember(request) => {
                 let engine = self.of(request.member.engine)?;
-                let _held = self.hold_for(request.member.cluster_id, work).await?;
-                let _building = self.build(request.member.cluster_id, payload.kind());
+                let _building = self.build(request.member.cluster_id, payload.kind(), work).await?;
                 let copied = engine.copy_from(request, work).await?;
                 Ok(Success::CloneMember {
                     system_identifier: copied.system_identifier,
@@ -130,8 +145,7 @@ impl Engines {
             }
             Payload::ResyncMember(request) => {
                 let engine = self.of(request.member.engine)?;
-                let _held = self.hold_for(request.member.cluster_id, work).await?;
-                let _building = self.build(request.member.cluster_id, payload.kind());
+                let _building = self.build(request.member.cluster_id, payload.kind(), work).await?;
                 let work = self
                     .inner
                     .around
@@ -143,14 +157,12 @@ impl Engines {
             }
             Payload::RestartMember(request) => {
                 let engine = self.of(request.member.engine)?;
-                let _held = self.hold_for(request.member.cluster_id, work).await?;
-                let _building = self.build(request.member.cluster_id, payload.kind());
+                let _building = self.build(request.member.cluster_id, payload.kind(), work).await?;
                 super::restart::replica(engine.as_ref(), &request.member, work).await?;
                 Ok(Success::RestartMember)
             }
             Payload::DestroyMember(request) => {
-                let _held = self.hold_for(request.cluster_id, work).await?;
-                let _building = self.build(request.cluster_id, payload.kind());
+                let _building = self.build(request.cluster_id, payload.kind(), work).await?;
                 let mut removed = false;
                 for engine in self.all() {
                     removed |= engine.destroy(request, work).await?;
@@ -237,10 +249,16 @@ impl Engines {
         }
     }
 
-    fn build(&self, cluster: ClusterId, kind: &'static str) -> Building<'_> {
+    async fn build(
+        &self,
+        cluster: ClusterId,
+        kind: &'static str,
+        work: &Work,
+    ) -> Result<Building<'_>, Error> {
+        let held = Some(self.hold_for(cluster, work).await?);
         let inner = self.inner.as_ref();
         inner.building.lock().unwrap_or_else(PoisonError::into_inner).insert(cluster, kind);
-        Building { inner, cluster }
+        Ok(Building { inner, cluster, held })
     }
 
     fn lock_of(&self, cluster: ClusterId) -> Arc<tokio::sync::Mutex<()>> {
@@ -251,11 +269,21 @@ impl Engines {
     }
 }
 
+// === impl Waker ===
+
+impl Waker {
+    pub fn wake(&self) {
+        self.count.send_modify(|count| *count = count.wrapping_add(1));
+    }
+}
+
 // === impl Building ===
 
 impl Drop for Building<'_> {
     fn drop(&mut self) {
         self.inner.building.lock().unwrap_or_else(PoisonError::into_inner).remove(&self.cluster);
+        drop(self.held.take());
+        self.inner.waker.wake();
     }
 }
 

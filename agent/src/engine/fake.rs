@@ -32,7 +32,7 @@ use holdfast_common::term::Term;
 use jiff::Timestamp;
 
 use self::state::{Configured, Member, State, admitted};
-use super::{Copied, Deed, Drift, Engine, Error, LocalMember, Observation, Resynced, Work};
+use super::{Copied, Deed, Drift, Engine, Error, LocalMember, Observation, Resynced, Waker, Work};
 
 /// The version that the fake has.
 pub const VERSION: &str = "15";
@@ -164,6 +164,9 @@ impl Engine for FakeEngine {
     fn kind(&self) -> Kind {
         Kind::Postgresql
     }
+
+    /// Its servers end without a word: who relies on being woken looks again all the same.
+    fn set_waker(&self, _waker: Waker) {}
 
     fn offers(&self) -> Deed<'_, Vec<EngineOffer>> {
         let offer = EngineOffer {

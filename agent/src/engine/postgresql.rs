@@ -50,7 +50,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::net::IpAddr;
 use std::path::PathBuf;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
 use futures::FutureExt as _;
 use futures::future::BoxFuture;
@@ -78,7 +78,7 @@ use self::packages::Packages;
 use self::process::Start;
 use self::session::{NoAnswer, Session};
 use super::room::Room;
-use super::{Copied, Deed, Drift, Engine, Error, LocalMember, Observation, Resynced, Work};
+use super::{Copied, Deed, Drift, Engine, Error, LocalMember, Observation, Resynced, Waker, Work};
 use crate::host::Host;
 use crate::host::system::Owner;
 
@@ -125,6 +125,7 @@ struct Inner {
     room: watch::Receiver<Room>,
     members: Mutex<BTreeMap<ClusterId, Known>>,
     machine: Mutex<machine::Watch>,
+    waker: OnceLock<Waker>,
 }
 
 /// What is remembered of a member between two looks.
@@ -153,8 +154,9 @@ impl Postgresql {
         room: watch::Receiver<Room>,
     ) -> Self {
         let packages = Packages::new(host.clone(), settings.programs.clone());
-        let (members, machine) = (Mutex::default(), Mutex::default());
-        Self { inner: Arc::new(Inner { settings, host, packages, credentials, room, members, machine }) }
+        let (members, machine, waker) = (Mutex::default(), Mutex::default(), OnceLock::new());
+        let inner = Inner { settings, host, packages, credentials, room, members, machine, waker };
+        Self { inner: Arc::new(inner) }
     }
 
     /// Undoes what an installation that was cut left on the machine. To be called once when the agent starts.
@@ -169,6 +171,11 @@ impl Postgresql {
 impl Engine for Postgresql {
     fn kind(&self) -> Kind {
         Kind::Postgresql
+    }
+
+    fn set_waker(&self, waker: Waker) {
+        let first = self.inner.waker.set(waker).is_ok();
+        assert!(first, "the waker is told once");
     }
 
     fn offers(&self) -> Deed<'_, Vec<EngineOffer>> {
@@ -422,7 +429,7 @@ impl Inner {
         let entries = self.host.files().list(layout.run()).await.map_err(|_| NoAnswer::Nobody)?;
         let port = |name: &str| name.strip_prefix(".s.PGSQL.")?.parse::<u16>().ok();
         let port = entries.iter().find_map(|entry| port(entry.name.to_str()?)).ok_or(NoAnswer::Nobody)?;
-        Session::connect(&layout, port).await
+        Session::connect(&layout, port, self.waker.get().cloned()).await
     }
 
     fn with_known<T>(&self, cluster: ClusterId, look: impl FnOnce(&mut Known) -> T) -> T {

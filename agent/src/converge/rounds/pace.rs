@@ -11,6 +11,8 @@ use tokio::time::Instant;
 const FIRST_PAUSE: Duration = Duration::from_secs(1);
 const LONGEST_PAUSE: Duration = Duration::from_secs(60);
 
+const BRIEF_PAUSE: Duration = Duration::from_millis(100);
+
 /// The pace of one member's steps.
 #[derive(Debug)]
 pub(super) struct Pace {
@@ -34,6 +36,11 @@ impl Pace {
     /// It was started, or a step has failed.
     pub(super) fn wait(&mut self) {
         self.not_before = Some(Instant::now() + self.backoff.next_wait());
+    }
+
+    /// What it waits for is at hand.
+    pub(super) fn wait_briefly(&mut self) {
+        self.not_before = Some(Instant::now() + BRIEF_PAUSE);
     }
 
     /// A step has panicked.

@@ -93,6 +93,12 @@ impl Inner {
     ) -> Result<Said, Error> {
         let target = format!("{} replication=true", render::conninfo(upstream, layout, render::COPY_NAME));
         let ask = async |question: &str| self.ask(marker, upstream, &target, question, ASK_DEADLINE).await;
+        // A replica knows no history that a primary's data could be measured by. Asked first: one that becomes a primary meanwhile
+        // would name the timeline of before.
+        if marker.engine_version.number() >= 14 && ask("SHOW in_hot_standby").await?.trim() != "off" {
+            let message = format!("{} is no primary", upstream.name);
+            return Err(Error::Unmet { check: "source_is_primary", message });
+        }
         let said = ask("IDENTIFY_SYSTEM").await?;
         let mut words = said.trim().split('|');
         let (system, timeline) = (words.next(), words.next().and_then(|word| word.parse::<u64>().ok()));
@@ -100,11 +106,6 @@ impl Inner {
             let problem = "its answer is not understood".to_owned();
             return Err(Error::Wrong { deed: format!("ask {}", upstream.name), problem });
         };
-        // A replica knows no history that a primary's data could be measured by.
-        if marker.engine_version.number() >= 14 && ask("SHOW in_hot_standby").await?.trim() != "off" {
-            let message = format!("{} is no primary", upstream.name);
-            return Err(Error::Unmet { check: "source_is_primary", message });
-        }
         // The first one has no history.
         let history =
             if timeline > 1 { ask(&format!("TIMELINE_HISTORY {timeline}")).await? } else { String::new() };

@@ -3,6 +3,7 @@
 //!
 //! Names are resolved in `pg_catalog` alone, so that nothing a database user plants is ever called.
 
+mod followers;
 mod replication;
 
 pub(super) use replication::Keeper;
@@ -13,7 +14,7 @@ use std::time::Duration;
 use holdfast_common::assignment::Synchronous;
 use holdfast_common::id::NodeId;
 use holdfast_common::position::Position;
-use holdfast_common::report::{EngineState, Follower};
+use holdfast_common::report::EngineState;
 use holdfast_common::role::Role;
 use holdfast_common::term::Term;
 use jiff::Timestamp;
@@ -24,7 +25,7 @@ use tokio_util::task::AbortOnDropHandle;
 
 use super::layout::Layout;
 use super::render::{self, REPLICATION_USER, SLOT_PREFIX, SUPERUSER};
-use crate::engine::{Error, Observation};
+use crate::engine::{Error, Observation, Waker};
 
 const CONNECT_DEADLINE: Duration = Duration::from_secs(2);
 const QUERY_DEADLINE: Duration = Duration::from_secs(3);
@@ -57,9 +58,6 @@ select s.recovering, s.flushed, s.received, s.replayed, s.timeline,
                (select status from pg_stat_wal_receiver) as receiver,
                (select last_msg_receipt_time from pg_stat_wal_receiver) as heard,
                (select received_tli from pg_stat_wal_receiver)::int8 as receiver_timeline) s";
-const FOLLOWERS: &str = "
-select application_name, (flush_lsn - '0/0')::int8, sync_state, state
-  from pg_stat_replication where usename = $1 order by application_name limit 64";
 const IDENTITY: &str = "
 select (select system_identifier from pg_control_system())::text, current_setting('server_version'),
        extract(epoch from pg_postmaster_start_time())::float8";
@@ -129,7 +127,8 @@ pub(super) struct Slot {
 // === impl Session ===
 
 impl Session {
-    pub(super) async fn connect(layout: &Layout, port: u16) -> Result<Self, NoAnswer> {
+    /// `waker` is woken when the server ends it.
+    pub(super) async fn connect(layout: &Layout, port: u16, waker: Option<Waker>) -> Result<Self, NoAnswer> {
         let mut config = tokio_postgres::Config::new();
         config
             .host_path(layout.run())
@@ -145,9 +144,12 @@ impl Session {
                 if let Err(error) = connection.await {
                     tracing::debug!(%error, "local connection to the engine ended");
                 }
+                if let Some(waker) = waker {
+                    waker.wake();
+                }
             }));
             let standing = client.prepare(STANDING).await?;
-            let followers = client.prepare(FOLLOWERS).await?;
+            let followers = followers::prepare(&client).await?;
             let row = client.query_one(IDENTITY, &[]).await?;
             let identity = Identity {
                 system_identifier: row.try_get(0)?,
@@ -169,11 +171,9 @@ impl Session {
             let row = self.client.query_one(&self.standing, &[]).await?;
             let mut observed = self.standing(&row)?;
             if observed.role == Some(Role::Primary) {
-                let rows = self.client.query(&self.followers, &[&REPLICATION_USER]).await?;
                 let term = self.newest_term().await?;
                 observed.term = Some(self.term.get_or_init(|| term).0);
-                observed.followers =
-                    rows.iter().filter_map(|row| follower(row).transpose()).collect::<Result<_, _>>()?;
+                observed.followers = followers::followers(&self.client, &self.followers).await?;
             }
             Ok(observed)
         })
@@ -437,18 +437,6 @@ impl From<tokio_postgres::Error> for NoAnswer {
 
 async fn bounded<T>(work: impl Future<Output = Result<T, NoAnswer>>) -> Result<T, NoAnswer> {
     timeout(QUERY_DEADLINE, work).await.unwrap_or(Err(NoAnswer::Late))
-}
-
-fn follower(row: &Row) -> Result<Option<Follower>, tokio_postgres::Error> {
-    let name: String = row.try_get(0)?;
-    let Ok(node_id) = name.parse::<NodeId>() else { return Ok(None) };
-    let (synchronous, state): (Option<String>, Option<String>) = (row.try_get(2)?, row.try_get(3)?);
-    Ok(Some(Follower {
-        node_id,
-        flushed_offset: row.try_get::<_, Option<i64>>(1)?.and_then(unsigned),
-        synchronous: matches!(synchronous.as_deref(), Some("quorum" | "sync")),
-        streaming: state.as_deref() == Some("streaming"),
-    }))
 }
 
 /// What the server really waits for. Names that we did not write, or a weaker commit, are no quorum.

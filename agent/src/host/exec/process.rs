@@ -10,6 +10,7 @@ use nix::sys::signal::{Signal, killpg};
 use nix::unistd::Pid;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWriteExt};
 use tokio::process::{Child, Command};
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use super::capture::Capture;
@@ -74,11 +75,13 @@ async fn run(program: Program, lines: Option<LineSink>, cancel: &CancellationTok
     let mut child = spawn(&program)?;
     let mut group = Group(child.id().and_then(|id| i32::try_from(id).ok()).map(Pid::from_raw));
     let capture = Mutex::new(Capture::new(program.output_bytes, lines));
+    let begun = Instant::now();
     let end = attend(&mut child, &group, &program, &capture, cancel).await;
     if matches!(end, End::Exited(_)) {
         group.disarm();
     }
     drop(group);
+    tracing::debug!(program = %program.name(), took = ?begun.elapsed(), "a program has ended");
     let (stdout, stderr) = capture.into_inner().unwrap_or_else(PoisonError::into_inner).finish();
     conclude(&program, end, stdout, stderr)
 }
