@@ -23,6 +23,8 @@ pub(super) const REPLICATION_USER: &str = "holdfast_replication";
 pub(super) const SUPERUSER: &str = "postgres";
 /// What a copy calls itself: never a node's id, or it could be taken for a synchronous replica.
 pub(super) const COPY_NAME: &str = "holdfast_copy";
+/// Whom a replica would wait for as primary.
+const NOBODY: &str = "\"not_promoted_by_holdfast\"";
 const HEADER: &str = "# Written by Holdfast from the cluster's assignment. Changes are overwritten.\n";
 /// Room for replicas, copies, backups and those that are coming back.
 const WAL_SENDERS: usize = 20;
@@ -140,7 +142,8 @@ fn replication(out: &mut Lines, subject: &Subject<'_>) {
             out.text("synchronous_standby_names", &synchronous_names(synchronous));
         }
         RoleAssignment::Replica { upstream } => {
-            out.text("synchronous_standby_names", "");
+            // Who leaves recovery by another hand than the agent's acknowledges nothing.
+            out.text("synchronous_standby_names", NOBODY);
             out.text("primary_conninfo", &conninfo(upstream, layout, &node.to_string()));
             out.text("primary_slot_name", &slot(*node));
         }

@@ -16,7 +16,7 @@ use tokio::time::{Instant, sleep};
 use super::history::Relation;
 use super::layout::{Layout, Marker};
 use super::render::Place;
-use super::session::NoAnswer;
+use super::session::{CutOff, NoAnswer, Session};
 use super::{Inner, control, process};
 use crate::engine::Error;
 use crate::host::files::Access;
@@ -37,19 +37,46 @@ const SEALED: &str = "# Written by Holdfast: this replica receives from nobody u
                       primary_conninfo = ''\n";
 const OPEN: &str = "# Written by Holdfast: this member is not sealed.\n";
 
+/// How a replica without a receiver was found.
+#[derive(Debug, Default)]
+struct Looks {
+    before: Option<CutOff>,
+    /// Since when it waits for the rest of a record, and where that begins.
+    waits: Option<(u64, Instant)>,
+}
+
+// === impl Looks ===
+
+impl Looks {
+    /// Where its log ends, once that is sure: twice the same, as who was just about to start a receiver when it was told not to has
+    /// started it by then. A log may end within a record, whose rest nobody sent: it counts up to there, once the server has looked
+    /// for more, in vain, since nobody sends.
+    fn end_of_log(&mut self, found: Option<CutOff>, now: Instant) -> Option<u64> {
+        let before = std::mem::replace(&mut self.before, found);
+        let Some(found) = found else {
+            self.waits = None;
+            return None;
+        };
+        if found.replayed >= found.received {
+            return before.filter(|before| before.replayed == found.replayed).map(|same| same.replayed);
+        }
+        if self.waits.is_none_or(|(offset, _)| offset != found.replayed) {
+            self.waits = found.waits.then_some((found.replayed, now));
+        }
+        let (offset, since) = self.waits.filter(|_| found.waits)?;
+        (now.duration_since(since) >= 2 * found.looks_every).then_some(offset)
+    }
+}
+
 impl Inner {
     /// Out of recovery, where it is in it; then its term. Whatever can be done later is: clients wait for this.
     pub(super) async fn lead(&self, member: &MemberAssignment) -> Result<(), Error> {
         let cluster = member.cluster_id;
         let session = self.session(cluster).await.map_err(|why| why.during("promote"))?;
-        let until = Instant::now() + ROLE_DEADLINE;
-        if session.is_replica().await.map_err(|why| why.during("promote"))? {
-            session.promote().await.map_err(|why| why.during("promote"))?;
-        }
-        while session.is_replica().await.map_err(|why| why.during("promote"))? {
-            past(until, "promote")?;
-            sleep(BRIEFLY).await;
-        }
+        // As a replica it would wait for nobody there is; where it is to wait for others it does so already.
+        let (promoted, configured) = tokio::join!(promoted(&session), self.configure(member));
+        promoted.map_err(|why| why.during("promote"))??;
+        configured?;
         let layout = self.layout(cluster);
         // A seal is about whom a replica receives from: on a primary it means nothing, so neither waits for the other.
         let (begun, unsealed) =
@@ -70,15 +97,13 @@ impl Inner {
         let session = self.session(cluster).await.map_err(|why| why.during(deed))?;
         session.reload().await.map_err(|why| why.during(deed))?;
         let until = Instant::now() + ROLE_DEADLINE;
-        let mut before = None;
+        let mut looks = Looks::default();
         loop {
-            let found = session.cut_off_at().await.map_err(|why| why.during(deed))?;
-            // Twice the same: who was just about to start a receiver when it was told not to has started it by then.
-            if let Some(offset) = found.filter(|_| found == before) {
+            let found = session.cut_off().await.map_err(|why| why.during(deed))?;
+            if let Some(offset) = looks.end_of_log(found, Instant::now()) {
                 let (term, era) = session.term().await.map_err(|why| why.during(deed))?;
                 return Ok(Tail { term: term.max(Term::FIRST), position: Position { era, offset } });
             }
-            before = found;
             past(until, deed)?;
             sleep(PAUSE).await;
         }
@@ -231,9 +256,57 @@ impl Inner {
     }
 }
 
+/// Out of recovery, where it is in it.
+async fn promoted(session: &Session) -> Result<Result<(), Error>, NoAnswer> {
+    let until = Instant::now() + ROLE_DEADLINE;
+    if session.is_replica().await? {
+        session.promote().await?;
+    }
+    while session.is_replica().await? {
+        if let Err(late) = past(until, "promote") {
+            return Ok(Err(late));
+        }
+        sleep(BRIEFLY).await;
+    }
+    Ok(Ok(()))
+}
+
 fn past(until: Instant, deed: &str) -> Result<(), Error> {
     if Instant::now() < until {
         return Ok(());
     }
     Err(Error::TimedOut { deed: deed.to_owned(), seconds: ROLE_DEADLINE.as_secs() })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const EVERY: Duration = Duration::from_millis(200);
+
+    fn found(received: u64, replayed: u64, waits: bool) -> Option<CutOff> {
+        Some(CutOff { received, replayed, waits, looks_every: EVERY })
+    }
+
+    #[tokio::test]
+    async fn a_log_ends_where_it_was_found_to_end_twice() {
+        let (mut looks, now) = (Looks::default(), Instant::now());
+        assert_eq!(looks.end_of_log(found(9, 9, false), now), None);
+        assert_eq!(looks.end_of_log(None, now), None, "it receives");
+        assert_eq!(looks.end_of_log(found(12, 12, false), now), None);
+        assert_eq!(looks.end_of_log(found(12, 12, true), now), Some(12));
+    }
+
+    #[tokio::test]
+    async fn a_log_that_ends_within_a_record_ends_before_it_once_more_was_looked_for() {
+        let (mut looks, begun) = (Looks::default(), Instant::now());
+        assert_eq!(looks.end_of_log(found(12, 7, false), begun), None, "it replays");
+        assert_eq!(looks.end_of_log(found(12, 7, false), begun + 9 * EVERY), None, "it still does");
+        assert_eq!(looks.end_of_log(found(12, 7, true), begun + 9 * EVERY), None);
+        assert_eq!(looks.end_of_log(found(12, 9, true), begun + 11 * EVERY), None, "it went on");
+        assert_eq!(looks.end_of_log(found(12, 9, false), begun + 12 * EVERY), None, "it looks");
+        assert_eq!(looks.end_of_log(found(12, 9, true), begun + 13 * EVERY), Some(9));
+        assert_eq!(looks.end_of_log(None, begun + 13 * EVERY), None, "it receives again");
+        assert_eq!(looks.end_of_log(found(12, 9, true), begun + 14 * EVERY), None);
+    }
 }

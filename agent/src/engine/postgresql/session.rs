@@ -6,7 +6,7 @@
 mod followers;
 mod replication;
 
-pub(super) use replication::Keeper;
+pub(super) use replication::{CutOff, Keeper};
 
 use std::sync::OnceLock;
 use std::time::Duration;
@@ -67,12 +67,6 @@ const NEWEST_TERM: &str = "select term, timeline from holdfast.terms order by te
 const FIRST_TIMELINE: u64 = 1;
 /// How many terms are remembered in the data, counted from the newest.
 const KEPT_TERMS: u64 = 1000;
-const CUT_OFF: &str = "
-select (greatest(received, replayed) - '0/0')::int8
-  from (select pg_last_wal_receive_lsn() as received, pg_last_wal_replay_lsn() as replayed) s
- where pg_is_in_recovery() and replayed >= coalesce(received, replayed)
-   and not exists (select from pg_stat_activity where backend_type = 'walreceiver')
-   and current_setting('primary_conninfo') = ''";
 /// Those too that are only held up to what a replica's log was written with, whatever is declared.
 const PENDING: &str = "
 select name from pg_settings where pending_restart or sourcefile like '%/floor.conf' order by name limit 64";
@@ -330,16 +324,6 @@ impl Session {
         let Some(row) = found else { return Ok((Term::NONE, FIRST_TIMELINE)) };
         let (term, timeline): (i64, i64) = (row.try_get(0)?, row.try_get(1)?);
         Ok((Term::new(unsigned(term).unwrap_or_default()), unsigned(timeline).unwrap_or(FIRST_TIMELINE)))
-    }
-
-    /// Where a replica's log ends that receives from nobody any more and has replayed all of it; none as long as it does not. A
-    /// receiver that is only connecting is a process already, though `pg_stat_wal_receiver` does not show it.
-    pub(super) async fn cut_off_at(&self) -> Result<Option<u64>, NoAnswer> {
-        bounded(async {
-            let Some(row) = self.client.query_opt(CUT_OFF, &[]).await? else { return Ok(None) };
-            Ok(row.try_get::<_, Option<i64>>(0)?.and_then(unsigned))
-        })
-        .await
     }
 
     /// Ends whoever receives the log without being a member.

@@ -138,14 +138,17 @@ impl TestNode {
     }
 
     async fn local(&self, cluster: ClusterId, sql: &str) -> String {
-        let layout = self.driver.inner.layout(cluster);
-        let program = Program::new("/usr/lib/postgresql/15/bin/psql")
+        let said = self.host.run(self.psql(cluster, sql), &CancellationToken::new()).await;
+        said.unwrap().stdout.text().trim().to_owned()
+    }
+
+    fn psql(&self, cluster: ClusterId, sql: &str) -> Program {
+        Program::new("/usr/lib/postgresql/15/bin/psql")
             .args(["-X", "-A", "-t", "-v", "ON_ERROR_STOP=1", "-U", "postgres", "-d", "postgres", "-c", sql])
             .arg("-h")
-            .arg(layout.run())
+            .arg(self.driver.inner.layout(cluster).run())
             .arg("-p")
-            .arg(self.bench.peer.port.to_string());
-        self.host.run(program, &CancellationToken::new()).await.unwrap().stdout.text().trim().to_owned()
+            .arg(self.bench.peer.port.to_string())
     }
 }
 

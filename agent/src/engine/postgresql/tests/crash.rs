@@ -2,8 +2,9 @@
 
 use std::time::Duration;
 
-use tokio::time::timeout;
+use tokio::time::{sleep, timeout};
 
+use super::resync::{Pair, end};
 use super::*;
 use crate::engine::Engines;
 
@@ -21,4 +22,61 @@ async fn a_crash_inside_of_a_server_is_the_end_of_that_server_and_noticed_at_onc
     a.bench.wait(cluster.id, "the end", |o| o.state == EngineState::Stopped).await;
     a.bench.run(&cluster.primary(&a.bench)).await;
     a.bench.stop(cluster.id).await;
+}
+
+/// Whose rest nobody sends any more: another takes over all the same, and has all before it.
+#[tokio::test]
+async fn a_replica_whose_primary_ended_within_a_record_is_sealed_before_it_and_promoted() {
+    let machine = Machine::new();
+    let Pair { a, b, cluster } = Pair::new(&machine, 91).await;
+    let id = cluster.id;
+    a.local(id, "create table kept (id int); insert into kept values (1)").await;
+    let cancel = CancellationToken::new();
+    let record = "select pg_logical_emit_message(true, 'large', repeat('x', 400000000))";
+    let writing = a.host.run(a.psql(id, record), &cancel);
+    let cut = async {
+        let within = "select pg_last_wal_receive_lsn() > pg_last_wal_replay_lsn() + 8388608";
+        while b.local(id, within).await != "t" {
+            sleep(Duration::from_millis(1)).await;
+        }
+        end(&a, id);
+    };
+    let (_cut_off, ()) =
+        timeout(Duration::from_secs(60), async { tokio::join!(writing, cut) }).await.unwrap();
+
+    let sealed = b.bench.engine.seal(id).await.unwrap();
+    let received =
+        b.local(id, "select (pg_last_wal_receive_lsn() - '0/0')::int8").await.parse::<u64>().unwrap();
+    assert!(sealed.position.offset < received, "it did not end within a record");
+    let led = MemberAssignment { term: Term::new(2), ..cluster.primary(&b.bench) };
+    b.bench.engine.lead(&led).await.unwrap();
+    assert_eq!(b.local(id, "select count(*) from kept").await, "1");
+    b.bench.stop(id).await;
+}
+
+/// A superuser's doing. Its clients wait: nobody takes over what they wrote.
+#[tokio::test]
+async fn a_replica_that_is_promoted_by_hand_acknowledges_nothing() {
+    let machine = Machine::new();
+    let Pair { a, b, cluster } = Pair::new(&machine, 93).await;
+    let id = cluster.id;
+    b.local(id, "select pg_promote()").await;
+    let cancel = CancellationToken::new();
+    let writing = b.host.run(b.psql(id, "create table written (id int)"), &cancel);
+    let waits = async {
+        while b.local(id, "select count(*) from pg_stat_activity where wait_event = 'SyncRep'").await != "1" {
+            sleep(Duration::from_millis(20)).await;
+        }
+    };
+    // Both arms are cancel-safe: the write is given up.
+    tokio::select! {
+        answer = writing => panic!("it was acknowledged: {answer:?}"),
+        waited = timeout(Duration::from_secs(30), waits) => waited.unwrap(),
+    }
+    // By its agent it is made one that does: here, where nobody else is to have it.
+    let led = MemberAssignment { term: Term::new(2), ..cluster.primary(&b.bench) };
+    b.bench.engine.lead(&led).await.unwrap();
+    b.local(id, "create table acknowledged (id int)").await;
+    a.bench.stop(id).await;
+    b.bench.stop(id).await;
 }

@@ -89,7 +89,7 @@ impl Pair {
 }
 
 /// `kill -9` of all of a server.
-fn end(node: &TestNode, cluster: ClusterId) {
+pub(super) fn end(node: &TestNode, cluster: ClusterId) {
     end_all(&node.data(cluster));
 }
 
