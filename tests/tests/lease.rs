@@ -9,6 +9,13 @@ use holdfast_tests::scene::{DEFAULT, FAST, MEMBER, Scene, now};
 use holdfast_tests::wait::wait_until;
 use nix::sys::signal::Signal;
 
+/// How often this was told.
+async fn told(scene: &Scene, reason: &str) -> anyhow::Result<usize> {
+    let listed = scene.fleet.json(["event", "list"]).await?;
+    let events = listed["events"].as_array().with_context(|| format!("no events in {listed}"))?;
+    Ok(events.iter().filter(|event| event["reason"] == reason).count())
+}
+
 /// A gate needs nftables. Left out for ordinary users, visibly.
 mod as_root {
     use super::*;
@@ -65,7 +72,24 @@ mod as_root {
         // One that is started again at once, before the lease is over, costs nobody a connection.
         scene.fleet.node("n1")?.crash(AGENT).await?;
         let crashed = now();
-        scene.goes_on(crashed, 2.0 * scene.served).await
+        scene.goes_on(crashed, 2.0 * scene.served).await?;
+
+        // Whoever removes the table costs clients their connections, and the primary neither its lease nor its server.
+        let server = cluster::server(scene.primary()?)?;
+        let lost = told(&scene, "LEASE_LOST").await?;
+        for _ in 0..2 {
+            scene.primary()?.run(Program::new("nft").args(["delete", "table", "inet", "holdfast"])).await?;
+            wait_until("the table to be there again", DEADLINE, || async {
+                let list = Program::new("nft").args(["list", "table", "inet", "holdfast"]);
+                scene.primary()?.run(list).await.map(drop)
+            })
+            .await?;
+            scene.whole_again().await?;
+        }
+        ensure!(cluster::server(scene.primary()?)? == server, "the server was started anew");
+        ensure!(told(&scene, "LEASE_LOST").await? == lost, "it lost its lease");
+        ensure!(told(&scene, "FIREWALL_DRIFT").await? > 0, "nobody was told");
+        Ok(())
     }
 
     /// The mutant: with elements that the kernel does not end, the frozen agent's clients write on, and this sees it; also

@@ -109,7 +109,12 @@ impl Gate {
     /// The changes of all ports in one transaction.
     fn each(&self, ports: &[u16], changes: impl Fn(u16) -> Vec<Change>) -> Result<(), Error> {
         let changes: Vec<Change> = ports.iter().flat_map(|port| changes(*port)).collect();
-        self.kernel.change(&changes)
+        // Somebody else has removed the table: a lease waits for it.
+        self.kernel.change(&changes).inspect_err(|error| {
+            if error.is_absent() {
+                self.kernel.miss();
+            }
+        })
     }
 
     /// # Errors

@@ -7,6 +7,8 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 
+use tokio::sync::Notify;
+
 use super::layers::Layers;
 use super::netlink::{self, Counter};
 use super::plan::{Addresses, Change, Observed, PortSets};
@@ -19,6 +21,7 @@ pub struct Kernel {
     netlink: Arc<dyn Netlink>,
     /// Transactions of the agent, of all clones.
     ours: Arc<AtomicU32>,
+    missed: Arc<Notify>,
 }
 
 /// A moment: the kernel's number, and how many of its transactions were ours until then.
@@ -32,7 +35,7 @@ pub struct Mark {
 
 impl Kernel {
     pub fn new(netlink: Arc<dyn Netlink>) -> Self {
-        Self { netlink, ours: Arc::default() }
+        Self { netlink, ours: Arc::default(), missed: Arc::default() }
     }
 
     /// The same, by a connection of its own: one that does not wait for what others have under way.
@@ -40,7 +43,20 @@ impl Kernel {
     /// # Errors
     /// Where none can be opened.
     pub fn apart(&self) -> Result<Self, Error> {
-        Ok(Self { netlink: self.netlink.another()?, ours: Arc::clone(&self.ours) })
+        Ok(Self { netlink: self.netlink.another()?, ..self.clone() })
+    }
+
+    /// Says that something of the table was not there.
+    pub(super) fn miss(&self) {
+        self.missed.notify_one();
+    }
+
+    /// Waits until that is said of any clone.
+    ///
+    /// # Cancel safety
+    /// Cancel-safe.
+    pub async fn is_missed(&self) {
+        self.missed.notified().await;
     }
 
     /// One transaction.

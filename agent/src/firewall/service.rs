@@ -1,7 +1,7 @@
 //! Keeps the table as the assignment says, and tells how it stands.
 //!
 //! ```text
-//!  assignment changed · coordinators' addresses changed · every second
+//!  assignment changed · coordinators' addresses changed · a lease missed the table · every second
 //!                      ▼
 //!  declare (trials are written down before they begin) ─► Firewall::apply ─► gates ─► status, events
 //! ```
@@ -177,6 +177,7 @@ impl Service {
                 _now = tick.tick() => {}
                 changed = self.means.assignment.changed() => if changed.is_err() { return },
                 Ok(()) = self.means.coordinators.changed() => {}
+                () = self.firewall.kernel().is_missed() => {}
             }
             if !matches!(self.status.borrow().filtering, Filtering::Unavailable { .. }) {
                 self.round().await;

@@ -5,7 +5,8 @@
 //!                              └─► a record: to the disk; what follows it waits until it is there
 //! ```
 //! If the gate cannot be changed the rest of the batch is dropped, and the member begins again from its stored record and
-//! from what the kernel says, as at the agent's start but without its grace: a failure to renew is no renewal.
+//! from what the kernel says, as at the agent's start. But its engine runs on without a lease no longer than for what was left of the
+//! last one: a failure to renew is no renewal, and no loss of what there is.
 
 #[cfg(test)]
 mod tests;
@@ -50,8 +51,8 @@ pub(super) struct Keeper {
     readiness: Readiness,
     /// Since the last round of renewals.
     since_round: Duration,
-    /// For how long the kernel could not be told.
-    broken: Option<Duration>,
+    /// The kernel could not be told: the member is to begin again.
+    broken: bool,
     /// It was never here, and its first record is not on the disk: it promises nothing yet.
     unborn: bool,
 }
@@ -82,7 +83,7 @@ impl Keeper {
         hands: &mut dyn Hands,
     ) -> Self {
         let found = hands.observe(&ports);
-        let broken = found.is_err().then_some(Duration::ZERO);
+        let broken = found.is_err();
         let pace = pace.into();
         let timings = pace.of(record.standing);
         let member = Member::started(record, found.unwrap_or_default(), &timings);
@@ -104,7 +105,7 @@ impl Keeper {
             readiness: Readiness::default(),
             // The first round is due at once.
             since_round: Duration::MAX,
-            broken: None,
+            broken: false,
             unborn: false,
         }
     }
@@ -131,9 +132,6 @@ impl Keeper {
     pub(super) fn pass(&mut self, elapsed: Duration) {
         self.member.pass(elapsed);
         self.since_round = self.since_round.saturating_add(elapsed);
-        if let Some(broken) = &mut self.broken {
-            *broken = broken.saturating_add(elapsed);
-        }
     }
 
     /// Somebody can be asked now who could not be before: the next round is due at once.
@@ -143,7 +141,7 @@ impl Keeper {
 
     /// When [`Keeper::due`] has something to do, if nothing else happens.
     pub(super) fn due_in(&self) -> Duration {
-        if self.unborn || self.broken.is_some() {
+        if self.unborn || self.broken {
             // Nothing can be done before the disk answers, or the kernel does: no reason to spin.
             return AGAIN;
         }
@@ -156,7 +154,7 @@ impl Keeper {
         if self.unborn {
             return;
         }
-        if self.broken.is_some() && !self.mend(hands) {
+        if self.broken && !self.mend(hands) {
             return;
         }
         if self.since_round >= self.timings().renewal {
@@ -200,7 +198,7 @@ impl Keeper {
 
     /// Something happened to the member.
     pub(super) fn happen(&mut self, event: Event, hands: &mut dyn Hands) {
-        if self.unborn || self.broken.is_some() {
+        if self.unborn || self.broken {
             return;
         }
         let source = match &event {
@@ -227,7 +225,7 @@ impl Keeper {
         self.stored = record;
         self.unborn = false;
         let waiting: Vec<Effect> = std::mem::take(&mut self.waiting).into();
-        if self.broken.is_none() {
+        if !self.broken {
             self.carry_on(waiting, hands);
         }
     }
@@ -241,7 +239,7 @@ impl Keeper {
         tail: Tail,
         hands: &mut dyn Hands,
     ) {
-        if self.broken.is_none() && self.member.is_stopped_for(term, attempt) {
+        if !self.broken && self.member.is_stopped_for(term, attempt) {
             let message = match asked {
                 Asked::ToStop => ToCoordinator::Stopped { term, attempt, tail },
                 Asked::ToConfirm => ToCoordinator::Confirmed { term, attempt, tail },
@@ -271,7 +269,7 @@ impl Keeper {
                 source,
                 version: list.as_ref().map(|list| list.version),
                 fenced: *fenced,
-                open: self.broken.is_none() && self.member.gate.is_open(),
+                open: !self.broken && self.member.gate.is_open(),
             }
         });
         let has_promised = *standing == Standing::Replica && !self.member.promise.is_over();
@@ -280,7 +278,7 @@ impl Keeper {
 
     /// Effects of one event: behind those that wait for the disk, but for what must not wait.
     fn carry(&mut self, effects: Vec<Effect>, hands: &mut dyn Hands) {
-        if self.broken.is_none() {
+        if !self.broken {
             self.carry_on(effects, hands);
         }
     }
@@ -388,7 +386,7 @@ impl Keeper {
             self.halt(hands);
         }
         self.waiting.clear();
-        self.broken = Some(Duration::ZERO);
+        self.broken = true;
     }
 
     /// Begins again from the disk and the kernel; false while that is not possible.
@@ -396,7 +394,7 @@ impl Keeper {
         let found = match hands.observe(&self.ports) {
             Ok(found) if self.storing.is_none() => found,
             Ok(_) | Err(_) => {
-                let over = self.broken.is_some_and(|since| since >= self.timings().served());
+                let over = self.runs_on_for().is_zero();
                 let lone = self.stored.list.as_ref().is_some_and(List::is_lone);
                 if over && self.stored.standing == Standing::Primary && !lone && self.serve == Serve::May {
                     self.halt(hands);
@@ -404,16 +402,25 @@ impl Keeper {
                 return false;
             }
         };
-        self.broken = None;
+        self.broken = false;
+        let left = self.runs_on_for();
         self.member =
             Member::started(self.stored.clone(), Gate::default(), &self.pace.of(self.stored.standing));
-        // It is no start: what a starting agent may wait for is over, what its member has promised is not.
+        // It is no start: nobody waits beyond the lease that there was, and what its member has promised is not over.
         let promise = self.member.promise;
-        self.member.pass(STARTING_ASKS_FOR);
+        self.member.pass(STARTING_ASKS_FOR.saturating_sub(left));
         (self.member.promise, self.member.gate) = (promise, found);
+        // What opens the gate again is asked for at once.
+        self.hurry();
         self.serve = serve(&self.stored);
         self.readiness = Readiness::default();
         true
+    }
+
+    /// For how long the engine of a member that was broken off may run yet without a new lease: time goes on for it.
+    fn runs_on_for(&self) -> Duration {
+        let is_its_term = self.member.record.term == self.stored.term;
+        self.member.due_in().filter(|_| is_its_term).unwrap_or_default()
     }
 
     /// Somebody else may have emptied the table: an element without an end comes back, those with one by the next renewal.

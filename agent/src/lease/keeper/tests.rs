@@ -233,6 +233,42 @@ fn a_kernel_that_cannot_be_told_is_no_reason_to_serve_on() {
     assert!(bench.keeper.held().report.is_some_and(|report| report.open && !report.fenced));
 }
 
+/// As where somebody else removes the table, and the firewall loads it anew, shut.
+#[test]
+fn a_kernel_that_could_not_be_told_for_a_moment_costs_no_lease() {
+    let mut bench = Bench::serving(list(1, &[NodeId::generate()]));
+    bench.hands.refuses = true;
+    bench.pass(timings().renewal);
+    bench.pass(timings().renewal / 2);
+    bench.hands.refuses = false;
+    bench.pass(Duration::from_millis(100));
+    let number = bench.last_asked().expect("it is asked for at once");
+    bench.happen(Event::Told(ToMember::Granted { number, term: TERM, list: None }));
+    bench.happen(Event::Ready(true));
+    assert!(bench.keeper.held().report.is_some_and(|report| report.open && !report.fenced));
+    assert_eq!(bench.keeper.held().serve, Serve::May);
+    let lost = |done: &&Done| matches!(done, Done::Halt | Done::Store(_) | Done::Event(_));
+    assert_eq!(bench.hands.done.iter().find(lost), None);
+}
+
+#[test]
+fn a_kernel_that_cannot_be_told_makes_no_lease_longer() {
+    let moment = Duration::from_millis(1);
+    for is_told_again in [false, true] {
+        let mut bench = Bench::serving(list(1, &[NodeId::generate()]));
+        bench.hands.refuses = true;
+        bench.pass(timings().renewal);
+        bench.pass(timings().served() - timings().renewal - Duration::from_millis(500));
+        bench.hands.refuses = !is_told_again;
+        // Nobody answers.
+        bench.pass(Duration::from_millis(500) - moment);
+        assert!(!bench.hands.done.contains(&Done::Halt), "{is_told_again}: {:?}", bench.hands.done);
+        bench.pass(moment);
+        assert!(bench.hands.done.contains(&Done::Halt), "{is_told_again}: {:?}", bench.hands.done);
+        assert_eq!(bench.keeper.held().serve, Serve::MustNot);
+    }
+}
+
 /// The thread goes before all others: where nothing can be done it must sleep.
 #[test]
 fn a_member_that_nothing_can_be_done_for_is_waited_for_and_not_spun_on() {
