@@ -96,6 +96,8 @@ pub enum Drift {
     Removed,
     Structure,
     Elements,
+    /// Somebody else opened a gate, or put a port on trial.
+    Ports,
 }
 
 #[derive(Debug, thiserror::Error)]
@@ -188,7 +190,7 @@ impl Firewall {
             && known.structure.same(wanted)
         {
             self.kernel.read_gate(&mut known.observed)?;
-            return Ok(None);
+            return Ok(known.observed.drift_of_ports());
         }
         let found = self.list().await?;
         let structure = match &found {
@@ -208,9 +210,9 @@ impl Firewall {
         Ok(drift)
     }
 
-    /// What differs from what the agent has left, for any reason but its own deeds.
+    /// What differs from what the agent has left, for any reason but its own deeds. A starting one knows its ports by their mark alone.
     fn drift(&self, found: Option<&Listing>, observed: &Observed) -> Option<Drift> {
-        let known = self.known.as_ref()?;
+        let Some(known) = &self.known else { return observed.drift_of_ports() };
         match found {
             None => Some(Drift::Removed),
             Some(found) if !found.same(&known.structure) && !self.spells(&known.structure, found) => {
@@ -221,7 +223,7 @@ impl Firewall {
             {
                 Some(Drift::Elements)
             }
-            Some(_) => None,
+            Some(_) => observed.drift_of_ports(),
         }
     }
 
@@ -286,6 +288,15 @@ impl Firewall {
     }
 }
 
+// === impl Observed ===
+
+impl Observed {
+    /// Ports bear the agent's mark, whichever agent has put them in.
+    fn drift_of_ports(&self) -> Option<Drift> {
+        (!self.foreign.is_empty()).then_some(Drift::Ports)
+    }
+}
+
 // === impl Drift ===
 
 impl Drift {
@@ -294,6 +305,7 @@ impl Drift {
             Self::Removed => "the table was gone",
             Self::Structure => "its chains, rules or sets were changed",
             Self::Elements => "addresses in its sets were changed",
+            Self::Ports => "ports were put into its sets",
         }
     }
 }

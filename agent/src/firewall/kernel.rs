@@ -112,12 +112,17 @@ impl Kernel {
         netlink::counters(&self.netlink.ask(&netlink::list_counters())?)
     }
 
-    /// Which ports are in the gate's sets and on trial, by now.
+    /// Which ports are in the gate's sets and on trial, by now, and which of them by somebody else's hand.
     pub(super) fn read_gate(&self, observed: &mut Observed) -> Result<(), Error> {
-        let ports = |set| Ok(self.ports(set)?.into_iter().map(|element| element.port).collect());
-        observed.trials = ports(SetId::Trial)?;
-        for set in SetId::GATE {
-            observed.gated.insert(set, ports(set)?);
+        observed.foreign.clear();
+        for set in SetId::OF_PORTS {
+            let told = self.netlink.ask(&netlink::list_elements(set))?;
+            let ports = netlink::ports(&told)?.into_iter().map(|element| element.port).collect();
+            observed.foreign.extend(netlink::foreign_ports(&told)?.into_iter().map(|port| (set, port)));
+            match set {
+                SetId::Trial => observed.trials = ports,
+                set => drop(observed.gated.insert(set, ports)),
+            }
         }
         Ok(())
     }

@@ -2,6 +2,9 @@
 //!
 //! An interval is two elements, as the kernel wants it: one where it begins, and one, marked as an end, at the address
 //! *after* its last one. An interval up to the very last address has no end.
+//!
+//! Ports bear a mark, which nft lists as a comment: they come and go with leases and trials, so nothing else tells one that the agent
+//! has put in from one of somebody else's.
 
 use std::time::Duration;
 
@@ -25,6 +28,7 @@ const ELEM_KEY: u16 = 1;
 const ELEM_FLAGS: u16 = 3;
 const ELEM_TIMEOUT: u16 = 4;
 const ELEM_EXPIRATION: u16 = 5;
+const ELEM_USERDATA: u16 = 6;
 const DATA_VALUE: u16 = 1;
 const OBJ_TABLE: u16 = 1;
 const OBJ_NAME: u16 = 2;
@@ -34,6 +38,9 @@ const OBJECT_COUNTER: u32 = 1;
 const COUNTER_BYTES: u16 = 1;
 const COUNTER_PACKETS: u16 = 2;
 const GEN_ID: u16 = 1;
+
+/// A comment as nft reads it: its kind, its length, and a text that ends with a zero.
+const MARK: &[u8] = b"\0\x06agent\0";
 
 /// What went through a counter.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -115,14 +122,29 @@ pub(super) fn counters(told: &[Message]) -> Result<Vec<(String, Counter)>, Error
 pub(super) fn ports(told: &[Message]) -> Result<Vec<PortElement>, Error> {
     let mut ports = Vec::new();
     for_each_element(told, |element| {
-        let key = find(find(element, ELEM_KEY)?, DATA_VALUE)?;
-        let port = key.first_chunk().map(|two| u16::from_be_bytes(*two));
-        let port = port.ok_or(Error::Malformed("a port has two bytes"))?;
         let left = find(element, ELEM_EXPIRATION).ok().map(be64).transpose()?;
-        ports.push(PortElement { port, lasts: left.map(Duration::from_millis) });
+        ports.push(PortElement { port: port(element)?, lasts: left.map(Duration::from_millis) });
         Ok(())
     })?;
     Ok(ports)
+}
+
+/// Those of a listed set of ports that somebody else has put in.
+pub(super) fn foreign_ports(told: &[Message]) -> Result<Vec<u16>, Error> {
+    let mut ports = Vec::new();
+    for_each_element(told, |element| {
+        if find(element, ELEM_USERDATA).ok() != Some(MARK) {
+            ports.push(port(element)?);
+        }
+        Ok(())
+    })?;
+    Ok(ports)
+}
+
+fn port(element: &[u8]) -> Result<u16, Error> {
+    let key = find(find(element, ELEM_KEY)?, DATA_VALUE)?;
+    let port = key.first_chunk().map(|two| u16::from_be_bytes(*two));
+    port.ok_or(Error::Malformed("a port has two bytes"))
 }
 
 /// A listed set of addresses, in order.
@@ -208,6 +230,9 @@ impl Chunks {
                 // At least one: zero would be for ever.
                 let millis = u64::try_from(lasts.as_millis()).unwrap_or(u64::MAX).max(1);
                 writer.bytes(ELEM_TIMEOUT, &millis.to_be_bytes());
+            }
+            if deed == Deed::Add {
+                writer.bytes(ELEM_USERDATA, MARK);
             }
         });
         self.close_if_full();
@@ -336,12 +361,32 @@ mod tests {
         #[test]
         fn arbitrary_bytes_never_panic(bytes in proptest::collection::vec(any::<u8>(), 0..64)) {
             let told = [Message { verb: Verb::NewElements, attributes: bytes.clone() }];
-            let _ = (ports(&told), intervals::<u32>(&told), intervals::<u128>(&told));
+            let _ = (ports(&told), foreign_ports(&told), intervals::<u32>(&told), intervals::<u128>(&told));
             let told = [Message { verb: Verb::NewObject, attributes: bytes.clone() }];
             let _ = counters(&told);
             let told = [Message { verb: Verb::NewGeneration, attributes: bytes }];
             let _ = generation(&told);
         }
+    }
+
+    #[test]
+    fn a_port_that_the_agent_has_put_in_bears_its_mark() {
+        let elements = Elements::Ports(vec![
+            PortElement::lasting(5432),
+            PortElement::lasting_for(6432, Duration::from_secs(4)),
+        ]);
+        let put_in = |mark: &[u8]| {
+            let told = encode(&Change { set: SetId::Readers, deed: Deed::Add, elements: elements.clone() });
+            let marked = told.into_iter().map(|message| {
+                let text = message.attributes;
+                let at = text.windows(MARK.len()).position(|it| it == MARK).unwrap();
+                let attributes = [&text[..at], mark, &text[at + MARK.len()..]].concat();
+                Message { attributes, ..message }
+            });
+            marked.collect::<Vec<_>>()
+        };
+        assert_eq!(foreign_ports(&put_in(MARK)).unwrap(), [0; 0]);
+        assert_eq!(foreign_ports(&put_in(b"\0\x06other\0")).unwrap(), [5432]);
     }
 
     #[test]

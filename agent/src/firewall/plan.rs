@@ -5,7 +5,7 @@
 //! ```
 //! The structure (chains, rules, sets) depends on the managed ports alone and is loaded seldom; who gets in is elements,
 //! changed by difference and in one transaction. The gate is not planned here: it belongs to the lease, and is only
-//! taken away from ports that are managed no more.
+//! taken away from ports that are managed no more, and from those to which somebody else has given it.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
@@ -75,6 +75,8 @@ pub struct Observed {
     pub trials: BTreeSet<u16>,
     /// Ports in any set of the gate.
     pub gated: BTreeMap<SetId, BTreeSet<u16>>,
+    /// Those of the last two that somebody else has put in.
+    pub foreign: BTreeSet<(SetId, u16)>,
 }
 
 /// Whether chains, rules and sets are those that the declared ports need.
@@ -126,18 +128,22 @@ pub fn plan(declared: &Declared, observed: &Observed, bounds: Bounds) -> Plan {
         return Plan { load: true, ..Plan::default() };
     }
     let mut plan = Plan::default();
+    // Before anything is put in. A gate that is shut by that opens with the next renewal.
+    plan.changes.extend(observed.foreign.iter().flat_map(|(set, port)| remove(*set, *port)));
+    let is_ours = |set: SetId, port: u16| !observed.foreign.contains(&(set, port));
     let nothing = PortSets::default();
     for (&port, wanted) in &declared.ports {
         let found = observed.ports.get(&port).unwrap_or(&nothing);
-        plan_port(port, wanted, found, observed.trials.contains(&port), bounds, &mut plan);
+        let on_trial = observed.trials.contains(&port) && is_ours(SetId::Trial, port);
+        plan_port(port, wanted, found, on_trial, bounds, &mut plan);
     }
     let managed: BTreeSet<u16> =
         declared.ports.iter().flat_map(|(port, wanted)| wanted.with_gated(*port)).collect();
     let unmanaged = |port: &&u16| !managed.contains(*port);
     let gates = observed.gated.iter().map(|(set, ports)| (*set, ports));
     for (set, ports) in gates.chain([(SetId::Trial, &observed.trials)]) {
-        let left: Vec<PortElement> =
-            ports.iter().filter(unmanaged).map(|port| PortElement::lasting(*port)).collect();
+        let left = ports.iter().filter(unmanaged).filter(|port| is_ours(set, **port));
+        let left: Vec<PortElement> = left.map(|port| PortElement::lasting(*port)).collect();
         push(&mut plan.changes, set, Deed::Delete, Elements::Ports(left));
     }
     plan
@@ -261,7 +267,7 @@ impl Observed {
     /// The sets that a structure for these ports has, all of them empty.
     pub fn empty(ports: impl IntoIterator<Item = u16>) -> Self {
         let ports = ports.into_iter().map(|port| (port, PortSets::default())).collect();
-        Self { structure: Structure::AsDeclared, ports, trials: BTreeSet::new(), gated: BTreeMap::new() }
+        Self { structure: Structure::AsDeclared, ports, ..Self::default() }
     }
 
     /// As it is after these changes were made.
@@ -274,6 +280,7 @@ impl Observed {
                         set => self.gated.entry(*set).or_default(),
                     };
                     for element in elements {
+                        self.foreign.remove(&(*set, element.port));
                         match deed {
                             Deed::Add => drop(ports.insert(element.port)),
                             Deed::Delete => drop(ports.remove(&element.port)),
@@ -309,6 +316,16 @@ impl Observed {
 }
 
 impl SetId {
+    /// Those that ports are in.
+    pub const OF_PORTS: [Self; 6] = [
+        Self::Armed(Slot::A),
+        Self::Armed(Slot::B),
+        Self::Granted(Slot::A),
+        Self::Granted(Slot::B),
+        Self::Readers,
+        Self::Trial,
+    ];
+
     /// The sets that open the gate.
     pub const GATE: [Self; 5] = [
         Self::Armed(Slot::A),
@@ -378,12 +395,15 @@ mod tests {
             tried,
         });
         let ports = || proptest::collection::btree_set(5432_u16..5435, 0..3);
-        (proptest::collection::btree_map(5432_u16..5435, sets, 0..3), ports(), ports()).prop_map(
-            |(ports, trials, open)| Observed {
-                structure: Structure::AsDeclared,
-                ports,
-                trials,
-                gated: BTreeMap::from([(SetId::Armed(Slot::A), open)]),
+        (proptest::collection::btree_map(5432_u16..5435, sets, 0..3), ports(), ports(), ports()).prop_map(
+            |(ports, trials, open, others)| {
+                let put_in = [(SetId::Trial, &trials), (SetId::Armed(Slot::A), &open)];
+                let foreign = put_in
+                    .into_iter()
+                    .flat_map(|(set, put_in)| put_in.intersection(&others).map(move |port| (set, *port)))
+                    .collect();
+                let gated = BTreeMap::from([(SetId::Armed(Slot::A), open)]);
+                Observed { structure: Structure::AsDeclared, ports, trials, gated, foreign }
             },
         )
     }
@@ -409,10 +429,12 @@ mod tests {
                     }
                     // What the kernel has ended stays ended.
                     Some(Trial { phase: TrialPhase::Begun, .. }) => {
-                        prop_assert_eq!(after.trials.contains(port), before.trials.contains(port));
+                        let was = before.trials.contains(port) && !before.foreign.contains(&(SetId::Trial, *port));
+                        prop_assert_eq!(after.trials.contains(port), was);
                     }
                 }
             }
+            prop_assert!(after.foreign.is_empty());
             for ports in after.gated.values().chain([&after.trials]) {
                 prop_assert!(ports.iter().all(|port| wanted.ports.contains_key(port)));
             }
@@ -432,12 +454,13 @@ mod tests {
         }
 
         #[test]
-        fn an_open_gate_of_a_managed_port_is_left_alone(wanted in declared(), before in observed()) {
+        fn an_open_gate_of_a_managed_port_is_left_alone_unless_somebody_else_has_opened_it(wanted in declared(), before in observed()) {
             let mut after = before.clone();
             after.apply(&all(plan(&wanted, &before, Bounds::USUAL)));
             for (set, ports) in &before.gated {
                 for port in ports.iter().filter(|port| wanted.ports.contains_key(port)) {
-                    prop_assert!(after.gated[set].contains(port));
+                    let is_foreign = before.foreign.contains(&(*set, *port));
+                    prop_assert_eq!(after.gated[set].contains(port), !is_foreign);
                 }
             }
         }

@@ -352,18 +352,31 @@ fn what_somebody_else_changes_is_noticed_and_put_right() {
             ("add table inet holdfast { flags dormant; }", Drift::Structure),
             ("delete table inet holdfast", Drift::Removed),
             ("flush ruleset", Drift::Removed),
+            ("add element inet holdfast trial { 5432 }", Drift::Ports),
+            ("add element inet holdfast readers { 5432 timeout 1h }", Drift::Ports),
+            ("add element inet holdfast granted_1 { 6432 }", Drift::Ports),
+            // In place of what the agent has put in.
+            ("flush set inet holdfast armed_0; add element inet holdfast armed_0 { 5432 }", Drift::Ports),
         ] {
             assert_eq!(firewall.apply(&wanted).await.unwrap(), Applied::default(), "before {deed}");
             run("nft", &[deed]);
             let applied = firewall.apply(&wanted).await.unwrap();
             assert_eq!(applied.drift, Some(drift), "{deed}");
+            let others = ["trial", "readers", "granted_1", "armed_1"];
+            assert!(others.iter().all(|of_ports| !set(of_ports).contains("elements")), "{deed}");
             gate.open_for_ever(&[PORT]).unwrap();
             assert_eq!((tries(&lab, CLIENT), tries(&lab, OTHER)), (BACK.into(), RESET.into()), "{deed}");
         }
         // Our own deeds, and changes to other tables, are no drift.
         gate.arm(&[PORT], Slot::B, Duration::from_secs(60)).unwrap();
+        gate.open_to_readers(&[PORT], Duration::from_millis(50)).unwrap();
         run("nft", &["add table inet other; add set inet other s { type ipv4_addr; }"]);
         assert_eq!(firewall.apply(&wanted).await.unwrap(), Applied::default());
+        wait_for("what has a time to end", || gate.observe(PORT).unwrap().readers.is_none());
+        run("nft", &["delete table inet other"]);
+        assert_eq!(firewall.apply(&wanted).await.unwrap(), Applied::default());
+        // Nor is what an agent that is gone has left.
+        assert_eq!(Firewall::new(lab.host()).apply(&wanted).await.unwrap(), Applied::default());
     });
 }
 
