@@ -17,6 +17,7 @@
 //! | [`kernel`] | changes and listings, in the kernel |
 //! | [`gate`] | opening and shutting a port, for the lease |
 //! | [`service`], `trials`, `refusals` | keeping it so; which trials were begun; when refused packets are told of |
+//! | `strangers` | ending connections whose other end is let in no more |
 //!
 //! Only ports of managed engines are filtered: a packet to any other port meets no rule of ours, so nobody can be locked
 //! out of the machine. What somebody else changes in the table is noticed (the kernel numbers its transactions), told, and
@@ -32,6 +33,7 @@ mod refusals;
 mod render;
 pub mod service;
 pub mod sets;
+mod strangers;
 #[cfg(test)]
 pub(crate) mod tests;
 mod trials;

@@ -18,8 +18,8 @@ const PORT: u16 = 5432;
 /// PostgreSQL answers it with one byte, and then waits.
 const SSL_REQUEST: [u8; 8] = [0, 0, 0, 8, 0x04, 0xd2, 0x16, 0x2f];
 const SOON: Duration = Duration::from_secs(3);
-/// In which a connection is looked after on which nothing is said.
-const SILENT: Duration = Duration::from_secs(40);
+/// Long before a server asks whether the other end of a connection is there on which nothing is said.
+const AT_ONCE: Duration = Duration::from_secs(3);
 
 /// A coordinator, a database on n1, and n2 as anybody's machine.
 async fn database() -> anyhow::Result<Fleet> {
@@ -113,19 +113,26 @@ mod as_root {
         let mut open = reach(client, at.v4).await?;
         ensure!(!is_cut(&mut open).await?, "it is cut while it may come in");
         let mut open = reach(client, at.v4).await?;
-        let silent = reach(client, at.v4).await?;
-        ensure!(is_held(&fleet, &silent).await?, "the database knows of no connection");
+        let mut stays = reach(fleet.controller(), at.v4).await?;
+        let silent = [Some(at.v4), at.v6].into_iter().flatten().map(|to| reach(client, to));
+        let silent = futures::future::try_join_all(silent).await?;
+        for connection in &silent {
+            ensure!(is_held(&fleet, connection).await?, "the database knows of no connection");
+        }
         let mut remove = vec!["access", "remove", "orders"];
         remove.extend(addresses.iter().map(String::as_str));
         fleet.cli(remove)?.run().await?;
         becomes(&fleet, false).await?;
-        ensure!(is_cut(&mut open).await?, "an open connection outlived its rule");
-        // A server gives up whoever does not log in after a minute only.
-        wait_until("a connection on which nothing is said to be ended", SILENT, || async {
-            ensure!(!is_held(&fleet, &silent).await?, "it is held");
+        // Its session, its locks and its open transaction would last for as long.
+        wait_until("a connection on which nothing is said to be ended", AT_ONCE, || async {
+            for connection in &silent {
+                ensure!(!is_held(&fleet, connection).await?, "it is held: {connection:?}");
+            }
             Ok(())
         })
         .await?;
+        ensure!(is_cut(&mut open).await?, "an open connection outlived its rule");
+        ensure!(!is_cut(&mut stays).await?, "one that may come in was cut");
 
         // On trial, and nobody is left to end it: the kernel does.
         fleet.cli(["access", "set", "orders", "--mode", "open", "--confirm-within", "10s"])?.run().await?;

@@ -13,6 +13,7 @@ use super::layers::Layers;
 use super::netlink::{self, Counter};
 use super::plan::{Addresses, Change, Observed, PortSets};
 use super::sets::{Family, PortElement, SetId};
+use crate::host::netlink::connections::Connection;
 use crate::host::netlink::{Error, Netlink};
 
 /// Changes and lists elements of the table. Cheap to clone; needs no runtime.
@@ -134,6 +135,26 @@ impl Kernel {
             ports.into_iter().map(|port| Ok((port, kernel.port(port)?))).collect::<Result<_, Error>>()
         };
         Ok(tokio::task::spawn_blocking(read).await.map_err(|_| super::Error::Lost)??)
+    }
+
+    /// The connections from other machines to these ports; on a thread for work that blocks.
+    pub(super) async fn connections(&self, ports: Vec<u16>) -> Result<Vec<(u16, Connection)>, super::Error> {
+        let kernel = self.clone();
+        let list = move || {
+            let mut found = Vec::new();
+            for port in ports {
+                found.extend(kernel.netlink.connections(port)?.into_iter().map(|it| (port, it)));
+            }
+            Ok::<_, Error>(found)
+        };
+        Ok(tokio::task::spawn_blocking(list).await.map_err(|_| super::Error::Lost)??)
+    }
+
+    /// Ends them, on such a thread too.
+    pub(super) async fn end(&self, connections: Vec<Connection>) -> Result<(), super::Error> {
+        let kernel = self.clone();
+        let end = move || connections.iter().try_for_each(|connection| kernel.netlink.end(connection));
+        Ok(tokio::task::spawn_blocking(end).await.map_err(|_| super::Error::Lost)??)
     }
 
     fn port(&self, port: u16) -> Result<PortSets, Error> {

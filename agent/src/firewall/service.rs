@@ -3,7 +3,7 @@
 //! ```text
 //!  assignment changed · coordinators' addresses changed · a lease missed the table · every second
 //!                      ▼
-//!  declare (trials are written down before they begin) ─► Firewall::apply ─► gates ─► status, events
+//!  declare (trials are written down before they begin) ─► Firewall::apply ─► gates ─► strangers ─► status, events
 //! ```
 //! Before the first engine is started the table is loaded, shut ([`Service::prepare`]). The gate is opened by
 //! the leases (`crate::lease`) alone.
@@ -33,6 +33,7 @@ use super::gate::Gate;
 use super::plan::{Addresses, Declared, Port, Replication, Trial, TrialPhase};
 use super::refusals::Refusals;
 use super::sets::SetId;
+use super::strangers::Strangers;
 use super::trials::Trials;
 use super::{Applied, Counter, Error, Firewall};
 use crate::host::files::Files;
@@ -93,6 +94,7 @@ pub struct Service {
     /// Trials that are under way, to tell of their end.
     on_trial: BTreeSet<ClusterId>,
     refusals: Refusals,
+    strangers: Strangers,
     /// The last round, if it left nothing to be done.
     settled: Option<Settled>,
     /// What went wrong last, told once.
@@ -144,6 +146,7 @@ impl Service {
             assigned: BTreeMap::new(),
             on_trial: BTreeSet::new(),
             refusals: Refusals::default(),
+            strangers: Strangers::default(),
             settled: None,
             failure: None,
         };
@@ -241,6 +244,7 @@ impl Service {
             self.tell(None, Severity::Warning, "FIREWALL_DRIFT", message);
         }
         self.shut_retired()?;
+        self.strangers.end(&self.firewall, &declared).await;
         let over = !loaded && changed == 0 && self.retired.is_empty() && !has_trial(assignment);
         self.settled = over.then(|| Settled {
             assignment: Arc::clone(assignment),

@@ -3,6 +3,7 @@
 pub(crate) mod lab;
 mod layers;
 mod ports;
+mod strangers;
 
 use std::collections::BTreeMap;
 use std::io::{ErrorKind, Read as _, Write as _};

@@ -1,21 +1,26 @@
-//! The kernel's own door to nftables: netlink messages, one transaction at a time.
+//! The kernel's own door to nftables, and to its TCP connections: netlink messages, one transaction at a time.
 //!
 //! Answerable for getting bytes to the kernel and its answers back, whole and in order; not for what they mean
 //! ([`crate::firewall`]). The kernel works through a message while it is being sent, so a call neither waits for another
 //! process nor starts one: it may be made from a thread that has no runtime.
 
+pub mod connections;
 pub mod message;
 
+use std::collections::BTreeSet;
 use std::fmt;
+use std::net::IpAddr;
 use std::os::fd::{AsRawFd as _, OwnedFd};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use nix::errno::Errno;
+use nix::ifaddrs::{InterfaceAddress, getifaddrs};
 use nix::sys::socket::{
     AddressFamily, MsgFlags, NetlinkAddr, SockFlag, SockProtocol, SockType, bind, recv, send, setsockopt,
     socket, sockopt,
 };
 
+use self::connections::Connection;
 use self::message::{Answer, Message};
 
 /// What is read at once; the kernel makes no larger parts.
@@ -25,7 +30,7 @@ const RECEIVE_BYTES: usize = 1024 * 1024;
 /// How often a listing is begun anew because the rules changed meanwhile.
 const ATTEMPTS: usize = 10;
 
-/// Talks to the nftables of the kernel: the real one, or the fake.
+/// Talks to the nftables and the TCP of the kernel: the real one, or the fake.
 pub trait Netlink: fmt::Debug + Send + Sync {
     /// Sends messages as one transaction: all of it holds afterwards, or nothing.
     ///
@@ -44,6 +49,19 @@ pub trait Netlink: fmt::Debug + Send + Sync {
     /// # Errors
     /// [`Error::Open`].
     fn another(&self) -> Result<Arc<dyn Netlink>, Error>;
+
+    /// The established connections from other machines that end at this port of this one.
+    ///
+    /// # Errors
+    /// Also where the kernel cannot tell them.
+    fn connections(&self, port: u16) -> Result<Vec<Connection>, Error>;
+
+    /// Ends a connection for whoever holds it here, and for the other end, as far as that can be told. One that has ended already is
+    /// no error.
+    ///
+    /// # Errors
+    /// Also where the kernel ends none.
+    fn end(&self, connection: &Connection) -> Result<(), Error>;
 }
 
 /// A kernel that nobody can talk to.
@@ -54,6 +72,8 @@ pub struct Closed(pub Errno);
 #[derive(Debug)]
 pub struct Socket {
     inner: Mutex<Inner>,
+    /// For connections: opened when it is needed.
+    of_tcp: Mutex<Option<Inner>>,
 }
 
 #[derive(Debug)]
@@ -72,6 +92,8 @@ pub enum Error {
     Send(#[source] Errno),
     #[error("read from netlink")]
     Receive(#[source] Errno),
+    #[error("list the machine's own addresses")]
+    Addresses(#[source] Errno),
     #[error("the kernel refused {deed}")]
     Refused { deed: &'static str, source: Errno },
     #[error("the kernel did not answer {deed}")]
@@ -95,18 +117,18 @@ impl Socket {
     /// # Errors
     /// Where the kernel has no netlink for nftables. That there is no leave to use it shows with the first call.
     pub fn open() -> Result<Self, Error> {
-        let socket = socket(
-            AddressFamily::Netlink,
-            SockType::Raw,
-            SockFlag::SOCK_CLOEXEC,
-            SockProtocol::NetlinkNetFilter,
-        )
-        .map_err(Error::Open)?;
-        bind(socket.as_raw_fd(), &NetlinkAddr::new(0, 0)).map_err(Error::Open)?;
-        // Without leave to go beyond the usual limit a large transaction fails by itself, and says so.
-        let _smaller = setsockopt(&socket, sockopt::RcvBufForce, &RECEIVE_BYTES);
-        let inner = Inner { socket, sequence: 0, buffer: vec![0; READ_BYTES] };
-        Ok(Self { inner: Mutex::new(inner) })
+        let inner = Inner::open(SockProtocol::NetlinkNetFilter)?;
+        Ok(Self { inner: Mutex::new(inner), of_tcp: Mutex::new(None) })
+    }
+
+    /// Asks for connections.
+    fn of_tcp<T>(&self, deed: impl FnOnce(&mut Inner) -> Result<T, Error>) -> Result<T, Error> {
+        let mut of_tcp = self.of_tcp.lock().unwrap_or_else(PoisonError::into_inner);
+        let inner = match &mut *of_tcp {
+            Some(inner) => inner,
+            None => of_tcp.insert(Inner::open(SockProtocol::NetlinkSockDiag)?),
+        };
+        deed(inner)
     }
 }
 
@@ -128,6 +150,19 @@ impl Netlink for Socket {
     fn another(&self) -> Result<Arc<dyn Netlink>, Error> {
         Ok(Arc::new(Self::open()?))
     }
+
+    fn connections(&self, port: u16) -> Result<Vec<Connection>, Error> {
+        let mut found = self.of_tcp(|inner| inner.connections(port))?;
+        if !found.is_empty() {
+            let own = own_addresses()?;
+            found.retain(|connection| !connection.peer.is_loopback() && !own.contains(&connection.peer));
+        }
+        Ok(found)
+    }
+
+    fn end(&self, connection: &Connection) -> Result<(), Error> {
+        self.of_tcp(|inner| inner.end(connection))
+    }
 }
 
 // === impl Closed ===
@@ -144,11 +179,28 @@ impl Netlink for Closed {
     fn another(&self) -> Result<Arc<dyn Netlink>, Error> {
         Err(Error::Open(self.0))
     }
+
+    fn connections(&self, _: u16) -> Result<Vec<Connection>, Error> {
+        Err(Error::Open(self.0))
+    }
+
+    fn end(&self, _: &Connection) -> Result<(), Error> {
+        Err(Error::Open(self.0))
+    }
 }
 
 // === impl Inner ===
 
 impl Inner {
+    fn open(protocol: SockProtocol) -> Result<Self, Error> {
+        let socket = socket(AddressFamily::Netlink, SockType::Raw, SockFlag::SOCK_CLOEXEC, protocol)
+            .map_err(Error::Open)?;
+        bind(socket.as_raw_fd(), &NetlinkAddr::new(0, 0)).map_err(Error::Open)?;
+        // Without leave to go beyond the usual limit a large transaction fails by itself, and says so.
+        let _smaller = setsockopt(&socket, sockopt::RcvBufForce, &RECEIVE_BYTES);
+        Ok(Self { socket, sequence: 0, buffer: vec![0; READ_BYTES] })
+    }
+
     fn transact(&mut self, messages: &[Message]) -> Result<(), Error> {
         let Some(last) = messages.last() else { return Ok(()) };
         let deed = last.deed();
@@ -180,10 +232,43 @@ impl Inner {
 
     /// `None`: something changed while the kernel told it.
     fn ask(&mut self, request: &Message) -> Result<Option<Vec<Message>>, Error> {
-        let deed = request.deed();
+        self.exchange(request.deed(), |sequence| message::request(request, sequence))
+    }
+
+    fn connections(&mut self, port: u16) -> Result<Vec<Connection>, Error> {
+        let mut found = Vec::new();
+        for family in connections::FAMILIES {
+            let request = |sequence| connections::list(family, port, sequence);
+            let told = match self.exchange("to list connections", request) {
+                // A kernel without IPv6.
+                Err(error) if family == connections::Family::V6 && error.is_absent() => continue,
+                told => told?,
+            };
+            // It is no moment's picture, and never said to be.
+            for message in told.iter().flatten() {
+                found.push(Connection::read(family, message)?);
+            }
+        }
+        Ok(found)
+    }
+
+    fn end(&mut self, connection: &Connection) -> Result<(), Error> {
+        let ended = self.exchange("to end a connection", |sequence| connections::end(connection, sequence));
+        match ended {
+            Err(error) if error.is_absent() => Ok(()),
+            ended => ended.map(drop),
+        }
+    }
+
+    /// Sends a request and reads all that is answered. `None`: something changed while the kernel told it.
+    fn exchange(
+        &mut self,
+        deed: &'static str,
+        request: impl FnOnce(u32) -> Vec<u8>,
+    ) -> Result<Option<Vec<Message>>, Error> {
         self.sequence = self.sequence.wrapping_add(1);
         let wanted = self.sequence;
-        let bytes = message::request(request, wanted);
+        let bytes = request(wanted);
         self.drop_unread()?;
         send(self.socket.as_raw_fd(), &bytes, MsgFlags::empty()).map_err(Error::Send)?;
         let (mut told, mut interrupted) = (Vec::new(), false);
@@ -245,10 +330,21 @@ impl Error {
             Self::Open(errno)
             | Self::Send(errno)
             | Self::Receive(errno)
+            | Self::Addresses(errno)
             | Self::Refused { source: errno, .. } => {
                 matches!(errno, EACCES | EPERM | EPROTONOSUPPORT | EAFNOSUPPORT | EOPNOTSUPP)
             }
             Self::Silent { .. } | Self::Malformed(_) => false,
         }
     }
+}
+
+/// Of all interfaces; a connection from one of them is this machine's own, and passes over loopback.
+fn own_addresses() -> Result<BTreeSet<IpAddr>, Error> {
+    let address = |interface: InterfaceAddress| {
+        let address = interface.address?;
+        let v4 = address.as_sockaddr_in().map(|address| IpAddr::from(address.ip()));
+        v4.or_else(|| address.as_sockaddr_in6().map(|address| IpAddr::from(address.ip())))
+    };
+    Ok(getifaddrs().map_err(Error::Addresses)?.filter_map(address).collect())
 }

@@ -16,10 +16,10 @@ const ATTRIBUTE_HEADER: usize = 4;
 
 // Where the crate that has the system's constants leaves them out; from linux/netlink.h and linux/netfilter/nfnetlink.h.
 const SUBSYSTEM_NFTABLES: u16 = 10;
-const NLM_F_REQUEST: u16 = 0x1;
-const NLM_F_ACK: u16 = 0x4;
+pub(super) const NLM_F_REQUEST: u16 = 0x1;
+pub(super) const NLM_F_ACK: u16 = 0x4;
 const NLM_F_DUMP_INTR: u16 = 0x10;
-const NLM_F_DUMP: u16 = 0x300;
+pub(super) const NLM_F_DUMP: u16 = 0x300;
 const NLM_F_CREATE: u16 = 0x400;
 const NLMSG_ERROR: u16 = 2;
 const NLMSG_DONE: u16 = 3;
@@ -45,7 +45,7 @@ pub enum Verb {
     Other(u16),
 }
 
-/// One message: its verb, and attributes as bytes.
+/// One message: its verb, and attributes as bytes. Of a connection: what follows the first four bytes.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Message {
     pub verb: Verb,
@@ -189,16 +189,20 @@ pub fn find(bytes: &[u8], kind: u16) -> Result<&[u8], Error> {
 }
 
 fn frame(bytes: &mut Vec<u8>, kind: u16, flags: u16, sequence: u32, (family, id): (u8, u16), body: &[u8]) {
-    let length = HEADER + FAMILY_HEADER + body.len();
-    bytes.extend_from_slice(&u32::try_from(length).unwrap_or(u32::MAX).to_ne_bytes());
-    bytes.extend_from_slice(&kind.to_ne_bytes());
-    bytes.extend_from_slice(&flags.to_ne_bytes());
-    bytes.extend_from_slice(&sequence.to_ne_bytes());
-    bytes.extend_from_slice(&0_u32.to_ne_bytes());
+    header(bytes, kind, flags, sequence, FAMILY_HEADER + body.len());
     bytes.push(family);
     bytes.push(0);
     bytes.extend_from_slice(&id.to_be_bytes());
     bytes.extend_from_slice(body);
+}
+
+/// What every netlink message begins with, before a body of so many bytes.
+pub(super) fn header(bytes: &mut Vec<u8>, kind: u16, flags: u16, sequence: u32, body: usize) {
+    bytes.extend_from_slice(&u32::try_from(HEADER + body).unwrap_or(u32::MAX).to_ne_bytes());
+    bytes.extend_from_slice(&kind.to_ne_bytes());
+    bytes.extend_from_slice(&flags.to_ne_bytes());
+    bytes.extend_from_slice(&sequence.to_ne_bytes());
+    bytes.extend_from_slice(&0_u32.to_ne_bytes());
 }
 
 fn error_or_done(sequence: u32, negated: u32) -> Answer {
