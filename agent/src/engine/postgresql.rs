@@ -29,6 +29,7 @@ mod history;
 mod layout;
 mod machine;
 mod observation;
+mod overrides;
 mod packages;
 mod parameters;
 mod process;

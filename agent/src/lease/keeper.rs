@@ -21,6 +21,7 @@ use holdfast_common::protocol::{
     ToMember, ToPeer,
 };
 use holdfast_common::report::{EngineState, LeaseReport, LeaseSource, MemberReport, Severity};
+use holdfast_common::role::Role;
 use holdfast_common::term::Term;
 
 use super::hands::{Deed, Hands};
@@ -53,6 +54,8 @@ pub(super) struct Keeper {
     since_round: Duration,
     /// The kernel could not be told: the member is to begin again.
     broken: bool,
+    /// Its engine was last seen in recovery, which is what a replica's does.
+    recovers: bool,
     /// It was never here, and its first record is not on the disk: it promises nothing yet.
     unborn: bool,
 }
@@ -106,6 +109,7 @@ impl Keeper {
             // The first round is due at once.
             since_round: Duration::MAX,
             broken: false,
+            recovers: false,
             unborn: false,
         }
     }
@@ -175,6 +179,7 @@ impl Keeper {
 
     /// What is observed of the engine.
     pub(super) fn see(&mut self, seen: &MemberReport, hands: &mut dyn Hands) {
+        self.note_recovery(seen, hands);
         if self.member.record.standing != Standing::Primary {
             return;
         }
@@ -193,6 +198,21 @@ impl Keeper {
         }
         if let Some(version) = list.and_then(|list| self.readiness.enforces(seen, &list)) {
             self.happen(Event::Enforced { version }, hands);
+        }
+    }
+
+    /// Readers are let in to an engine in recovery, and to no other: somebody may have promoted or started it by hand, and then it
+    /// would take writes beside the primary.
+    fn note_recovery(&mut self, seen: &MemberReport, hands: &mut dyn Hands) {
+        let recovers = seen.state == EngineState::Running && seen.role == Some(Role::Replica);
+        let before = std::mem::replace(&mut self.recovers, recovers);
+        if before == recovers || self.member.record.standing == Standing::Primary {
+            return;
+        }
+        if recovers {
+            self.hurry();
+        } else if let Err(error) = hands.gate(&self.ports, Deed::Shut) {
+            tracing::warn!(cluster = %self.cluster, %error, "readers have time to leave until the gate's end");
         }
     }
 
@@ -424,12 +444,12 @@ impl Keeper {
     }
 
     /// Somebody else may have emptied the table: an element without an end comes back, those with one by the next renewal.
-    /// Readers are let in to a replica that is in contact.
+    /// Readers are let in to a replica that recovers and is in contact.
     fn look_after_gate(&mut self, contact: bool, hands: &mut dyn Hands) {
         let deed = if self.member.gate.is_alone() {
             let lost = hands.observe(&self.ports).is_ok_and(|found| !found.is_alone());
             lost.then_some(Deed::OpenForEver)
-        } else if self.member.record.standing == Standing::Replica && contact {
+        } else if self.member.record.standing == Standing::Replica && self.recovers && contact {
             Some(Deed::OpenToReaders(self.timings().lease))
         } else {
             None

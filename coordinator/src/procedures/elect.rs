@@ -56,7 +56,8 @@ pub(super) async fn answered<T>(
     match timeout(time, wait).await {
         Ok(ended) => ended,
         Err(_) => {
-            let what = leases.regent(cluster.id).and_then(|regent| obstacle(&regent)).unwrap_or_default();
+            let what = leases.regent(cluster.id).and_then(|regent| obstacle(&regent));
+            let what = what.unwrap_or_else(|| "a node that was asked has not answered".to_owned());
             let message = format!("still waiting after {} s: {what}", time.as_secs());
             Err(Error::new(Failure::new(Reason::CommandTimedOut, message)))
         }

@@ -109,9 +109,9 @@ impl Inner {
         member: &MemberAssignment,
         observed: &Observation,
     ) -> Result<Drift, Error> {
-        let (_, marker) = self.complete(member.cluster_id).await?;
+        let (layout, marker) = self.complete(member.cluster_id).await?;
         parameters::check(&member.parameters)?;
-        let mut drift = Drift::NONE;
+        let mut drift = Drift { configuration: self.is_overridden(&layout).await?, ..Drift::NONE };
         for wanted in self.wanted(member, &marker, Place::Data)? {
             drift.configuration |= !self.is_current(&wanted).await?;
         }
@@ -130,6 +130,7 @@ impl Inner {
     pub(super) async fn configure(&self, member: &MemberAssignment) -> Result<(), Error> {
         let (layout, marker) = self.complete(member.cluster_id).await?;
         self.write_configuration(member, &marker, Place::Data).await?;
+        self.end_overrides(&layout).await?;
         self.trim_log(&layout).await?;
         let name = process::service_name(member.cluster_id)?;
         if self.host.units().status(&name).await.is_running() {

@@ -1,8 +1,8 @@
 //! An assignment as PostgreSQL's configuration files. Pure.
 //!
 //! The server reads `conf/postgresql.conf` in place of the one in its data, so that nothing in the data (which travel
-//! from member to member) decides how a member listens or whom it trusts. Parameters in `postgresql.auto.conf` would
-//! still win; only a superuser can put them there, and nobody but the agent is one.
+//! from member to member) decides how a member listens or whom it trusts. Parameters in `postgresql.auto.conf` win;
+//! only a superuser can put them there, and what the promises rest on is taken out again ([`super::overrides`]).
 
 use std::collections::BTreeSet;
 use std::fmt::Write as _;

@@ -6,7 +6,6 @@ use holdfast_common::position::Position;
 use holdfast_common::protocol::Profile;
 use holdfast_common::protocol::{Gate, Need, RequestNumber, Slot, Version};
 use holdfast_common::report::{EngineState, Follower};
-use holdfast_common::role::Role;
 use nix::errno::Errno;
 
 use super::*;
@@ -231,6 +230,31 @@ fn a_kernel_that_cannot_be_told_is_no_reason_to_serve_on() {
     assert_eq!(bench.keeper.held().serve, Serve::May);
     bench.happen(Event::Ready(true));
     assert!(bench.keeper.held().report.is_some_and(|report| report.open && !report.fenced));
+}
+
+/// Somebody may promote a replica by hand, or start a former primary.
+#[test]
+fn readers_are_let_in_to_an_engine_in_recovery_and_to_no_other() {
+    let mut hands = Recorder::default();
+    let record = Record::replica(TERM);
+    let keeper = Keeper::started(ClusterId::generate(), vec![PORT], timings(), record, &mut hands);
+    let mut bench = Bench { keeper, hands, numbers: Numbers::of_run(1) };
+    let mut round = |role: Option<Role>| {
+        let seen = MemberReport { role, ..seen(0, &[]) };
+        bench.hands.done.clear();
+        bench.keeper.see(&seen, &mut bench.hands);
+        bench.keeper.pass(timings().renewal);
+        bench.keeper.due(&mut bench.numbers, true, &mut bench.hands);
+        bench.hands.done.iter().filter(|done| matches!(done, Done::Gate(_))).cloned().collect::<Vec<_>>()
+    };
+    let open = Done::Gate(Deed::OpenToReaders(timings().lease));
+    assert_eq!(round(None), []);
+    assert_eq!(round(Some(Role::Replica)), [open.clone()]);
+    assert_eq!(round(Some(Role::Replica)), [open.clone()]);
+    assert_eq!(round(Some(Role::Primary)), [Done::Gate(Deed::Shut)]);
+    assert_eq!(round(Some(Role::Primary)), []);
+    assert_eq!(round(Some(Role::Replica)), [open]);
+    assert_eq!(round(None), [Done::Gate(Deed::Shut)]);
 }
 
 /// As where somebody else removes the table, and the firewall loads it anew, shut.

@@ -67,10 +67,13 @@ impl Prepare for FailoverCluster {
                     .primary_member()
                     .filter(|_| self.old_primary_is_off && prospect.obstacle.is_some())
                     .map(|primary| Word { by: asker.caller.clone(), of: primary.node_name.clone() });
+                if self.old_primary_is_off {
+                    preconditions.extend(cluster.primary_member().map(|primary| is_off(desk, primary)));
+                }
                 if self.old_primary_is_off && word.is_none() {
                     notes.push(format!("enough others can be reached: {OFF} is not needed, and not gone by"));
                 }
-                preconditions.extend(self.possible(desk, &cluster, &prospect, word.as_ref()));
+                preconditions.push(possible(&cluster, &prospect, word.as_ref()));
                 preconditions.push(self.loss_accepted(&cluster, &prospect, word.as_ref()));
                 if let Some(word) = word {
                     notes.push(format!("you vouch for it: {word}; this is told with your name, and kept"));
@@ -93,42 +96,32 @@ impl Prepare for FailoverCluster {
     }
 }
 
-impl FailoverCluster {
-    /// Whether there could be one now.
-    fn possible(
-        &self,
-        desk: &Desk,
-        cluster: &Cluster,
-        prospect: &Prospect,
-        word: Option<&Word>,
-    ) -> Vec<Precondition> {
-        let subject = format!("clusters/{}", cluster.name);
-        let possible = |met, message| Precondition::new("failover_possible", subject.clone(), met, message);
-        match (&prospect.obstacle, word) {
-            (None, _) => vec![possible(true, "another member could take over".to_owned())],
-            (Some(obstacle), None) => {
-                let message = format!("{obstacle}; {OFF} goes on nevertheless, if you vouch for that");
-                vec![possible(false, message)]
-            }
-            (Some(obstacle), Some(word)) => {
-                let met = !prospect.reachable.is_empty();
-                let message = match met {
-                    true => format!("by your word alone: {obstacle}"),
-                    false => "whoever is to take over cannot be reached".to_owned(),
-                };
-                let silent = cluster.primary.is_none_or(|primary| desk.means.nodes.is_silent(primary));
-                let heard = match silent {
-                    true => "nothing is heard of it",
-                    false => {
-                        "it is heard of, so it is not off; fence it with `cluster failover` alone, or turn it off"
-                    }
-                };
-                let off = Precondition::new("old_primary_is_off", about_node(&word.of), silent, heard);
-                vec![possible(met, message), off]
-            }
+/// Whether there could be one now.
+fn possible(cluster: &Cluster, prospect: &Prospect, word: Option<&Word>) -> Precondition {
+    let (met, message) = match (&prospect.obstacle, word) {
+        (None, _) => (true, "another member could take over".to_owned()),
+        (Some(obstacle), None) => {
+            (false, format!("{obstacle}; {OFF} goes on nevertheless, if you vouch for that"))
         }
-    }
+        (Some(_), Some(_)) if prospect.reachable.is_empty() => {
+            (false, "whoever is to take over cannot be reached".to_owned())
+        }
+        (Some(obstacle), Some(_)) => (true, format!("by your word alone: {obstacle}")),
+    };
+    Precondition::new("failover_possible", format!("clusters/{}", cluster.name), met, message)
+}
 
+/// Whether it may be true that it is off.
+fn is_off(desk: &Desk, primary: &Member) -> Precondition {
+    let silent = desk.means.nodes.is_silent(primary.node_id);
+    let heard = match silent {
+        true => "nothing is heard of it",
+        false => "it is heard of, so it is not off; fence it with `cluster failover` alone, or turn it off",
+    };
+    Precondition::new("old_primary_is_off", about_node(&primary.node_name), silent, heard)
+}
+
+impl FailoverCluster {
     /// Whether what it would lose is accepted.
     fn loss_accepted(&self, cluster: &Cluster, prospect: &Prospect, word: Option<&Word>) -> Precondition {
         let (lossless, found) = match prospect.loss(word.is_some()) {

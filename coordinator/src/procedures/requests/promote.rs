@@ -2,7 +2,7 @@
 
 use holdfast_common::error::{Failure, Reason};
 use holdfast_common::name::{ClusterName, NodeName};
-use holdfast_common::report::{EngineState, MemberReport};
+use holdfast_common::report::{EngineState, MemberReport, TroubleKind};
 use holdfast_common::role::{Availability, Role};
 
 use super::members::active;
@@ -173,7 +173,15 @@ fn receives(means: &Means, cluster: &Cluster, target: &Member, primary: &Member)
         ),
         None => (false, "how far it is behind is not known".to_owned()),
     };
-    vec![streaming, Precondition::new("lag_within_bounds", subject, met, message)]
+    let lag = Precondition::new("lag_within_bounds", subject.clone(), met, message);
+    vec![streaming, lag, applies(&of_target, subject)]
+}
+
+/// A seal waits until all is applied that was received, and clients with it.
+fn applies(target: &MemberReport, subject: String) -> Precondition {
+    let paused = target.troubles.iter().find(|trouble| trouble.kind == TroubleKind::ReplayPaused);
+    let message = paused.map_or("it applies what it receives", |trouble| trouble.message.as_str());
+    Precondition::new("applies", subject, paused.is_none(), message)
 }
 
 fn is_as_large(means: &Means, target: &Member, primary: &Member, allow_smaller: bool) -> Precondition {
@@ -211,4 +219,24 @@ fn may_be_promoted(means: &Means, cluster: &Cluster, target: &Member) -> Precond
         Some(_) => (true, "the primary counts on it"),
     };
     Precondition::new("promotable", subject, met, message)
+}
+
+#[cfg(test)]
+mod tests {
+    use holdfast_common::engine::Engine;
+    use holdfast_common::id::ClusterId;
+    use holdfast_common::report::Trouble;
+    use holdfast_common::term::Term;
+
+    use super::*;
+
+    #[test]
+    fn a_replica_that_is_kept_from_applying_is_not_promoted() {
+        let (id, state) = (ClusterId::generate(), EngineState::Running);
+        let mut report = MemberReport::only(id, Engine::Postgresql, state, Term::FIRST);
+        assert!(applies(&report, "nodes/n1".to_owned()).met);
+        report.troubles = vec![Trouble { kind: TroubleKind::ReplayPaused, message: "resume it".to_owned() }];
+        let unmet = applies(&report, "nodes/n1".to_owned());
+        assert_eq!((unmet.met, unmet.message.as_str()), (false, "resume it"));
+    }
 }

@@ -56,7 +56,7 @@ async fn a_replica_whose_primary_ended_within_a_record_is_sealed_before_it_and_p
 
 /// A superuser's doing. Its clients wait: nobody takes over what they wrote.
 #[tokio::test]
-async fn a_replica_that_is_promoted_by_hand_acknowledges_nothing() {
+async fn a_replica_that_is_promoted_by_hand_acknowledges_nothing_and_what_is_ours_cannot_be_overridden() {
     let machine = Machine::new();
     let Pair { a, b, cluster } = Pair::new(&machine, 93).await;
     let id = cluster.id;
@@ -77,6 +77,15 @@ async fn a_replica_that_is_promoted_by_hand_acknowledges_nothing() {
     let led = MemberAssignment { term: Term::new(2), ..cluster.primary(&b.bench) };
     b.bench.engine.lead(&led).await.unwrap();
     b.local(id, "create table acknowledged (id int)").await;
+
+    b.local(id, "alter system set synchronous_standby_names = 'nobody'").await;
+    b.local(id, "alter system set work_mem = '8MB'").await;
+    let observed = b.bench.engine.observe(id).await;
+    assert!(b.bench.engine.compare(&led, &observed).await.unwrap().configuration, "it is not noticed");
+    b.bench.engine.configure(&led).await.unwrap();
+    assert!(!b.bench.engine.compare(&led, &observed).await.unwrap().configuration, "it is not mended");
+    let values = "select current_setting('synchronous_standby_names') || current_setting('work_mem')";
+    assert_eq!(b.local(id, values).await, "8MB");
     a.bench.stop(id).await;
     b.bench.stop(id).await;
 }
