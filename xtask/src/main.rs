@@ -106,8 +106,8 @@ fn demo(down: bool, json: bool, nodes: u8) -> anyhow::Result<Verdict> {
     if !down {
         machine::prepare(Need::Hosts)?;
     }
-    say::step("building");
-    Program::cargo(["build", "--workspace", "--bins", "--quiet"]).run()?;
+    say::step("building, which takes some minutes the first time");
+    build(&[]).run()?;
     let demo = Program::new(source().join("target/debug/holdfast-testbed")).arg("demo");
     if down {
         return Err(demo.arg("down").become_it());
@@ -119,21 +119,39 @@ fn demo(down: bool, json: bool, nodes: u8) -> anyhow::Result<Verdict> {
 fn bench(name: Option<&str>) -> anyhow::Result<Verdict> {
     machine::prepare(Need::Benchmarks)?;
     say::step("building with optimisation, which takes some minutes the first time");
-    Program::cargo(["build", "--release", "--workspace", "--bins", "--quiet"]).run()?;
+    build(&["--release"]).run()?;
     let bench = Program::new(source().join("target/release/holdfast-bench"));
     Err(bench.arg(source().join("docs/BENCHMARKS.md")).args(name).become_it())
 }
 
 fn chaos(minutes: u64, seed: Option<u64>, durability: &str, profile: &str) -> anyhow::Result<Verdict> {
     machine::prepare(Need::Hosts)?;
-    say::step("building");
-    Program::cargo(["build", "--workspace", "--bins", "--quiet"]).run()?;
+    say::step("building, which takes some minutes the first time");
+    build(&[]).run()?;
     let chaos = Program::new(source().join("target/debug/holdfast-chaos"));
     let seed = seed.map(|seed| seed.to_string());
     Err(chaos.arg(durability).arg(minutes.to_string()).arg(profile).args(seed).become_it())
 }
 
+/// Of all programs. Cargo shows how far it is, on standard error.
+fn build(how: &[&str]) -> Program {
+    Program::cargo(["build", "--workspace", "--bins"]).args(how)
+}
+
 /// The top of the source tree.
 fn source() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).parent().map_or_else(PathBuf::new, PathBuf::from)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_build_is_not_silent() {
+        for how in [&[][..], &["--release"]] {
+            let said = build(how).to_string();
+            assert!(!said.contains("quiet") && !said.contains(" -q"), "{said}");
+        }
+    }
 }

@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 use anyhow::Context as _;
 
 use crate::process::Program;
-use crate::{say, source};
+use crate::{build, say, source};
 
 /// Where the programs of a release are built.
 const RELEASE: &str = "target/release";
@@ -70,7 +70,7 @@ pub(crate) fn run(arguments: &Arguments) -> anyhow::Result<()> {
         Some(programs) => programs.clone(),
         None => {
             say::step("building with optimisation, which takes some minutes the first time");
-            Program::cargo(["build", "--release", "--workspace", "--bins", "--quiet"]).run()?;
+            build(&["--release"]).run()?;
             source().join(RELEASE)
         }
     };

@@ -8,6 +8,8 @@ use std::process::{Command, Stdio};
 
 use anyhow::{Context as _, bail};
 
+use crate::say;
+
 /// A program, its arguments and surroundings, not yet run.
 #[derive(Clone, Debug)]
 pub(crate) struct Program {
@@ -59,9 +61,9 @@ impl Program {
         if self.succeeds()? { Ok(()) } else { bail!("{self} failed") }
     }
 
-    /// Runs it unheard unless it fails: then the error bears all that it said.
+    /// Runs it unheard unless it fails: then the error bears all that it said. That it goes on is said.
     pub(crate) fn run_quietly(&self) -> anyhow::Result<()> {
-        let output = self.command().output().with_context(|| format!("start {self}"))?;
+        let output = say::meanwhile(|| self.command().output()).with_context(|| format!("start {self}"))?;
         if output.status.success() {
             return Ok(());
         }
