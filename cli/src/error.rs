@@ -92,12 +92,13 @@ impl Error {
             Self::Refused(failure) if !failure.violations.is_empty() => {
                 lines.push(format!("error: {}", failure.reason));
                 for violation in &failure.violations {
-                    let about = if violation.subject.is_empty() {
-                        String::new()
-                    } else {
-                        format!(" ({})", violation.subject)
+                    let about = match violation.subject.as_str() {
+                        "" => violation.name.clone(),
+                        // Of a field it is the place where a person wrote it.
+                        place if failure.reason == Reason::InvalidField => place.to_owned(),
+                        subject => format!("{} ({subject})", violation.name),
                     };
-                    lines.push(format!("  {}{about}: {}", violation.name, violation.message));
+                    lines.push(format!("  {about}: {}", violation.message));
                 }
             }
             Self::Refused(failure) => lines.push(format!("error: {}: {}", failure.reason, failure.message)),

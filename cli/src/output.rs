@@ -5,6 +5,7 @@
 pub(crate) mod json;
 pub(crate) mod progress;
 
+use std::fmt::Display;
 use std::io::{self, IsTerminal as _, Write};
 
 use comfy_table::{ContentArrangement, Table, presets};
@@ -205,6 +206,12 @@ pub(crate) fn or_dash(text: Option<String>) -> String {
     text.filter(|text| !text.is_empty()).unwrap_or_else(|| "-".to_owned())
 }
 
+/// `1 entry`, `2 entries`.
+pub(crate) fn counted<T: PartialEq + From<u8> + Display>(count: T, one: &str, many: &str) -> String {
+    let noun = if count == T::from(1) { one } else { many };
+    format!("{count} {noun}")
+}
+
 /// `1.4 GiB`.
 #[expect(clippy::cast_precision_loss, reason = "shown with three digits")]
 pub(crate) fn bytes(amount: u64) -> String {
@@ -265,6 +272,14 @@ mod tests {
             ["0 B", "999 B", "1.0 KiB", "1.4 MiB", "16384 PiB"]
         );
         assert_eq!([-5, 59, 61, 3700, 100_000].map(span), ["0s", "59s", "1m", "1h1m", "1d3h"]);
+    }
+
+    #[test]
+    fn one_is_one_and_all_else_is_many() {
+        assert_eq!(
+            [0_u32, 1, 2].map(|n| counted(n, "entry", "entries")),
+            ["0 entries", "1 entry", "2 entries"]
+        );
     }
 
     #[test]

@@ -1,5 +1,6 @@
 //! Commands against a coordinator of this process: real TLS, real gRPC, answers made up here.
 
+mod access;
 mod fake;
 
 use std::collections::BTreeMap;

@@ -20,7 +20,7 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
-pub use cidr::{Cidr, CidrError};
+pub use cidr::{Cidr, CidrError, visible};
 pub use reach::Reach;
 
 /// The most entries of one cluster.
@@ -63,8 +63,8 @@ pub struct Comment(String);
 pub enum CommentError {
     #[error("a comment has at most {MAX_COMMENT_BYTES} bytes; this one has {0}")]
     TooLong(usize),
-    #[error("a comment is one line without control characters")]
-    Unprintable,
+    #[error("a comment is one line without control characters; this one has `{}`", .0.escape_unicode())]
+    Unprintable(char),
 }
 
 /// What an operator declared: entries by network, each once.
@@ -150,10 +150,11 @@ impl TryFrom<String> for Comment {
         }
         // Also those that turn the direction of writing: a list must read as it is.
         let turns = |c: char| matches!(c, '\u{200e}' | '\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}');
-        if text.chars().any(|c| c.is_control() || turns(c) || matches!(c, '\u{2028}' | '\u{2029}')) {
-            return Err(CommentError::Unprintable);
+        let bad = |c: &char| c.is_control() || turns(*c) || matches!(c, '\u{2028}' | '\u{2029}');
+        match text.chars().find(bad) {
+            Some(bad) => Err(CommentError::Unprintable(bad)),
+            None => Ok(Self(text)),
         }
-        Ok(Self(text))
     }
 }
 
@@ -191,7 +192,7 @@ impl Rules {
     /// `Duplicate` among the new ones, `Present`, `TooMany`.
     pub fn with(&self, added: Vec<Entry>) -> Result<Self, RulesError> {
         let added = Self::new(self.mode, added, self.log_refused)?.entries;
-        if let Some(present) = added.iter().find(|entry| self.find(entry.cidr).is_some()) {
+        if let Some(present) = added.iter().find(|entry| self.contains(entry.cidr)) {
             return Err(RulesError::Present(present.cidr));
         }
         let mode = match self.mode {
@@ -226,9 +227,9 @@ impl Rules {
         }
     }
 
-    fn find(&self, cidr: Cidr) -> Option<&Entry> {
-        let at = self.entries.binary_search_by_key(&cidr, |entry| entry.cidr).ok()?;
-        self.entries.get(at)
+    /// Whether this very network is an entry.
+    pub fn contains(&self, cidr: Cidr) -> bool {
+        self.entries.binary_search_by_key(&cidr, |entry| entry.cidr).is_ok()
     }
 }
 

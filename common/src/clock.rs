@@ -142,6 +142,20 @@ impl ManualClock {
     }
 }
 
+/// A time as it is written on the command line: `90s` is `1m30s`. Whole seconds.
+pub fn span(duration: Duration) -> String {
+    const UNITS: [(&str, u64); 4] = [("d", 86_400), ("h", 3600), ("m", 60), ("s", 1)];
+    let mut left = duration.as_secs();
+    let mut text = String::new();
+    for (unit, seconds) in UNITS {
+        if left >= seconds {
+            text.push_str(&format!("{}{unit}", left / seconds));
+            left %= seconds;
+        }
+    }
+    if text.is_empty() { "0s".to_owned() } else { text }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -169,6 +183,13 @@ mod tests {
         assert!(clock.boottime() > start);
         // A generous bound: a wall clock may be set while the test runs.
         assert!(clock.now().duration_since(wall).abs() < jiff::SignedDuration::from_hours(1));
+    }
+
+    #[test]
+    fn times_are_told_as_they_are_written() {
+        let told = |seconds| span(Duration::from_secs(seconds));
+        assert_eq!([0, 5, 60, 90, 3600].map(told), ["0s", "5s", "1m", "1m30s", "1h"]);
+        assert_eq!([3661, 86_400, 31_536_000].map(told), ["1h1m1s", "1d", "365d"]);
     }
 
     #[test]

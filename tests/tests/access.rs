@@ -179,10 +179,13 @@ mod as_root {
             (vec!["access", "add", "orders", "10.0.0.1/8"], "10.0.0.0/8"),
             (vec!["access", "add", "orders", "010.0.0.1"], "leading zero"),
             (vec!["access", "add", "orders", "::ffff:10.0.0.1"], "10.0.0.1"),
-            (vec!["access", "add", "orders", "10.0.0.1", "10.0.0.1/32"], "again"),
-            (vec!["access", "remove", "orders", "10.0.0.1"], "is not in the list"),
-            (vec!["access", "confirm", "orders"], "nothing is on trial"),
-            (vec!["access", "set", "orders", "10.0.0.1", "--confirm-within", "1s"], "5 s"),
+            (
+                vec!["access", "add", "orders", "10.0.0.1", "10.0.0.1/32"],
+                "`10.0.0.1/32`: is 10.0.0.1 again, as `10.0.0.1`",
+            ),
+            (vec!["access", "remove", "orders", "10.0.0.1/32"], "`10.0.0.1/32`: 10.0.0.1 is not in the list"),
+            (vec!["access", "confirm", "orders"], "(clusters/orders): nothing is on trial"),
+            (vec!["access", "set", "orders", "10.0.0.1", "--confirm-within", "2h"], "5s to 1h"),
             (vec!["access", "show", "nothing"], "no cluster"),
         ] {
             let refused = fleet.cli(arguments.clone())?.output().await?;

@@ -22,7 +22,7 @@ pub(crate) enum Access {
     },
     /// Replace all rules: with these addresses and networks, or with `--mode closed` or `--mode open`
     #[command(
-        after_help = "Examples:\n  holdfast access set demo 203.0.113.7 10.0.0.0/8 2001:db8::/32 --comment office\n  holdfast access set demo --file networks.txt --confirm-within 60s\n  holdfast access set demo --mode closed\nA file has one address or network a line; after # is its comment. Members and the coordinator always get in."
+        after_help = "Examples:\n  holdfast access set demo 203.0.113.7 10.0.0.0/8 2001:db8::/32 --comment office\n  holdfast access set demo --file networks.txt --confirm-within 60s\n  holdfast access set demo --mode closed\nA file has one address or network a line, in UTF-8; after # is its comment. Members and the coordinator always get in."
     )]
     Set {
         cluster: String,

@@ -1,11 +1,10 @@
 //! `holdfast access …`
 
-use std::fs::File;
-use std::io::{self, Read as _};
-use std::path::Path;
+mod given;
+
 use std::time::Duration;
 
-use holdfast_common::access::MAX_ENTRIES;
+use holdfast_common::clock::span;
 use holdfast_proto::r#type::v1 as nouns;
 use holdfast_proto::v1;
 use serde_json::{Value, json};
@@ -14,26 +13,26 @@ use super::{Session, next_page, wire_duration};
 use crate::args::{Access, AccessMode, Entries};
 use crate::client::request_id;
 use crate::error::Error;
-use crate::output::{self, bytes, json as shown, or_dash, plain};
+use crate::output::{self, bytes, counted, json as shown, or_dash, plain};
 
-/// The largest file of entries that is read.
-const MAX_FILE_BYTES: u64 = 32 * 1024 * 1024;
 /// So many entries are shown to a person; programs get all.
 const MAX_SHOWN: usize = 1000;
+const MISSING: &str = "give addresses or networks, or --file FILE";
 
 pub(super) async fn run(session: &mut Session, command: Access) -> Result<(), Error> {
     match command {
         Access::Show { cluster, trial } => show(session, cluster, trial).await,
         Access::Set { cluster, mode, entries, log_refused, confirm_within, plan } => {
-            let entries = read(entries)?;
+            let (entries, places) = given::read(entries)?;
             let mode = mode.unwrap_or(AccessMode::Restricted);
             if mode != AccessMode::Restricted && !entries.is_empty() {
                 return Err(Error::Usage(format!("`{}` takes no addresses", mode.name())));
             }
-            if mode == AccessMode::Restricted && entries.is_empty() {
-                return Err(Error::Usage(
-                    "give addresses or networks, --file FILE, --mode closed or --mode open".to_owned(),
-                ));
+            if mode == AccessMode::Restricted {
+                places.check_some(
+                    "give addresses or networks, --file FILE, --mode closed or --mode open",
+                    ", or let nobody in with --mode closed",
+                )?;
             }
             let request = v1::SetAccessRequest {
                 cluster,
@@ -44,30 +43,36 @@ pub(super) async fn run(session: &mut Session, command: Access) -> Result<(), Er
                 request_id: request_id(),
                 validate_only: plan.plan,
             };
-            let answer = session.client().await?.set_access(request).await?;
+            let answer = session.client().await?.set_access(request).await;
+            let answer = answer.map_err(|error| places.located(error))?;
             changed(session, answer.change, plan.plan, confirm_within)
         }
         Access::Add { cluster, entries, confirm_within, plan } => {
+            let (entries, places) = given::read(entries)?;
+            places.check_some(MISSING, "")?;
             let request = v1::AddAccessEntriesRequest {
                 cluster,
-                entries: some(read(entries)?)?,
+                entries,
                 confirm_within: confirm_within.map(wire_duration),
                 request_id: request_id(),
                 validate_only: plan.plan,
             };
-            let answer = session.client().await?.add_access_entries(request).await?;
+            let answer = session.client().await?.add_access_entries(request).await;
+            let answer = answer.map_err(|error| places.located(error))?;
             changed(session, answer.change, plan.plan, confirm_within)
         }
         Access::Remove { cluster, cidrs, file, confirm_within, plan } => {
-            let entries = read(Entries { cidrs, file, comment: String::new() })?;
+            let (entries, places) = given::read(Entries { cidrs, file, comment: String::new() })?;
+            places.check_some(MISSING, "")?;
             let request = v1::RemoveAccessEntriesRequest {
                 cluster,
-                cidrs: some(entries)?.into_iter().map(|entry| entry.cidr).collect(),
+                cidrs: entries.into_iter().map(|entry| entry.cidr).collect(),
                 confirm_within: confirm_within.map(wire_duration),
                 request_id: request_id(),
                 validate_only: plan.plan,
             };
-            let answer = session.client().await?.remove_access_entries(request).await?;
+            let answer = session.client().await?.remove_access_entries(request).await;
+            let answer = answer.map_err(|error| places.located(error))?;
             changed(session, answer.change, plan.plan, confirm_within)
         }
         Access::Confirm { cluster, trial, revert } => {
@@ -118,9 +123,11 @@ async fn show(session: &mut Session, cluster: String, trial: bool) -> Result<(),
 /// The rules without their entries, and how they stand on each member.
 fn stands(session: &mut Session, access: &v1::Access) -> Result<(), Error> {
     let who = |mode: v1::AccessMode, entries: u32| match mode {
-        v1::AccessMode::Restricted => format!("restricted to {entries} entries"),
+        v1::AccessMode::Restricted => {
+            format!("restricted to {}", counted(entries, "entry", "entries"))
+        }
         v1::AccessMode::Open if entries > 0 => {
-            format!("open to everybody ({entries} entries kept for later)")
+            format!("open to everybody ({} kept for later)", counted(entries, "entry", "entries"))
         }
         v1::AccessMode::Open => "open to everybody".to_owned(),
         v1::AccessMode::Closed | v1::AccessMode::Unspecified => {
@@ -177,17 +184,18 @@ fn changed(
     }
     let would = if plan { "Would let in" } else { "Lets in" };
     session.out.line(format!(
-        "{would} {} networks more and {} fewer.",
-        change.networks_added, change.networks_removed
+        "{would} {} more and {} fewer.",
+        counted(change.networks_added, "network", "networks"),
+        change.networks_removed
     ))?;
     for note in &change.notes {
         session.out.line(format!("Note: {}", plain(note)))?;
     }
     if let (false, Some(within)) = (plan, confirm_within) {
         session.out.line(format!(
-            "On trial: unless `holdfast access confirm {}` follows within {} s, every node goes back by itself.",
+            "On trial: unless `holdfast access confirm {}` follows within {}, every node goes back by itself.",
             access.cluster,
-            within.as_secs()
+            span(within)
         ))?;
     }
     if plan {
@@ -195,50 +203,6 @@ fn changed(
     } else {
         Ok(session.out.line(format!("See it with: holdfast access show {}", access.cluster))?)
     }
-}
-
-fn some(entries: Vec<v1::AccessEntry>) -> Result<Vec<v1::AccessEntry>, Error> {
-    if entries.is_empty() {
-        return Err(Error::Usage("give addresses or networks, or --file FILE".to_owned()));
-    }
-    Ok(entries)
-}
-
-/// From the arguments and the file. What is wrong with an entry is for the coordinator to say, once for all clients.
-fn read(entries: Entries) -> Result<Vec<v1::AccessEntry>, Error> {
-    let Entries { cidrs, file, comment } = entries;
-    let mut all: Vec<v1::AccessEntry> =
-        cidrs.into_iter().map(|cidr| v1::AccessEntry { cidr, comment: comment.clone() }).collect();
-    if let Some(file) = file {
-        all.extend(parse(&text(&file)?, &comment));
-    }
-    if all.len() > MAX_ENTRIES {
-        return Err(Error::Usage(format!("{} entries; a cluster has at most {MAX_ENTRIES}", all.len())));
-    }
-    Ok(all)
-}
-
-/// `-` is standard input.
-fn text(file: &Path) -> Result<String, Error> {
-    let mut text = String::new();
-    let failed = |error: io::Error| Error::Usage(format!("read {}: {error}", file.display()));
-    if file == Path::new("-") {
-        io::stdin().take(MAX_FILE_BYTES).read_to_string(&mut text).map_err(failed)?;
-    } else {
-        File::open(file).map_err(failed)?.take(MAX_FILE_BYTES).read_to_string(&mut text).map_err(failed)?;
-    }
-    Ok(text)
-}
-
-/// One a line; after `#` is its comment. Empty lines, and lines that are only a comment, are passed over.
-fn parse(text: &str, comment: &str) -> Vec<v1::AccessEntry> {
-    let entry = |line: &str| {
-        let (cidr, own) = line.split_once('#').unwrap_or((line, ""));
-        let (cidr, own) = (cidr.trim(), own.trim());
-        let comment = if own.is_empty() { comment } else { own };
-        (!cidr.is_empty()).then(|| v1::AccessEntry { cidr: cidr.to_owned(), comment: comment.to_owned() })
-    };
-    text.lines().filter_map(entry).collect()
 }
 
 // === impl AccessMode ===
@@ -258,19 +222,5 @@ impl AccessMode {
             Self::Restricted => "restricted",
             Self::Open => "open",
         }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_file_has_a_network_a_line_and_comments() {
-        let text = "# the office\n10.0.0.0/8 # first floor\n\n  192.0.2.7\n2001:db8::/32#home\r\n";
-        let read: Vec<_> =
-            parse(text, "usual").into_iter().map(|entry| (entry.cidr, entry.comment)).collect();
-        let wanted = [("10.0.0.0/8", "first floor"), ("192.0.2.7", "usual"), ("2001:db8::/32", "home")];
-        assert_eq!(read, wanted.map(|(cidr, comment)| (cidr.to_owned(), comment.to_owned())));
     }
 }

@@ -213,8 +213,7 @@ async fn create(session: &mut Session, command: Cluster) -> Result<(), Error> {
 fn durability_note(durability: nouns::Durability, members: usize) -> String {
     let needed = members / 2;
     let replicas = members.saturating_sub(1);
-    let plural =
-        |count: usize, word: &str| if count == 1 { format!("1 {word}") } else { format!("{count} {word}s") };
+    let of_replicas = |count: usize| output::counted(count, "replica", "replicas");
     match durability {
         nouns::Durability::Unspecified | nouns::Durability::Async if replicas == 0 => {
             "One member: there is no copy of the data; backups are all that survives the loss of this node.".to_owned()
@@ -233,10 +232,10 @@ fn durability_note(durability: nouns::Durability, members: usize) -> String {
             } else {
                 format!(
                     "with up to {} dead, writes go on; with more at once, they WAIT for some 10 s, then go on with those that are left",
-                    plural(spare, "replica")
+                    of_replicas(spare)
                 )
             };
-            format!("Durability quorum: a commit waits for the primary and {} of {replicas}: {dead}.", plural(needed, "replica"))
+            format!("Durability quorum: a commit waits for the primary and {} of {replicas}: {dead}.", of_replicas(needed))
         }
     }
 }

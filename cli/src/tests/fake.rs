@@ -1,5 +1,6 @@
 //! A made-up coordinator.
 
+mod access;
 mod machines;
 
 use super::*;
@@ -59,6 +60,7 @@ pub(super) async fn serve(authority: &Authority, fake: Fake) -> String {
         .add_service(nodes::NodeServiceServer::new(fake.clone()))
         .add_service(clusters::ClusterServiceServer::new(fake.clone()))
         .add_service(operations::OperationServiceServer::new(fake.clone()))
+        .add_service(v1::access_service_server::AccessServiceServer::new(fake.clone()))
         .add_service(identity::IdentityServiceServer::new(fake));
     tokio::spawn(router.serve_with_incoming(ReceiverStream::new(connections)));
     server

@@ -12,7 +12,10 @@ use serde::{Deserialize, Serialize};
 #[serde(try_from = "String", into = "String")]
 pub struct Cidr(IpNet);
 
-/// Why a text is no address or network; each says what to write instead where that is known.
+/// The longest part of a text that is shown.
+const MAX_SHOWN_CHARS: usize = 100;
+
+/// Why a text is no address or network; each says what to write instead where that is known. Texts are as [`visible`] shows them.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum CidrError {
     #[error("it is empty; write an address such as 192.0.2.7 or a network such as 2001:db8::/32")]
@@ -119,10 +122,20 @@ impl fmt::Display for Cidr {
     }
 }
 
+/// The beginning of what was written for an address. Addresses are plain ASCII: all else is escaped, so that nobody looks for what
+/// cannot be seen.
+pub fn visible(text: &str) -> String {
+    let each = |c: char| {
+        let plain = c.is_ascii_graphic() || c == ' ';
+        plain.then_some(c).into_iter().chain(c.escape_unicode().filter(move |_| !plain))
+    };
+    text.chars().take(MAX_SHOWN_CHARS).flat_map(each).collect()
+}
+
 fn parse_address(text: &str) -> Result<IpAddr, CidrError> {
-    let shown = || text.chars().take(100).collect::<String>();
+    let shown = || visible(text);
     if let Some((_, zone)) = text.split_once('%') {
-        return Err(CidrError::Zone { text: shown(), zone: zone.chars().take(20).collect() });
+        return Err(CidrError::Zone { text: shown(), zone: visible(zone) });
     }
     let source = match text.parse::<IpAddr>() {
         Ok(address) => return Ok(address),
@@ -154,9 +167,7 @@ fn parse_address(text: &str) -> Result<IpAddr, CidrError> {
 fn parse_mask(mask: &str, most: u8) -> Result<u8, CidrError> {
     let plain = mask.bytes().all(|b| b.is_ascii_digit()) && (mask == "0" || !mask.starts_with('0'));
     let length = if plain { mask.parse().ok() } else { None };
-    length
-        .filter(|length| *length <= most)
-        .ok_or_else(|| CidrError::Mask { mask: mask.chars().take(20).collect(), most })
+    length.filter(|length| *length <= most).ok_or_else(|| CidrError::Mask { mask: visible(mask), most })
 }
 
 /// The IPv4 network that lies in `::ffff:0:0/96`.

@@ -37,6 +37,12 @@ fn each_bad_address_is_told_what_is_wrong_with_it() {
         ("10.0.0.1\n", "no IP address"),
         ("$(x)", "no IP address"),
         ("10.0.0.1;drop", "no IP address"),
+        ("\u{feff}10.0.0.1", r"`\u{feff}10.0.0.1` is no IP address"),
+        ("10.0.0.1\u{200b}", r"`10.0.0.1\u{200b}` is no IP address"),
+        ("10.0.0.0/8\u{200b}", r"`/8\u{200b}` is no prefix length"),
+        ("10.0.0.\u{ff11}", r"`10.0.0.\u{ff11}` is no IP address"),
+        ("fe80::1%\u{200b}", r"write it without `%\u{200b}`"),
+        ("10.0.0.1\r10.0.0.2", r"`10.0.0.1\u{d}10.0.0.2`"),
     ] {
         let error = text.parse::<Cidr>().expect_err(text).to_string();
         assert!(error.contains(told), "{text:?}: {error}");
@@ -87,6 +93,8 @@ fn a_comment_is_one_honest_line() {
     for bad in ["a\nb", "a\u{0}b", "\u{1b}[31m", "a\u{202e}b", &"x".repeat(MAX_COMMENT_BYTES + 1)] {
         Comment::try_from(bad.to_owned()).expect_err(bad);
     }
+    let told = Comment::try_from("a\u{202e}b".to_owned()).unwrap_err().to_string();
+    assert!(told.ends_with(r"this one has `\u{202e}`"), "{told}");
     assert_eq!(Comment::try_from("Büro, 2. Stock".to_owned()).unwrap().as_str(), "Büro, 2. Stock");
 }
 

@@ -9,7 +9,8 @@
 use std::time::Duration;
 
 use holdfast_common::access::{self, Rules, TRIAL};
-use holdfast_common::error::{Classify, Reason};
+use holdfast_common::clock::span;
+use holdfast_common::error::{Classify, Reason, Violation};
 use holdfast_common::id::ClusterId;
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
@@ -62,7 +63,7 @@ pub enum ChangeError {
     NoTrial,
     #[error("trial {asked} is not under way; the one that is, is {running}")]
     OtherTrial { asked: Uuid, running: Uuid },
-    #[error("a trial lasts from {} s to {} s", TRIAL.start().as_secs(), TRIAL.end().as_secs())]
+    #[error("a trial lasts from {} to {}", span(*TRIAL.start()), span(*TRIAL.end()))]
     Length,
 }
 
@@ -142,6 +143,17 @@ impl Classify for ChangeError {
             Self::OnTrial { .. } | Self::NoTrial | Self::OtherTrial { .. } => Reason::PreconditionFailed,
             Self::Length => Reason::InvalidField,
         }
+    }
+
+    /// What they are about, the caller knows.
+    fn violations(&self) -> Vec<Violation> {
+        let name = match self {
+            Self::OnTrial { .. } => "no_trial",
+            Self::NoTrial => "trial_under_way",
+            Self::OtherTrial { .. } => "same_trial",
+            Self::Length => "confirm_within",
+        };
+        vec![Violation { name: name.to_owned(), subject: String::new(), message: self.to_string() }]
     }
 }
 

@@ -4,7 +4,7 @@ mod parse;
 mod render;
 
 use holdfast_common::access::{Rules, RulesError};
-use holdfast_common::error::{Chain, Classify as _, Failure, Violations};
+use holdfast_common::error::{Chain, Classify as _, Failure, Reason, Violations};
 use holdfast_common::report::Severity;
 use holdfast_proto::v1 as proto;
 use holdfast_proto::v1::access_service_server::AccessService;
@@ -21,6 +21,7 @@ use crate::fleet;
 use crate::identity::{Identity, RequestId};
 use crate::procedures::access::Stored;
 use crate::procedures::requests::Desk;
+use crate::procedures::resource;
 use crate::store::Txn;
 
 /// The operators' view of who may reach the clusters.
@@ -110,6 +111,7 @@ impl AccessService for AccessRules {
         let (entries, holding) = parse::added(entries, confirm_within).map_err(refuse)?;
         let asked = Asked { actor, repeat, cluster, effect };
         let answer = self.change(asked, |current, now| {
+            parse::none_in(&current.rules, &entries)?;
             let rules = current.rules.with(entries.clone()).map_err(|error| misfit("entries", &error))?;
             current.with(rules, holding, now).map_err(|error| error.to_failure())
         });
@@ -129,6 +131,7 @@ impl AccessService for AccessRules {
         let (cidrs, holding) = parse::removed(&cidrs, confirm_within).map_err(refuse)?;
         let asked = Asked { actor, repeat, cluster, effect };
         let answer = self.change(asked, |current, now| {
+            parse::all_in(&current.rules, &cidrs)?;
             let rules = current.rules.without(&cidrs).map_err(|error| misfit("cidrs", &error))?;
             current.with(rules, holding, now).map_err(|error| error.to_failure())
         });
@@ -176,7 +179,7 @@ impl AccessRules {
         let (cluster, stored) = self.find(&cluster).await?;
         let now = self.desk.means.clock.now();
         let before = stored.declared.clone().expired(now);
-        let after = change(before.clone(), now)?;
+        let after = change(before.clone(), now).map_err(|failure| about(&cluster, failure))?;
         self.desk.check_room(&cluster, &after).await?;
         let access = self.show(&cluster, &after);
         let answer = render::change(access, &before, &after);
@@ -210,6 +213,15 @@ impl Effect {
     fn of(validate_only: bool) -> Self {
         if validate_only { Self::OnlyShow } else { Self::Change }
     }
+}
+
+/// What stands in the way of other rules is told of their cluster.
+fn about(cluster: &Cluster, failure: Failure) -> Failure {
+    let mut failure = failure;
+    if failure.reason == Reason::PreconditionFailed {
+        failure.violations.iter_mut().for_each(|unmet| unmet.subject = resource(&cluster.name));
+    }
+    failure
 }
 
 fn misfit(field: &str, error: &RulesError) -> Failure {

@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use holdfast_common::clock::span;
 use holdfast_common::error::{Classify, Failure, Violations, status};
 use holdfast_common::pki::Fingerprint;
 use holdfast_common::report::Severity;
@@ -119,8 +120,7 @@ pub fn duration(
     match parsed {
         Some(parsed) if parsed >= bounds.0 && parsed <= bounds.1 => parsed,
         _ => {
-            let (least, most) = (bounds.0.as_secs(), bounds.1.as_secs());
-            violations.add(field, format!("must be from {least} s to {most} s"));
+            violations.add(field, format!("must be from {} to {}", span(bounds.0), span(bounds.1)));
             usual
         }
     }

@@ -1,5 +1,6 @@
 //! The servers over real TLS on loopback, with scripted agents and operators.
 
+mod changes;
 mod joining;
 mod limits;
 mod matrix;

@@ -1,9 +1,10 @@
 //! What must hold before access rules change.
 
 use holdfast_common::access::MAX_NETWORKS_PER_NODE;
-use holdfast_common::error::{Classify as _, Failure, Reason};
+use holdfast_common::error::{Classify as _, Failure};
 
-use super::Desk;
+use super::preconditions::{Precondition, about_node};
+use super::{Desk, unmet_failure};
 use crate::cluster::Cluster;
 use crate::cluster::access::Declared;
 use crate::procedures::access::AllStored;
@@ -25,10 +26,11 @@ impl Desk {
             let networks = others.sum::<usize>() + after.for_nodes().networks();
             if networks > MAX_NETWORKS_PER_NODE {
                 let message = format!(
-                    "node `{}` would have to hold {networks} networks of all its clusters, tried and kept; it can hold {MAX_NETWORKS_PER_NODE}",
-                    member.node_name
+                    "the node would have to hold {networks} networks of all its clusters, tried and kept; it can hold {MAX_NETWORKS_PER_NODE}"
                 );
-                return Err(Failure::new(Reason::PreconditionFailed, message));
+                let room =
+                    Precondition::new("room_for_networks", about_node(&member.node_name), false, message);
+                return Err(unmet_failure(&[&room]));
             }
         }
         Ok(())

@@ -1,9 +1,10 @@
 //! Requests about access rules to domain values: all bad entries at once, each under its index.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, btree_map};
 use std::time::Duration;
 
 use holdfast_common::access::{Cidr, Comment, Entry, MAX_ENTRIES, Mode, Rules, TRIAL};
+use holdfast_common::clock::span;
 use holdfast_common::error::{Failure, Violations};
 use holdfast_proto::v1 as proto;
 use uuid::Uuid;
@@ -55,22 +56,39 @@ pub(super) fn removed(
     if cidrs.len() > MAX_ENTRIES {
         return Err(too_many("cidrs", cidrs.len()));
     }
-    let mut bad = 0;
+    let mut first = BTreeMap::new();
     let mut parsed = Vec::with_capacity(cidrs.len());
     for (index, text) in cidrs.iter().enumerate() {
-        match text.parse() {
-            Ok(cidr) => parsed.push(cidr),
-            Err(error) => {
-                bad += 1;
-                violations.add(format!("cidrs[{index}]"), error);
-            }
-        }
-        if bad == MAX_TOLD {
+        let field = format!("cidrs[{index}]");
+        parsed.extend(parse_cidr(text, &field, &mut first, &mut violations));
+        if is_enough(&violations) {
             break;
         }
     }
     let holding = parse_holding(confirm_within, &mut violations);
     violations.check().map(|()| (parsed, holding))
+}
+
+/// # Errors
+/// `InvalidField`, with those that the rules have already.
+pub(super) fn none_in(rules: &Rules, entries: &[Entry]) -> Result<(), Failure> {
+    let mut violations = Violations::default();
+    let present = entries.iter().enumerate().filter(|(_, entry)| rules.contains(entry.cidr));
+    for (index, Entry { cidr, .. }) in present.take(MAX_TOLD) {
+        violations.add(format!("entries[{index}].cidr"), format!("{cidr} is in the list already"));
+    }
+    violations.check()
+}
+
+/// # Errors
+/// `InvalidField`, with those that the rules do not have.
+pub(super) fn all_in(rules: &Rules, cidrs: &[Cidr]) -> Result<(), Failure> {
+    let mut violations = Violations::default();
+    let absent = cidrs.iter().enumerate().filter(|(_, cidr)| !rules.contains(**cidr));
+    for (index, cidr) in absent.take(MAX_TOLD) {
+        violations.add(format!("cidrs[{index}]"), format!("{cidr} is not in the list"));
+    }
+    violations.check()
 }
 
 pub(super) fn trial_id(text: &str) -> Result<Option<Uuid>, Failure> {
@@ -99,25 +117,16 @@ fn parse_entries(entries: Vec<proto::AccessEntry>, violations: &mut Violations) 
         violations.add("entries", format!("has {}; a cluster has at most {MAX_ENTRIES}", entries.len()));
         return Vec::new();
     }
-    let mut bad = 0;
-    let mut first: BTreeMap<Cidr, usize> = BTreeMap::new();
+    let mut first = BTreeMap::new();
     let mut parsed = Vec::with_capacity(entries.len());
     for (index, proto::AccessEntry { cidr, comment }) in entries.into_iter().enumerate() {
-        let cidr = violations.take(&format!("entries[{index}].cidr"), cidr.parse::<Cidr>());
-        let comment = violations.take(&format!("entries[{index}].comment"), Comment::try_from(comment));
-        let (Some(cidr), Some(comment)) = (cidr, comment) else {
-            bad += 1;
-            if bad == MAX_TOLD {
-                break;
-            }
-            continue;
-        };
-        if let Some(before) = first.insert(cidr, index) {
-            violations
-                .add(format!("entries[{index}].cidr"), format!("is {cidr} again, as entries[{before}]"));
-            bad += 1;
+        let field = format!("entries[{index}]");
+        let cidr = parse_cidr(&cidr, &format!("{field}.cidr"), &mut first, violations);
+        let comment = violations.take(&format!("{field}.comment"), Comment::try_from(comment));
+        parsed.extend(cidr.zip(comment).map(|(cidr, comment)| Entry { cidr, comment }));
+        if is_enough(violations) {
+            break;
         }
-        parsed.push(Entry { cidr, comment });
     }
     parsed
 }
@@ -131,11 +140,36 @@ fn parse_holding(confirm_within: Option<prost_types::Duration>, violations: &mut
     match parsed.filter(|within| TRIAL.contains(within)) {
         Some(within) => Holding::OnTrial(within),
         None => {
-            let (least, most) = (TRIAL.start().as_secs(), TRIAL.end().as_secs());
-            violations.add("confirm_within", format!("must be from {least} s to {most} s"));
+            let (least, most) = (span(*TRIAL.start()), span(*TRIAL.end()));
+            violations.add("confirm_within", format!("must be from {least} to {most}"));
             Holding::ForGood
         }
     }
+}
+
+/// A network that was not named before. A message about one that was ends with the field where that was, alone: the command line
+/// tells in its stead where that was written.
+fn parse_cidr(
+    text: &str,
+    field: &str,
+    first: &mut BTreeMap<Cidr, String>,
+    violations: &mut Violations,
+) -> Option<Cidr> {
+    let cidr = violations.take(field, text.parse())?;
+    match first.entry(cidr) {
+        btree_map::Entry::Vacant(place) => {
+            place.insert(field.to_owned());
+            Some(cidr)
+        }
+        btree_map::Entry::Occupied(before) => {
+            violations.add(field, format!("is {cidr} again, as {}", before.get()));
+            None
+        }
+    }
+}
+
+fn is_enough(violations: &Violations) -> bool {
+    violations.fields().count() >= MAX_TOLD
 }
 
 fn too_many(field: &str, count: usize) -> Failure {
@@ -179,8 +213,47 @@ mod tests {
     fn a_list_that_is_all_wrong_is_not_told_without_end() {
         let entries = vec![entry("x", ""); 1000];
         assert_eq!(told(rules(RESTRICTED, entries, false, None)).len(), MAX_TOLD);
+        let same = vec![entry("10.0.0.1", ""); 1000];
+        assert_eq!(told(rules(RESTRICTED, same, false, None)).len(), MAX_TOLD);
         let many = vec![entry("x", ""); MAX_ENTRIES + 1];
         assert_eq!(told(rules(RESTRICTED, many, false, None)), ["entries"]);
+    }
+
+    #[test]
+    fn which_entries_there_are_already_and_which_there_are_not_is_told_by_index() {
+        let texts = ["10.0.0.0/8", "192.0.2.7", "2001:db8::/32"];
+        let (entries, _) = added(texts.iter().map(|text| entry(text, "")).collect(), None).unwrap();
+        let cidrs: Vec<Cidr> = entries.iter().map(|entry| entry.cidr).collect();
+        let told = |result: Result<(), Failure>| {
+            let violations = result.unwrap_err().violations.into_iter();
+            violations.map(|it| format!("{}: {}", it.name, it.message)).collect::<Vec<_>>()
+        };
+        let rules = Rules::new(Mode::Restricted, vec![entries[1].clone()], false).unwrap();
+        assert_eq!(told(none_in(&rules, &entries)), ["entries[1].cidr: 192.0.2.7 is in the list already"]);
+        assert_eq!(
+            told(all_in(&rules, &cidrs)),
+            ["cidrs[0]: 10.0.0.0/8 is not in the list", "cidrs[2]: 2001:db8::/32 is not in the list"]
+        );
+        none_in(&rules, &entries[2..]).unwrap();
+        all_in(&rules, &cidrs[1..2]).unwrap();
+        assert_eq!(told(all_in(&Rules::default(), &vec![cidrs[0]; 1000])).len(), MAX_TOLD);
+    }
+
+    #[test]
+    fn an_entry_that_is_there_twice_is_told_with_the_other_one() {
+        let told = |failure: Failure| failure.violations.into_iter().map(|it| (it.name, it.message)).next();
+        let twice = vec![entry("10.0.0.1", ""), entry("10.0.0.1/32", "")];
+        let again = |field: &str, at: &str| Some((field.to_owned(), format!("is 10.0.0.1 again, as {at}")));
+        assert_eq!(told(added(twice, None).unwrap_err()), again("entries[1].cidr", "entries[0].cidr"));
+        let twice = ["10.0.0.1", "10.0.0.1/32"].map(str::to_owned);
+        assert_eq!(told(removed(&twice, None).unwrap_err()), again("cidrs[1]", "cidrs[0]"));
+    }
+
+    #[test]
+    fn how_long_a_trial_may_be_is_told_as_it_is_written() {
+        let two_hours = prost_types::Duration { seconds: 7200, nanos: 0 };
+        let failure = rules(RESTRICTED, vec![], false, Some(two_hours)).unwrap_err();
+        assert_eq!(failure.violations[0].message, "must be from 5s to 1h");
     }
 
     #[test]

@@ -54,8 +54,12 @@ pub(super) fn change(access: proto::Access, before: &Declared, after: &Declared)
         .filter(|member| member.state() == proto::AccessState::Unspecified)
         .map(|member| member.node.as_str())
         .collect();
-    if !silent.is_empty() {
-        notes.push(format!("{} is silent: it gets the rules when it is back", silent.join(", ")));
+    match silent.as_slice() {
+        [] => {}
+        [one] => notes.push(format!("{one} is silent: it gets the rules when it is back")),
+        more => {
+            notes.push(format!("{} are silent: they get the rules when they are back", more.join(", ")));
+        }
     }
     let open: Vec<&str> = access
         .members
