@@ -143,17 +143,19 @@ impl Session {
             for (number, step) in plan.steps.iter().enumerate() {
                 self.out.line(format!("  {}. {}", number + 1, output::plain(&step.title)))?;
             }
-            self.out.line("")?;
-            let rows = plan.preconditions.iter().map(|condition| {
-                let met = if condition.met { "met" } else { "unmet" };
-                vec![
-                    met.to_owned(),
-                    condition.name.clone(),
-                    condition.subject.clone(),
-                    condition.message.clone(),
-                ]
-            });
-            self.out.table(&["STATE", "PRECONDITION", "SUBJECT", "MESSAGE"], rows.collect())?;
+            if !plan.preconditions.is_empty() {
+                self.out.line("")?;
+                let rows = plan.preconditions.iter().map(|condition| {
+                    let met = if condition.met { "met" } else { "unmet" };
+                    vec![
+                        met.to_owned(),
+                        condition.name.clone(),
+                        condition.subject.clone(),
+                        condition.message.clone(),
+                    ]
+                });
+                self.out.table(&["STATE", "PRECONDITION", "SUBJECT", "MESSAGE"], rows.collect())?;
+            }
             for note in &plan.notes {
                 self.out.line(format!("\nNote: {}", output::plain(note)))?;
             }

@@ -193,6 +193,24 @@ async fn a_plan_with_an_unmet_precondition_is_shown_and_is_a_refusal() {
 }
 
 #[tokio::test]
+async fn a_pause_and_its_end_are_planned_and_done() {
+    let bench = Bench::new().await;
+    let mut pages = String::new();
+    for arguments in [
+        &["cluster", "pause", "demo", "--reason", "new switches", "--plan"][..],
+        &["cluster", "pause", "demo"],
+        &["cluster", "resume", "demo", "--plan"],
+        &["-o", "json", "cluster", "resume", "demo", "--plan"],
+        &["cluster", "resume", "demo"],
+    ] {
+        let (text, result) = bench.run(arguments).await;
+        result.unwrap();
+        pages.push_str(&format!("$ {}\n{text}\n", arguments.join(" ")));
+    }
+    insta::assert_snapshot!(pages);
+}
+
+#[tokio::test]
 async fn every_bad_field_is_told() {
     let bench = Bench::new().await;
     let (_, result) =

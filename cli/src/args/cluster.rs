@@ -3,7 +3,7 @@
 use clap::{ArgAction, Subcommand, ValueEnum};
 
 use super::values::{parameter, size};
-use super::{Confirm, Run, SetAside};
+use super::{Confirm, PlanFlag, Run, SetAside};
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub(crate) enum Engine {
@@ -198,17 +198,25 @@ pub(crate) enum Cluster {
     SetAside(SetAside),
     /// Keep failovers from beginning by themselves, such as while machines are worked on
     #[command(
-        after_help = "Examples:\n  holdfast cluster pause demo --reason \"new switches, until 14:00\"\n  holdfast cluster resume demo"
+        after_help = "Examples:\n  holdfast cluster pause demo --reason \"new switches, until 14:00\"\n  holdfast cluster pause demo --plan\n  holdfast cluster resume demo"
     )]
     Pause {
         cluster: String,
         /// Why, for colleagues
         #[arg(long, value_name = "TEXT")]
         reason: Option<String>,
+        #[command(flatten)]
+        plan: PlanFlag,
     },
     /// Allow failovers to begin by themselves again
-    #[command(after_help = "Example:\n  holdfast cluster resume demo")]
-    Resume { cluster: String },
+    #[command(
+        after_help = "Examples:\n  holdfast cluster resume demo\n  holdfast cluster resume demo --plan"
+    )]
+    Resume {
+        cluster: String,
+        #[command(flatten)]
+        plan: PlanFlag,
+    },
     /// Restart servers: the replicas one after the other, then the primary by a switchover
     ///
     /// Nothing that was acknowledged is lost. Each replica has to receive again before the next is stopped. The old primary stays a

@@ -4,7 +4,7 @@ use holdfast_proto::r#type::v1 as nouns;
 use holdfast_proto::v1;
 
 use super::Session;
-use crate::args::{Cluster, Durability, OnReplicaLoss, ResyncMode, Run};
+use crate::args::{Cluster, Durability, OnReplicaLoss, PlanFlag, ResyncMode, Run};
 use crate::client::request_id;
 use crate::error::Error;
 use crate::output::json;
@@ -14,18 +14,10 @@ pub(super) async fn run(session: &mut Session, command: Cluster) -> Result<(), E
         Cluster::Promote { cluster, node, allow_smaller, run } => {
             promote(session, cluster, node, allow_smaller, run).await
         }
-        Cluster::Pause { cluster, reason } => {
-            let done =
-                format!("No failover of {cluster} begins by itself until: holdfast cluster resume {cluster}");
-            let request = v1::PauseClusterRequest { cluster, reason: reason.unwrap_or_default() };
-            let answer = session.client().await?.pause_cluster(request).await?;
-            changed(session, answer.cluster, &done)
+        Cluster::Pause { cluster, reason, plan } => {
+            pause(session, cluster, reason.unwrap_or_default(), plan).await
         }
-        Cluster::Resume { cluster } => {
-            let done = format!("Failovers of {cluster} may begin by themselves.");
-            let answer = session.client().await?.resume_cluster(v1::ResumeClusterRequest { cluster }).await?;
-            changed(session, answer.cluster, &done)
-        }
+        Cluster::Resume { cluster, plan } => resume(session, cluster, plan).await,
         Cluster::Set { .. } => set(session, command).await,
         Cluster::Resync { .. } => resync(session, command).await,
         Cluster::Restart { cluster, node, force, run } => restart(session, (cluster, node), force, run).await,
@@ -35,12 +27,32 @@ pub(super) async fn run(session: &mut Session, command: Cluster) -> Result<(), E
     }
 }
 
-fn changed(session: &mut Session, cluster: Option<v1::Cluster>, done: &str) -> Result<(), Error> {
-    let cluster = cluster.ok_or(Error::Incomplete("cluster"))?;
+fn changed(session: &mut Session, cluster: &v1::Cluster, done: &str) -> Result<(), Error> {
     if session.out.is_json() {
-        return Ok(session.out.json(&json::cluster(&cluster))?);
+        return Ok(session.out.json(&json::cluster(cluster))?);
     }
     Ok(session.out.line(done)?)
+}
+
+async fn pause(session: &mut Session, cluster: String, reason: String, plan: PlanFlag) -> Result<(), Error> {
+    let done = format!("No failover of {cluster} begins by itself until: holdfast cluster resume {cluster}");
+    let request =
+        v1::PauseClusterRequest { cluster, reason, request_id: request_id(), validate_only: plan.plan };
+    let answer = session.client().await?.pause_cluster(request).await?;
+    match answer.outcome.ok_or(Error::Incomplete("outcome"))? {
+        v1::pause_cluster_response::Outcome::Plan(plan) => session.plan(&plan),
+        v1::pause_cluster_response::Outcome::Cluster(cluster) => changed(session, &cluster, &done),
+    }
+}
+
+async fn resume(session: &mut Session, cluster: String, plan: PlanFlag) -> Result<(), Error> {
+    let done = format!("Failovers of {cluster} may begin by themselves.");
+    let request = v1::ResumeClusterRequest { cluster, request_id: request_id(), validate_only: plan.plan };
+    let answer = session.client().await?.resume_cluster(request).await?;
+    match answer.outcome.ok_or(Error::Incomplete("outcome"))? {
+        v1::resume_cluster_response::Outcome::Plan(plan) => session.plan(&plan),
+        v1::resume_cluster_response::Outcome::Cluster(cluster) => changed(session, &cluster, &done),
+    }
 }
 
 async fn set(session: &mut Session, command: Cluster) -> Result<(), Error> {
@@ -85,7 +97,7 @@ async fn set(session: &mut Session, command: Cluster) -> Result<(), Error> {
     };
     let answer = session.client().await?.update_cluster(request).await?;
     match answer.outcome.ok_or(Error::Incomplete("outcome"))? {
-        v1::update_cluster_response::Outcome::Cluster(cluster) => changed(session, Some(cluster), &done),
+        v1::update_cluster_response::Outcome::Cluster(cluster) => changed(session, &cluster, &done),
         v1::update_cluster_response::Outcome::Plan(plan) => session.plan(&plan),
         v1::update_cluster_response::Outcome::Operation(operation) => {
             session.follow(operation, run, &done).await

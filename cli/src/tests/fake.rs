@@ -181,6 +181,15 @@ pub(super) fn operation(state: v1::OperationState) -> v1::Operation {
     }
 }
 
+/// Of a change that is no operation.
+fn recorded() -> v1::Plan {
+    v1::Plan {
+        steps: vec![v1::PlannedStep { name: "record".into(), title: "Write it down".into() }],
+        preconditions: Vec::new(),
+        notes: vec!["nothing is done on the nodes".into()],
+    }
+}
+
 #[tonic::async_trait]
 impl clusters::ClusterService for Fake {
     type WatchClusterStream = Answers<v1::WatchClusterResponse>;
@@ -291,16 +300,28 @@ impl clusters::ClusterService for Fake {
 
     async fn pause_cluster(
         &self,
-        _: Request<v1::PauseClusterRequest>,
+        request: Request<v1::PauseClusterRequest>,
     ) -> Result<Response<v1::PauseClusterResponse>, Status> {
-        Err(Status::unimplemented("not here"))
+        use v1::pause_cluster_response::Outcome;
+        let outcome = if request.get_ref().validate_only {
+            Outcome::Plan(recorded())
+        } else {
+            Outcome::Cluster(cluster())
+        };
+        Ok(Response::new(v1::PauseClusterResponse { outcome: Some(outcome) }))
     }
 
     async fn resume_cluster(
         &self,
-        _: Request<v1::ResumeClusterRequest>,
+        request: Request<v1::ResumeClusterRequest>,
     ) -> Result<Response<v1::ResumeClusterResponse>, Status> {
-        Err(Status::unimplemented("not here"))
+        use v1::resume_cluster_response::Outcome;
+        let outcome = if request.get_ref().validate_only {
+            Outcome::Plan(recorded())
+        } else {
+            Outcome::Cluster(cluster())
+        };
+        Ok(Response::new(v1::ResumeClusterResponse { outcome: Some(outcome) }))
     }
 
     async fn update_cluster(

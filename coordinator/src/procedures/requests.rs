@@ -38,7 +38,7 @@ pub use create::CreateCluster;
 pub use drain::DrainNode;
 pub use failover::FailoverCluster;
 pub use members::AddMember;
-pub use policy::Settings;
+pub use policy::{PauseCluster, ResumeCluster, Settings};
 pub use preconditions::Precondition;
 pub use promote::PromoteMember;
 pub(super) use promote::successor;

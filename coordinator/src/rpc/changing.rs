@@ -24,10 +24,19 @@ pub(super) async fn change(
     validate_only: bool,
 ) -> Result<Done, Status> {
     if validate_only {
-        return Ok(Done::Planned(plan(desk.plan(request, asker).await.map_err(refuse)?)));
+        return planned(desk, request, asker).await.map(Done::Planned);
     }
     let operation = desk.begin(request, asker).await.map_err(refuse)?;
     Ok(Done::Begun(Box::new(convert::operation(&operation))))
+}
+
+/// What it would be, of a request that need not be an operation.
+pub(super) async fn planned(
+    desk: &Desk,
+    request: &impl Prepare,
+    asker: &Asker,
+) -> Result<proto::Plan, Status> {
+    Ok(plan(desk.plan(request, asker).await.map_err(refuse)?))
 }
 
 /// Who asks, and under which request id.

@@ -24,7 +24,8 @@ use crate::identity::Identity;
 use crate::lease::Leases;
 use crate::procedures::requests::connection::{Connection, Reveal};
 use crate::procedures::requests::{
-    AddMember, Asker, DeleteCluster, Desk, Prepare, PromoteMember, RemoveMember, SetCluster, UpgradeCluster,
+    AddMember, Asker, DeleteCluster, Desk, Prepare, PromoteMember, RemoveMember, ResumeCluster, SetCluster,
+    UpgradeCluster,
 };
 use crate::store::Txn;
 
@@ -241,21 +242,47 @@ impl ClusterService for Clusters {
         &self,
         request: Request<proto::PauseClusterRequest>,
     ) -> Result<Response<proto::PauseClusterResponse>, Status> {
-        let by = Caller::of(&request).actor();
-        let proto::PauseClusterRequest { cluster, reason } = request.into_inner();
-        let (name, reason) = parse::pause(&cluster, &reason).map_err(refuse)?;
-        let cluster = self.desk.pause(&name, by, reason).await.map_err(refuse)?;
-        Ok(Response::new(proto::PauseClusterResponse { cluster: Some(self.show(&cluster).await?) }))
+        use proto::pause_cluster_response::Outcome;
+        let caller = Caller::of(&request).actor();
+        let request = request.into_inner();
+        let repeat = repeat(&request.request_id, &caller, "PauseCluster", &request).map_err(refuse)?;
+        if let Some(answer) = self.identity.recall(repeat.as_ref()).await.map_err(refuse)? {
+            return decoded(&answer);
+        }
+        let parsed = parse::pause(&request.cluster, &request.reason).map_err(refuse)?;
+        if request.validate_only {
+            let plan = changing::planned(&self.desk, &parsed, &Asker { caller, request: None }).await?;
+            return Ok(Response::new(proto::PauseClusterResponse { outcome: Some(Outcome::Plan(plan)) }));
+        }
+        let cluster = self.desk.pause(parsed, caller).await.map_err(refuse)?;
+        let outcome = Some(Outcome::Cluster(self.show(&cluster).await?));
+        let answer = proto::PauseClusterResponse { outcome }.encode_to_vec();
+        let answer = self.identity.commit(Txn::new(), repeat.as_ref(), answer).await;
+        decoded(&answer.map_err(refuse)?)
     }
 
     async fn resume_cluster(
         &self,
         request: Request<proto::ResumeClusterRequest>,
     ) -> Result<Response<proto::ResumeClusterResponse>, Status> {
-        let by = Caller::of(&request).actor();
-        let name = parse::cluster_name("cluster", &request.get_ref().cluster).map_err(refuse)?;
-        let cluster = self.desk.resume(&name, by).await.map_err(refuse)?;
-        Ok(Response::new(proto::ResumeClusterResponse { cluster: Some(self.show(&cluster).await?) }))
+        use proto::resume_cluster_response::Outcome;
+        let caller = Caller::of(&request).actor();
+        let request = request.into_inner();
+        let repeat = repeat(&request.request_id, &caller, "ResumeCluster", &request).map_err(refuse)?;
+        if let Some(answer) = self.identity.recall(repeat.as_ref()).await.map_err(refuse)? {
+            return decoded(&answer);
+        }
+        let cluster = parse::cluster_name("cluster", &request.cluster).map_err(refuse)?;
+        let parsed = ResumeCluster { cluster };
+        if request.validate_only {
+            let plan = changing::planned(&self.desk, &parsed, &Asker { caller, request: None }).await?;
+            return Ok(Response::new(proto::ResumeClusterResponse { outcome: Some(Outcome::Plan(plan)) }));
+        }
+        let cluster = self.desk.resume(parsed, caller).await.map_err(refuse)?;
+        let outcome = Some(Outcome::Cluster(self.show(&cluster).await?));
+        let answer = proto::ResumeClusterResponse { outcome }.encode_to_vec();
+        let answer = self.identity.commit(Txn::new(), repeat.as_ref(), answer).await;
+        decoded(&answer.map_err(refuse)?)
     }
 
     async fn update_cluster(

@@ -17,7 +17,9 @@ use holdfast_common::wire::WireEnum as _;
 use holdfast_proto::r#type::v1 as nouns;
 use holdfast_proto::v1 as proto;
 
-use crate::procedures::requests::{CreateCluster, FailoverCluster, RestartCluster, ResyncCluster};
+use crate::procedures::requests::{
+    CreateCluster, FailoverCluster, PauseCluster, RestartCluster, ResyncCluster,
+};
 use crate::procedures::restart::Writes;
 use crate::procedures::steps::Absent;
 use crate::rpc::convert;
@@ -117,11 +119,11 @@ pub(super) fn resync(request: proto::ResyncClusterRequest) -> Result<ResyncClust
     complete(violations, parts)
 }
 
-pub(super) fn pause(cluster: &str, reason: &str) -> Result<(ClusterName, String), Failure> {
+pub(super) fn pause(cluster: &str, reason: &str) -> Result<PauseCluster, Failure> {
     let mut violations = Violations::default();
     let cluster = violations.take("cluster", cluster.parse());
     let reason = convert::reason(&mut violations, reason);
-    complete(violations, cluster.map(|cluster| (cluster, reason)))
+    complete(violations, cluster.map(|cluster| PauseCluster { cluster, reason }))
 }
 
 pub(super) fn create(request: proto::CreateClusterRequest) -> Result<CreateCluster, Failure> {

@@ -1,14 +1,17 @@
-//! Changes of a cluster's record alone: its access rules.
+//! Changes of a cluster's record alone: its access rules, its pause.
 
 use holdfast_common::error::{Reason, Violation, status};
 use holdfast_proto::v1 as proto;
 use holdfast_proto::v1::access_service_client::AccessServiceClient;
+use holdfast_proto::v1::cluster_service_client::ClusterServiceClient;
 use tonic::Status;
 use tonic::transport::Channel;
+use uuid::Uuid;
 
 use super::{Coordinator, reason};
 use crate::cluster::Cluster;
 use crate::cluster::tests::Sample;
+use crate::event::Event;
 use crate::procedures::records::cluster_key;
 
 /// A coordinator with a cluster `demo`, none of whose nodes is there.
@@ -80,4 +83,76 @@ async fn each_entry_that_does_not_fit_the_list_is_told_and_so_is_a_trial_that_is
     let refused = client.set_access(set).await.unwrap_err();
     assert_eq!(violations(&refused), [unmet("no_trial", "clusters/demo", refused.message())]);
     client.confirm_access(confirm).await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_plan_of_a_pause_and_of_its_end_changes_nothing_and_says_what_stands() {
+    let coordinator = demo().await;
+    let mut client: ClusterServiceClient<Channel> =
+        ClusterServiceClient::new(coordinator.to_operators(Some(&coordinator.admin)));
+    let request_id = Uuid::now_v7().to_string();
+    let pause = |validate_only| proto::PauseClusterRequest {
+        cluster: "demo".into(),
+        reason: "new switches".into(),
+        request_id: if validate_only { String::new() } else { request_id.clone() },
+        validate_only,
+    };
+    let resume = |validate_only| proto::ResumeClusterRequest {
+        cluster: "demo".into(),
+        request_id: String::new(),
+        validate_only,
+    };
+    let shown = proto::GetClusterRequest { name: "demo".into() };
+    let told = async || {
+        let by_admin = |event: &Event| event.what.actor == "operator/admin";
+        coordinator.parts.events.list(0, 100, by_admin).await.unwrap().0.len()
+    };
+
+    let plan = paused_plan(client.pause_cluster(pause(true)).await.unwrap().into_inner());
+    assert!(plan.steps[0].title.contains("demo") && plan.preconditions.is_empty(), "{plan:?}");
+    assert!(!plan.notes.iter().any(|note| note.contains("new switches")), "{plan:?}");
+    let plan = resumed_plan(client.resume_cluster(resume(true)).await.unwrap().into_inner());
+    assert!(plan.notes.iter().any(|note| note.contains("not paused")), "{plan:?}");
+    assert_eq!(client.get_cluster(shown.clone()).await.unwrap().into_inner().cluster.unwrap().pause, None);
+    assert_eq!(told().await, 0, "a plan is no event");
+
+    let paused = client.pause_cluster(pause(false)).await.unwrap().into_inner().outcome;
+    let Some(proto::pause_cluster_response::Outcome::Cluster(cluster)) = paused else { panic!("{paused:?}") };
+    let pause_now = cluster.pause.clone().unwrap();
+    assert_eq!((&*pause_now.by, &*pause_now.reason), ("operator/admin", "new switches"));
+    let again = client.pause_cluster(pause(false)).await.unwrap().into_inner().outcome;
+    assert_eq!(again, Some(proto::pause_cluster_response::Outcome::Cluster(cluster)));
+    assert_eq!(told().await, 1, "a repeat is no second pause");
+    for notes in [
+        paused_plan(client.pause_cluster(pause(true)).await.unwrap().into_inner()).notes,
+        resumed_plan(client.resume_cluster(resume(true)).await.unwrap().into_inner()).notes,
+    ] {
+        assert!(notes.iter().any(|note| note.contains("by operator/admin since")), "{notes:?}");
+    }
+    let cluster = client.get_cluster(shown).await.unwrap().into_inner().cluster.unwrap();
+    assert_eq!(cluster.pause, Some(pause_now), "a plan has changed it");
+    let resumed = client.resume_cluster(resume(false)).await.unwrap().into_inner().outcome;
+    let Some(proto::resume_cluster_response::Outcome::Cluster(cluster)) = resumed else {
+        panic!("{resumed:?}")
+    };
+    assert_eq!((cluster.pause, told().await), (None, 2));
+
+    let nobody = proto::PauseClusterRequest { cluster: "nobody".into(), ..pause(true) };
+    assert_eq!(reason(&client.pause_cluster(nobody).await.unwrap_err()), Reason::ClusterNotFound);
+    let bad = proto::PauseClusterRequest { reason: "two\nlines".into(), ..pause(true) };
+    assert_eq!(reason(&client.pause_cluster(bad).await.unwrap_err()), Reason::InvalidField);
+}
+
+fn paused_plan(response: proto::PauseClusterResponse) -> proto::Plan {
+    match response.outcome {
+        Some(proto::pause_cluster_response::Outcome::Plan(plan)) => plan,
+        other => panic!("no plan: {other:?}"),
+    }
+}
+
+fn resumed_plan(response: proto::ResumeClusterResponse) -> proto::Plan {
+    match response.outcome {
+        Some(proto::resume_cluster_response::Outcome::Plan(plan)) => plan,
+        other => panic!("no plan: {other:?}"),
+    }
 }
