@@ -1,6 +1,7 @@
 //! What each command does: asks, calls, prints. One module for each noun.
 
 mod access;
+mod budget;
 mod cloud_init;
 mod cluster;
 mod context;

@@ -133,6 +133,18 @@ async fn nodes_are_listed_over_all_pages_and_the_silent_one_says_nothing() {
 }
 
 #[tokio::test]
+async fn a_node_is_shown_with_what_its_members_count_on() {
+    let bench = Bench::new().await;
+    let (text, result) = bench.run(&["node", "show", "n1"]).await;
+    result.unwrap();
+    insta::assert_snapshot!(text);
+    let (text, result) = bench.run(&["-o", "json", "node", "show", "n1"]).await;
+    result.unwrap();
+    let shown: serde_json::Value = serde_json::from_str(&text).unwrap();
+    insta::assert_snapshot!(format!("{:#}", shown["members"]));
+}
+
+#[tokio::test]
 async fn schedules_of_reboots_are_set_shown_and_removed() {
     let bench = Bench::new().await;
     let set = ["node", "reboot", "n1", "--schedule", "0 3 * * SUN", "--time-zone", "Europe/Berlin"];

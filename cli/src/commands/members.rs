@@ -3,6 +3,7 @@
 use holdfast_proto::r#type::v1 as nouns;
 use holdfast_proto::v1;
 
+use super::budget;
 use crate::output::{self, or_dash};
 
 /// Header and rows.
@@ -55,7 +56,8 @@ fn lag(primary: bool, known: Option<String>) -> String {
 /// What is to be said of a member.
 fn message(member: &v1::Member) -> String {
     let said = Some(member.message.clone()).filter(|said| !said.is_empty());
-    said.into_iter().chain(builds(member)).chain(resized(member)).collect::<Vec<_>>().join("; ")
+    let resized = member.tuning.as_ref().and_then(budget::resized);
+    said.into_iter().chain(builds(member)).chain(resized).collect::<Vec<_>>().join("; ")
 }
 
 /// Such as `runs 15.13, 15.14 installed: restart needed`.
@@ -71,18 +73,6 @@ fn builds(member: &v1::Member) -> Option<String> {
         both => both,
     };
     Some(format!("runs {runs}, {installed} installed: restart needed"))
-}
-
-/// Such as `machine resized: settings for 4.0 GiB and 2 cores, could be for 8.0 GiB and 4 cores: cluster set --retune`.
-fn resized(member: &v1::Member) -> Option<String> {
-    let tuning = member.tuning.as_ref().filter(|tuning| tuning.resized)?;
-    let said = |budget: &nouns::Budget| {
-        let cores = if budget.cores == 1 { "1 core".to_owned() } else { format!("{} cores", budget.cores) };
-        let disk = output::bytes(budget.disk_bytes);
-        format!("{} of memory, {cores}, {disk} of disk", output::bytes(budget.memory_bytes))
-    };
-    let (kept, possible) = (said(tuning.kept.as_ref()?), said(tuning.possible.as_ref()?));
-    Some(format!("machine resized: settings for {kept}; could be for {possible}: cluster set --retune"))
 }
 
 #[cfg(test)]

@@ -8,7 +8,7 @@ use holdfast_proto::v1;
 use jiff::Timestamp;
 use serde_json::json;
 
-use super::{Session, cloud_init, drain, identity, interrupted, next_page, schedule, wire_duration};
+use super::{Session, budget, cloud_init, drain, identity, interrupted, next_page, schedule, wire_duration};
 use crate::args::Node;
 use crate::client::request_id;
 use crate::error::Error;
@@ -188,6 +188,7 @@ async fn show(session: &mut Session, name: String) -> Result<(), Error> {
         ("memory used", load.memory),
         ("network", format!("{} in, {} out", load.received, load.sent)),
     ])?;
+    budget::show(session, &node)?;
     let Some(sample) = &node.sample else { return Ok(()) };
     session.out.line("")?;
     let rows = sample.file_systems.iter().map(|system| {

@@ -28,6 +28,9 @@ pub(crate) fn node(node: &v1::Node) -> Value {
             "since_time": time(drained.since_time.as_ref()),
             "reason": drained.reason,
         })),
+        "members": node.members.iter().map(|member| {
+            json!({"cluster": member.cluster, "tuning": member.tuning.as_ref().map(tuning)})
+        }).collect::<Vec<_>>(),
     })
 }
 

@@ -5,7 +5,6 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use holdfast_common::assignment::Assignment;
 use holdfast_common::id::{EventId, NodeId, SessionId};
-use holdfast_common::name::ClusterName;
 use holdfast_common::report::NodeReport;
 use holdfast_common::role::Availability;
 use holdfast_common::telemetry::Sample;
@@ -265,12 +264,6 @@ impl State {
 impl NodeView {
     pub fn id(&self) -> NodeId {
         self.record.id
-    }
-
-    /// The clusters that have a member here, as far as the node was told.
-    pub fn clusters(&self) -> Vec<ClusterName> {
-        let members = self.assignment.iter().flat_map(|assignment| &assignment.members);
-        members.map(|member| member.cluster_name.clone()).collect()
     }
 }
 

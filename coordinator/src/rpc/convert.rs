@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use holdfast_common::assignment::MemberAssignment;
 use holdfast_common::clock::span;
 use holdfast_common::error::{Classify, Failure, Violations, status};
 use holdfast_common::pki::Fingerprint;
@@ -183,8 +184,7 @@ pub fn node(view: &NodeView) -> proto::Node {
         Availability::Late => proto::Availability::Late,
         Availability::Offline => proto::Availability::Offline,
     };
-    let mut clusters: Vec<String> = view.clusters().iter().map(ToString::to_string).collect();
-    clusters.sort_unstable();
+    let members = members(view);
     proto::Node {
         id: view.record.id.to_string(),
         name: view.record.name.to_string(),
@@ -195,12 +195,28 @@ pub fn node(view: &NodeView) -> proto::Node {
         agent_version: view.facts.as_ref().map(|facts| facts.agent_version.clone()).unwrap_or_default(),
         inventory: view.facts.as_ref().map(|facts| (&facts.inventory).into()),
         sample: view.sample.as_ref().map(|sample| (&**sample).into()),
-        clusters,
+        clusters: members.iter().map(|member| member.cluster.clone()).collect(),
         join_time: Some(time_to_wire(view.record.joined_at)),
         certificate_expire_time: view.record.certificate_not_after().map(time_to_wire),
         clock_offset_seconds: view.clock_offset_seconds,
         drained: view.record.drained.as_ref().map(drained),
+        members,
     }
+}
+
+/// By cluster: those that the node is to have, and what it last told of them.
+fn members(view: &NodeView) -> Vec<proto::NodeMember> {
+    let report = view.report.as_ref().map(|received| &received.report);
+    let assigned = view.assignment.iter().flat_map(|assignment| &assignment.members);
+    let member = |member: &MemberAssignment| {
+        let mut reported = report.iter().flat_map(|report| &report.members);
+        let reported = reported.find(|report| report.cluster_id == member.cluster_id);
+        let tuning = reported.and_then(|report| report.tuning.as_ref()).map(Into::into);
+        proto::NodeMember { cluster: member.cluster_name.to_string(), tuning }
+    };
+    let mut members: Vec<_> = assigned.map(member).collect();
+    members.sort_unstable_by(|one, two| one.cluster.cmp(&two.cluster));
+    members
 }
 
 /// A person's reason for something: one line, or nothing.

@@ -26,6 +26,15 @@ impl nodes::NodeService for Fake {
         request: Request<v1::GetNodeRequest>,
     ) -> Result<Response<v1::GetNodeResponse>, Status> {
         let name = &request.get_ref().name;
+        if name == "n1" {
+            let members = vec![
+                member("demo", Some((3 << 30, 4 << 30))),
+                member("orders", Some((1 << 30, 1 << 30))),
+                member("stock", None),
+            ];
+            let node = v1::Node { members, ..node(name, v1::Availability::Online) };
+            return Ok(Response::new(v1::GetNodeResponse { node: Some(node) }));
+        }
         Err(from_failure(&Failure::about(
             Reason::NodeNotFound,
             "node",
@@ -116,6 +125,19 @@ impl nodes::NodeService for Fake {
         let step = Some(prost_types::Duration { seconds: 5, nanos: 0 });
         Ok(Response::new(v1::QueryMetricsResponse { series: vec![series], step }))
     }
+}
+
+/// With the memory that it goes by, and that it could.
+fn member(cluster: &str, memory_bytes: Option<(u64, u64)>) -> v1::NodeMember {
+    let budget = |memory_bytes| {
+        Some(nouns::Budget { memory_bytes, cores: 1 + u32::from(cluster == "demo"), disk_bytes: 40 << 30 })
+    };
+    let tuning = memory_bytes.map(|(kept, possible)| nouns::MemberTuning {
+        kept: budget(kept),
+        possible: budget(possible),
+        resized: kept != possible,
+    });
+    v1::NodeMember { cluster: cluster.into(), tuning }
 }
 
 fn schedule(node: &str, cron: &str, time_zone: &str) -> v1::RebootSchedule {

@@ -1,14 +1,22 @@
-//! Changes of a cluster's record alone: its access rules, its pause.
+//! Changes of a cluster's record alone: its access rules, its pause; and what is shown of its members on a node.
 
+use holdfast_common::budget::{Budget, Tuning};
+use holdfast_common::engine::Engine;
 use holdfast_common::error::{Reason, Violation, status};
+use holdfast_common::generation::Generation;
+use holdfast_common::link::{FromAgent, Heartbeat};
+use holdfast_common::report::{EngineState, MemberReport, NodeReport};
+use holdfast_common::term::Term;
 use holdfast_proto::v1 as proto;
 use holdfast_proto::v1::access_service_client::AccessServiceClient;
 use holdfast_proto::v1::cluster_service_client::ClusterServiceClient;
+use jiff::Timestamp;
 use tonic::Status;
 use tonic::transport::Channel;
 use uuid::Uuid;
 
 use super::{Coordinator, reason};
+use crate::app::Parts;
 use crate::cluster::Cluster;
 use crate::cluster::tests::Sample;
 use crate::event::Event;
@@ -141,6 +149,40 @@ async fn a_plan_of_a_pause_and_of_its_end_changes_nothing_and_says_what_stands()
     assert_eq!(reason(&client.pause_cluster(nobody).await.unwrap_err()), Reason::ClusterNotFound);
     let bad = proto::PauseClusterRequest { reason: "two\nlines".into(), ..pause(true) };
     assert_eq!(reason(&client.pause_cluster(bad).await.unwrap_err()), Reason::InvalidField);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_node_is_shown_with_what_its_members_count_on() {
+    let coordinator = Coordinator::start().await;
+    let node = coordinator.join("n1").await;
+    let mut cluster: Cluster = Sample::new().active(1);
+    cluster.members[0].node_id = node.id;
+    cluster.primary = Some(node.id);
+    coordinator.parts.directory.put(&cluster_key(&cluster.name), &cluster).await.unwrap();
+    let agent = coordinator.session(&node).await;
+    let assigned = |parts: &Parts| parts.fleet.node(node.id).is_some_and(|view| view.assignment.is_some());
+    coordinator.until("the node to be told of its member", assigned).await;
+
+    let shown = async || {
+        let request = proto::GetNodeRequest { name: "n1".into() };
+        coordinator.nodes().get_node(request).await.unwrap().into_inner().node.unwrap()
+    };
+    let unknown = proto::NodeMember { cluster: "demo".into(), tuning: None };
+    assert_eq!(shown().await.members, [unknown]);
+    let kept = Budget { memory_bytes: 2 << 30, cores: 2, disk_bytes: 40 << 30 };
+    let tuning = Tuning { kept, possible: Budget { cores: 4, ..kept }, resized: true };
+    let stopped = MemberReport::only(cluster.id, Engine::Postgresql, EngineState::Stopped, Term::NONE);
+    let report = NodeReport {
+        members: vec![MemberReport { tuning: Some(tuning), ..stopped }],
+        assignment_generation: Generation::NONE,
+        node_time: Timestamp::now(),
+    };
+    agent.say(FromAgent::Heartbeat(Box::new(Heartbeat { sequence: 1, report }))).await;
+    let heard = |parts: &Parts| parts.fleet.node(node.id).is_some_and(|view| view.report.is_some());
+    coordinator.until("a report", heard).await;
+    let members = shown().await.members;
+    let told = members[0].tuning.unwrap();
+    assert_eq!((members.len(), told), (1, (&tuning).into()));
 }
 
 fn paused_plan(response: proto::PauseClusterResponse) -> proto::Plan {
