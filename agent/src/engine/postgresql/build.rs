@@ -13,7 +13,6 @@ use std::time::Duration;
 use holdfast_common::assignment::MemberAssignment;
 use holdfast_common::command::{CloneMember, DatabaseName, InitialiseMember};
 use holdfast_common::engine::EngineVersion;
-use tokio::time::Instant;
 
 use super::copying::{COPY_DEADLINE, Copying};
 use super::layout::{Layout, Marker, Origin, State};
@@ -29,9 +28,6 @@ const CONFIGURATION_DEADLINE: Duration = Duration::from_secs(60);
 const SQL_DEADLINE: Duration = Duration::from_secs(10 * 60);
 /// The most that PostgreSQL takes, in MB.
 const KEEP_ALL_LOG: &str = "wal_keep_size=2147483647";
-/// How long programs of an agent that was killed may take to notice it.
-const LEFTOVER_DEADLINE: Duration = Duration::from_secs(30);
-const PAUSE: Duration = Duration::from_millis(500);
 
 /// Where a command finds the member's data.
 enum Begun {
@@ -190,15 +186,8 @@ async fn resume(
 
 /// Removes what a cut attempt of this command left, once none of its programs works in it any more.
 pub(super) async fn discard(inner: &Inner, layout: &Layout) -> Result<(), Error> {
-    let path = layout.data_new();
-    let until = Instant::now() + LEFTOVER_DEADLINE;
-    while let Err(error) = process::refuse_users(&path).await {
-        if Instant::now() >= until {
-            return Err(error);
-        }
-        tokio::time::sleep(PAUSE).await;
-    }
-    let removed = inner.host.files().remove_tree(path).await;
+    process::wait_for_leftovers(&layout.data_new()).await?;
+    let removed = inner.host.files().remove_tree(layout.data_new()).await;
     removed.map(drop).map_err(|error| Error::failed("remove the unfinished copy", error))
 }
 
@@ -262,6 +251,7 @@ async fn initdb(inner: &Inner, layout: &Layout, member: &MemberAssignment, work:
         // is sound on another, and after an upgrade of the machine.
         .args(["--locale=C.UTF-8", "--no-instructions", "--pgdata"])
         .arg(layout.data_new())
+        .directory(layout.data_new())
         .deadline(INITDB_DEADLINE);
     if let Some(owner) = inner.owner()? {
         program = program.owner(owner);

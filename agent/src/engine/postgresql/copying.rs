@@ -85,6 +85,8 @@ impl Copying<'_> {
             .arg(render::conninfo(source, layout, render::COPY_NAME))
             .args(["--wal-method=stream", "--checkpoint=fast", "--progress", "--no-password", "--slot"])
             .arg(render::slot(inner.settings.node_id))
+            // Where it is seen if it outlives this agent.
+            .directory(layout.data_new())
             .deadline(COPY_DEADLINE);
         if let Ok(Some(owner)) = inner.owner() {
             program = program.owner(owner);

@@ -99,6 +99,8 @@ pub(super) enum State {
     Swapping,
     /// `data` is a copy that has not streamed yet; `data.old` is what was there before.
     Proving,
+    /// `data` is a copy that has streamed; `data.old` is being removed, and nobody goes back to it.
+    Clearing,
     /// `data.old` becomes `data` again.
     Returning,
 }
@@ -290,7 +292,7 @@ impl State {
     /// Whether `data` can be started.
     pub(super) const fn is_usable(self) -> bool {
         match self {
-            Self::Ready | Self::Proving => true,
+            Self::Ready | Self::Proving | Self::Clearing => true,
             Self::Building | Self::Rewinding | Self::Emptied | Self::Swapping | Self::Returning => false,
         }
     }

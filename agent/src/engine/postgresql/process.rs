@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use nix::errno::Errno;
 use nix::sys::stat;
+use tokio::time::Instant;
 
 use super::layout::Layout;
 use super::words;
@@ -27,6 +28,9 @@ const START_WATCH: Duration = Duration::from_secs(3);
 const LAST_DEADLINE: Duration = Duration::from_secs(5);
 /// The same before a start, where clients may wait.
 const ENDING: Duration = Duration::from_secs(1);
+/// How long programs of an agent that was killed may take to notice it: their output goes nowhere any more.
+const LEFTOVER_DEADLINE: Duration = Duration::from_secs(30);
+const LEFTOVER_PAUSE: Duration = Duration::from_millis(200);
 /// Between two looks at a server that starts or stops: clients may wait for it.
 const PAUSE: Duration = Duration::from_millis(5);
 
@@ -73,6 +77,22 @@ pub(super) async fn refuse_users(folder: &Path) -> Result<(), Error> {
             Err(Error::WouldDestroyData { why })
         }
     }
+}
+
+/// Waits until the programs that an agent that was killed has left at work in a folder are gone: each works in the folder that it
+/// changes.
+///
+/// # Errors
+/// Those of [`refuse_users`], where they do not leave.
+pub(super) async fn wait_for_leftovers(folder: &Path) -> Result<(), Error> {
+    let until = Instant::now() + LEFTOVER_DEADLINE;
+    while let Err(error) = refuse_users(folder).await {
+        if Instant::now() >= until {
+            return Err(error);
+        }
+        tokio::time::sleep(LEFTOVER_PAUSE).await;
+    }
+    Ok(())
 }
 
 /// What a start needs.

@@ -33,7 +33,7 @@ impl Inner {
         }
         work.say("stopping the server");
         self.stop(cluster).await?;
-        process::refuse_users(&layout.data_new()).await?;
+        process::wait_for_leftovers(&layout.data_new()).await?;
         process::refuse_users(&layout.data_old()).await?;
         let name = process::service_name(cluster)?;
         self.host.units().forget(&name).await.map_err(|error| Error::failed("forget the service", error))?;

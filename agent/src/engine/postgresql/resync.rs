@@ -11,7 +11,7 @@
 //!                        ▼
 //!  guard ─► marker: swapping ─► data ─► data.old, data.new ─► data ─► marker: proving ─► started, streams
 //!                                                                        ▼
-//!                                                    data.old removed ─► marker: ready ─► copied
+//!                                marker: clearing ─► data.old removed ─► marker: ready ─► copied
 //! ```
 //!
 //! Up to the swap a failure leaves the old data as they were (a rewinding that broke: unusable), from there the new ones, with the
@@ -78,6 +78,10 @@ impl Task<'_> {
         parameters::check(&member.parameters)?;
         inner.require_installed(&marker.engine_version).await?;
         self.require_folders().await?;
+        if !marker.state.is_usable() {
+            // No server runs on such data, but who was rewinding them may still be at it.
+            process::wait_for_leftovers(&self.layout.data()).await?;
+        }
         // A primary does not even ask: its own word is enough.
         match self.facts(&marker, None).await.may_stop() {
             Ok(()) | Err(Refusal::NoSource) => {}
@@ -304,6 +308,8 @@ impl Task<'_> {
         work.check(DEED)?;
         if *in_place {
             self.mark(&mut marker, State::Emptied).await?;
+        }
+        if marker.state == State::Emptied {
             files.remove_tree(layout.data()).await.map_err(failed)?;
         }
         let access = Access { mode: 0o700, owner: inner.owner()? };

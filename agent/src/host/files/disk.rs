@@ -2,6 +2,8 @@
 //!
 //! Below a root every step is relative to an open folder, so no name is resolved twice.
 
+mod removal;
+pub(super) mod sync;
 mod whole;
 
 use std::ffi::{OsStr, OsString};
@@ -18,6 +20,8 @@ use nix::sys::stat::{self, Mode};
 use nix::sys::statvfs;
 use nix::unistd::{self, Gid, Uid, UnlinkatFlags};
 
+use self::removal::{empty, refuse_mounts};
+use self::sync::sync;
 use super::kernel::{described, kind_of, room};
 use super::{Access, Deed, Entry, Error, Kind, MAX_ENTRIES, Removed, Space, Stat, Tree, plain_path};
 use crate::host::system::Owner;
@@ -192,9 +196,7 @@ impl Tree for Disk {
         };
         made.map_err(|errno| place.failed(errno))?;
         let folder = place.open(FOLDER)?;
-        apply(&folder, access)
-            .and_then(|()| unistd::fsync(&place.folder))
-            .map_err(|errno| place.failed(errno))
+        apply(&folder, access).and_then(|()| sync(&place.folder)).map_err(|errno| place.failed(errno))
     }
 
     fn set_access(&self, path: &Path, access: Access) -> Result<(), Error> {
@@ -208,8 +210,8 @@ impl Tree for Disk {
         let source = self.place(Deed::Rename, from, Missing::Refuse)?;
         let target = self.place(Deed::Rename, to, Missing::Refuse)?;
         fcntl::renameat(&source.folder, source.name, &target.folder, target.name)
-            .and_then(|()| unistd::fsync(&target.folder))
-            .and_then(|()| unistd::fsync(&source.folder))
+            .and_then(|()| sync(&target.folder))
+            .and_then(|()| sync(&source.folder))
             .map_err(|errno| source.failed(errno))
     }
 
@@ -220,9 +222,7 @@ impl Tree for Disk {
             other => other?,
         };
         match unistd::unlinkat(&place.folder, place.name, UnlinkatFlags::NoRemoveDir) {
-            Ok(()) => {
-                unistd::fsync(&place.folder).map(|()| Removed::Now).map_err(|errno| place.failed(errno))
-            }
+            Ok(()) => sync(&place.folder).map(|()| Removed::Now).map_err(|errno| place.failed(errno)),
             Err(Errno::ENOENT) => Ok(Removed::WasAbsent),
             Err(Errno::EISDIR | Errno::EPERM) if place.is_folder() => {
                 Err(Error::WrongKind { deed, path: path.to_owned(), expected: "a file" })
@@ -249,7 +249,7 @@ impl Tree for Disk {
         empty(deed, path, &folder, device, 0)?;
         drop(folder);
         unistd::unlinkat(&place.folder, place.name, UnlinkatFlags::RemoveDir)
-            .and_then(|()| unistd::fsync(&place.folder))
+            .and_then(|()| sync(&place.folder))
             .map(|()| Removed::Now)
             .map_err(|errno| place.failed(errno))
     }
@@ -346,9 +346,9 @@ impl Place<'_> {
             File::from(fcntl::openat(&self.folder, temporary, flags, Mode::S_IRUSR | Mode::S_IWUSR)?);
         file.write_all(contents).map_err(errno_of)?;
         apply(&file, access)?;
-        file.sync_all().map_err(errno_of)?;
+        sync(&file)?;
         fcntl::renameat(&self.folder, temporary, &self.folder, self.name)?;
-        unistd::fsync(&self.folder)
+        sync(&self.folder)
     }
 }
 
@@ -392,7 +392,8 @@ fn open_below(
         at.push(name);
         if matches!(missing, Missing::Create) {
             match stat::mkdirat(&folder, name, Mode::from_bits_truncate(0o755)) {
-                Ok(()) | Err(Errno::EEXIST) => {}
+                Ok(()) => sync(&folder).map_err(|errno| failed(deed, path, errno))?,
+                Err(Errno::EEXIST) => {}
                 Err(errno) => return Err(failed(deed, path, errno)),
             }
         }
@@ -429,63 +430,6 @@ fn entries(folder: &impl AsRawFd, limit: usize) -> io::Result<Vec<Entry>> {
             Ok(Entry { name: entry.file_name(), kind })
         })
         .collect()
-}
-
-/// Bind mounts of the same device have the same device number, so the mount table is asked first.
-fn refuse_mounts(deed: Deed, path: &Path, folder: &OwnedFd) -> Result<(), Error> {
-    let io = |source| Error::Io { deed, path: path.to_owned(), source };
-    let real = std::fs::read_link(format!("/proc/thread-self/fd/{}", folder.as_raw_fd())).map_err(io)?;
-    let table = std::fs::read_to_string("/proc/thread-self/mountinfo").map_err(io)?;
-    match mount_points(&table).find(|mount| mount.starts_with(&real)) {
-        Some(mount) => Err(Error::Mounted { deed, path: path.to_owned(), mount }),
-        None => Ok(()),
-    }
-}
-
-fn mount_points(table: &str) -> impl Iterator<Item = PathBuf> {
-    table.lines().filter_map(|line| line.split(' ').nth(4)).map(|point| {
-        // The kernel writes these four as octal.
-        PathBuf::from(
-            point.replace("\\040", " ").replace("\\011", "\t").replace("\\012", "\n").replace("\\134", "\\"),
-        )
-    })
-}
-
-/// Removes everything in an open folder; refuses what lies on another device.
-fn empty(deed: Deed, path: &Path, folder: &OwnedFd, device: u64, depth: usize) -> Result<(), Error> {
-    if depth > MAX_DEPTH {
-        return Err(Error::TooDeep { deed, path: path.to_owned(), limit: MAX_DEPTH });
-    }
-    loop {
-        // A part at a time, so that a folder with millions of files costs no memory.
-        let found = entries(folder, MAX_ENTRIES).map_err(|source| Error::Io {
-            deed,
-            path: path.to_owned(),
-            source,
-        })?;
-        if found.is_empty() {
-            return Ok(());
-        }
-        for entry in found {
-            let at = path.join(&entry.name);
-            let failed = |errno| failed(deed, &at, errno);
-            let gone = if entry.kind == Kind::Directory {
-                let inner =
-                    fcntl::openat(folder, entry.name.as_os_str(), FOLDER, Mode::empty()).map_err(failed)?;
-                if stat::fstat(&inner).map_err(failed)?.st_dev != device {
-                    return Err(Error::Mounted { deed, path: path.to_owned(), mount: at });
-                }
-                empty(deed, &at, &inner, device, depth + 1)?;
-                unistd::unlinkat(folder, entry.name.as_os_str(), UnlinkatFlags::RemoveDir)
-            } else {
-                unistd::unlinkat(folder, entry.name.as_os_str(), UnlinkatFlags::NoRemoveDir)
-            };
-            match gone {
-                Ok(()) | Err(Errno::ENOENT) => {}
-                Err(errno) => return Err(failed(errno)),
-            }
-        }
-    }
 }
 
 /// Opens a log for appending, makes it with `mode` if missing, and follows no link in its last component.

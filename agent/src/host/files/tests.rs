@@ -249,3 +249,32 @@ mod as_root {
         assert!(kept);
     }
 }
+
+/// What a power cut may take back is what was not synced: contents before the name by which they are found, names at once.
+#[test]
+fn whatever_is_changed_is_on_the_disk_before_the_next_step() {
+    use super::disk::sync::seen::{Synced, take};
+
+    let held = tempfile::tempdir().unwrap();
+    let root = held.path().canonicalize().unwrap();
+    let disk = Disk::new([root.clone()]);
+    let file = |name: &str, mode, bytes| Synced::File { path: root.join(name), mode, bytes };
+    let folder = |name: &str, names: &[&str]| Synced::Folder {
+        path: root.join(name).components().collect(),
+        names: names.iter().map(ToString::to_string).collect(),
+    };
+    let _before = take();
+
+    disk.create_dir(&root.join("a/b"), Access::PRIVATE_DIR).unwrap();
+    assert_eq!(take(), [folder("", &["a"]), folder("a", &["b"])]);
+    disk.write(&root.join("a/m"), b"one", Access { mode: 0o640, owner: None }).unwrap();
+    assert_eq!(take(), [file("a/.m.new", 0o640, 3), folder("a", &["b", "m"])]);
+    disk.copy(&root.join("a/m"), &root.join("a/b/n"), Access { mode: 0o640, owner: None }).unwrap();
+    assert_eq!(take(), [file("a/b/n", 0o640, 3), folder("a/b", &["n"])]);
+    disk.rename(&root.join("a/b"), &root.join("c")).unwrap();
+    assert_eq!(take(), [folder("", &["a", "c"]), folder("a", &["m"])]);
+    disk.remove_file(&root.join("a/m")).unwrap();
+    assert_eq!(take(), [folder("a", &[])]);
+    disk.remove_tree(&root.join("c")).unwrap();
+    assert_eq!(take(), [folder("", &["a"])]);
+}

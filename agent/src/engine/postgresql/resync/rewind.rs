@@ -91,6 +91,8 @@ impl Task<'_> {
             .arg(target)
             .arg("--target-pgdata")
             .arg(layout.data())
+            // Where it is seen if it outlives this agent.
+            .directory(layout.data())
             .deadline(COPY_DEADLINE);
         if let Some(owner) = inner.owner()? {
             program = program.owner(owner);

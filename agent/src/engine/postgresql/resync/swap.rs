@@ -3,7 +3,8 @@
 //! | marker | what may lie there | goes on to |
 //! | --- | --- | --- |
 //! | swapping | `data` `data.new` · `data.old` `data.new` · `data` (`data.old`) | proving |
-//! | proving | `data` (`data.old`) | ready |
+//! | proving | `data` (`data.old`) | clearing |
+//! | clearing | `data` (part of `data.old`) | ready |
 //! | returning | `data` `data.old` · `data.old` `data.new` · `data` `data.new` | ready, or as it was broken |
 
 use std::path::PathBuf;
@@ -29,6 +30,7 @@ impl Task<'_> {
                 self.swap(marker).await?;
             }
             State::Proving => {}
+            State::Clearing => return self.take_up_clearing(marker).await,
             State::Returning => {
                 self.facts(marker, Some(said)).await.may_replace()?;
                 self.go_back(marker).await?;
@@ -50,6 +52,25 @@ impl Task<'_> {
                 Ok(None)
             }
         }
+    }
+
+    /// The copy of before is as good as any data; only who asked for that very copy has it done by it.
+    async fn take_up_clearing(&self, marker: &mut Marker) -> Result<Option<Resynced>, Error> {
+        self.clear().await?;
+        if marker.resync.is_some_and(|resync| resync.command == self.work.command) {
+            return self.finish(marker.clone(), ResyncedBy::Copied).await.map(Some);
+        }
+        self.mark(marker, State::Ready).await?;
+        Ok(None)
+    }
+
+    /// Removes the old data. A half of them must never be gone back to: the marker says so before.
+    async fn clear(&self) -> Result<(), Error> {
+        let old = self.layout.data_old();
+        process::refuse_users(&old).await?;
+        self.work.say("removing the old data");
+        let removed = self.inner.host.files().remove_tree(old).await;
+        removed.map(drop).map_err(|error| Error::failed("remove the old data", error))
     }
 
     /// Puts the complete copy in the old data's place, and those beside it.
@@ -84,13 +105,13 @@ impl Task<'_> {
     /// Starts the server on the copy; once that streams the old data are removed.
     pub(super) async fn prove(
         &self,
-        marker: Marker,
+        mut marker: Marker,
         said: &Said,
         deadline: Duration,
     ) -> Result<Resynced, Error> {
         let Self { inner, layout, request, work } = self;
         let (member, source) = (&request.member, &request.source);
-        let failed = |error| Error::failed("remove the old data", error);
+        let failed = |error| Error::failed("start on the copy", error);
         inner.write_configuration(member, &marker, Place::Data).await?;
         inner.unseal(layout).await?;
         inner.host.files().remove_file(layout.resting()).await.map_err(failed)?;
@@ -110,9 +131,8 @@ impl Task<'_> {
             return Err(Error::Wrong { deed: DEED.to_owned(), problem });
         }
         self.facts(&marker, Some(said)).await.may_stop()?;
-        process::refuse_users(&layout.data_old()).await?;
-        work.say("removing the old data");
-        inner.host.files().remove_tree(layout.data_old()).await.map_err(failed)?;
+        self.mark(&mut marker, State::Clearing).await?;
+        self.clear().await?;
         self.finish(marker, ResyncedBy::Copied).await
     }
 

@@ -356,46 +356,6 @@ async fn a_copy_that_breaks_leaves_the_old_data_and_they_start_again() {
 }
 
 #[tokio::test]
-async fn data_that_were_being_rewound_are_never_started_and_copied_by_the_next() {
-    let machine = Machine::new();
-    let pair = Pair::parted(&machine, 67).await;
-    let Pair { a, b, cluster } = &pair;
-    let engine = &a.bench.engine;
-    // Killed while pg_rewind was at work.
-    let request = cluster.resync(&a.bench, &b.bench, 2, ResyncMode::Auto);
-    let command = work_in(2);
-    {
-        let marked = CancellationToken::new();
-        let seen = marked.clone();
-        let work = heard(2, move |_, progress| {
-            if progress.message.starts_with("rewinding") {
-                seen.cancel();
-            }
-        });
-        let work = Work { command: command.command, ..work };
-        tokio::select! {
-            biased;
-            () = marked.cancelled() => {}
-            ended = engine.resync(&request, &work) => panic!("{ended:?}"),
-        }
-    }
-    let observed = engine.observe(cluster.id).await;
-    assert!(observed.needs_resync && observed.state == EngineState::Stopped, "{observed:?}");
-    assert_eq!(reason(engine.start(&pair.following(2)).await), Reason::MemberNotFound);
-    assert_eq!(reason(engine.follow(&pair.following(2)).await), Reason::MemberNotFound);
-    let rewind = cluster.resync(&a.bench, &b.bench, 2, ResyncMode::Rewind);
-    assert_eq!(reason(engine.resync(&rewind, &work_in(2)).await), Reason::PreconditionFailed);
-    assert!(engine.observe(cluster.id).await.needs_resync);
-    let resynced = engine.resync(&request, &command).await.unwrap();
-    assert_eq!(resynced.how, ResyncedBy::Copied);
-    assert!(resynced.set_aside_bytes > 0, "it was set aside before");
-    assert_eq!(engine.resync(&request, &command).await.unwrap(), resynced);
-    assert!(!engine.observe(cluster.id).await.needs_resync);
-    assert_eq!(a.local(cluster.id, "select string_agg(word, ',') from said").await, "kept");
-    pair.stop().await;
-}
-
-#[tokio::test]
 async fn a_copy_in_place_that_breaks_is_never_started_and_made_again() {
     let machine = Machine::new();
     let pair = Pair::new(&machine, 69).await;

@@ -10,6 +10,7 @@ use nix::fcntl::{self, AtFlags, OFlag};
 use nix::sys::stat::{self, Mode};
 use nix::unistd;
 
+use super::sync::sync;
 use super::{Deed, Error, FOLDER, Kind, MAX_DEPTH, Place, apply, entries, errno_of, failed};
 use crate::host::files::Access;
 
@@ -19,10 +20,10 @@ pub(super) fn copy(mut source: File, place: &Place<'_>, access: Access) -> Resul
     let opened = fcntl::openat(&place.folder, place.name, flags, Mode::S_IRUSR | Mode::S_IWUSR)?;
     let mut target = File::from(opened);
     let copied = io::copy(&mut source, &mut target)
-        .and_then(|bytes| target.sync_all().map(|()| bytes))
         .map_err(errno_of)
         .and_then(|bytes| apply(&target, access).map(|()| bytes))
-        .and_then(|bytes| unistd::fsync(&place.folder).map(|()| bytes));
+        .and_then(|bytes| sync(&target).map(|()| bytes))
+        .and_then(|bytes| sync(&place.folder).map(|()| bytes));
     if copied.is_err() {
         // The error that matters is the first one.
         let _left = unistd::unlinkat(&place.folder, place.name, unistd::UnlinkatFlags::NoRemoveDir);

@@ -1,7 +1,11 @@
-//! An agent that ends at any change of a swap: neither the old data nor the new ones are ever lost, and the next goes on. And one whose
-//! disk has no room.
+//! An agent that ends at any change of a swap, or while PostgreSQL's own program is in the middle of a rewind or a copy: neither the old
+//! data nor the new ones are ever lost, and the next goes on. And one whose disk has no room.
 
+use std::os::unix::fs::symlink;
 use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::Duration;
+
+use tokio::time::{sleep, timeout};
 
 use super::*;
 use crate::host::exec::Processes;
@@ -86,6 +90,9 @@ async fn whoever_is_cut_at_any_step_of_a_swap_is_gone_on_with() {
         }
         let kept = ["data", "data.old"].map(|name| beside(b, cluster.id, name).join("PG_VERSION").exists());
         assert!(kept[0] || kept[1], "{left}: neither the old data nor the new ones are there");
+        let marker = std::fs::read_to_string(beside(b, cluster.id, "member.json")).unwrap();
+        let removal_begun = !beside(b, cluster.id, "data.old").exists();
+        assert!(!(marker.contains("proving") && removal_begun), "{left}: it would be gone back to");
         // Now and then by another command.
         let next = if left % 3 == 2 { work_in(1) } else { command };
         let done = b.bench.engine.resync(&request, &next).await;
@@ -96,6 +103,82 @@ async fn whoever_is_cut_at_any_step_of_a_swap_is_gone_on_with() {
         }
     }
     assert!(whole, "it never came to its end");
+    pair.stop().await;
+}
+
+/// The driver of an agent on whose machine a program of PostgreSQL is this script, which finds the true one's name in `$real`.
+fn with_program(node: &TestNode, name: &str, script: &str) -> Postgresql {
+    let own = tempfile::Builder::new().prefix("programs").tempdir_in(&node.home).unwrap().keep();
+    std::fs::set_permissions(&own, std::fs::Permissions::from_mode(0o755)).unwrap();
+    let (programs, all) = (own.join("15/bin"), Path::new(DEBIAN_PROGRAMS).join("15/bin"));
+    std::fs::create_dir_all(&programs).unwrap();
+    for program in std::fs::read_dir(&all).unwrap().flatten() {
+        if program.file_name() != name {
+            symlink(program.path(), programs.join(program.file_name())).unwrap();
+        }
+    }
+    let text = format!("#!/bin/sh\nreal={}\n{script}\n", all.join(name).display());
+    std::fs::write(programs.join(name), text).unwrap();
+    std::fs::set_permissions(programs.join(name), std::fs::Permissions::from_mode(0o755)).unwrap();
+    let settings = Settings { programs: own, ..node.driver.inner.settings.clone() };
+    let (credentials, room) = (node.credentials.subscribe(), node.room.subscribe());
+    Postgresql::new(settings, node.host.clone(), credentials, room)
+}
+
+/// It ends as soon as a file that it writes has 4 MiB: in the middle of a file of the log.
+const CUT: &str = "ulimit -c 0\nulimit -f 8192\nexec $real \"$@\"";
+/// The same once it is let go on, and not with its agent: that was killed alone.
+const CUT_LATER: &str = "ulimit -c 0\nulimit -f 8192\nexport real\n\
+    setsid sh -c 'for i in $(seq 600); do [ -e ../go ] && break; sleep 0.1; done; sleep 0.5; exec $real \"$@\"' it \"$@\" >/dev/null 2>&1 &\nwait";
+
+fn is_waiting(pid: i32) -> bool {
+    std::fs::read_to_string(format!("/proc/{pid}/comm")).is_ok_and(|name| name.trim() == "sleep")
+}
+
+#[tokio::test]
+async fn data_that_were_being_rewound_are_never_started_and_copied_by_the_next() {
+    let machine = Machine::new();
+    let pair = Pair::parted(&machine, 67).await;
+    let Pair { a, b, cluster } = &pair;
+    let engine = &a.bench.engine;
+    let data = a.data(cluster.id);
+    let request = cluster.resync(&a.bench, &b.bench, 2, ResyncMode::Auto);
+    let command = work_in(2);
+    // Killed while pg_rewind was at work, which goes on for a while and breaks half-way.
+    let killed = with_program(a, "pg_rewind", CUT_LATER);
+    let at_work = async {
+        while !process::scan(&data).unwrap().into_iter().any(is_waiting) {
+            sleep(Duration::from_millis(20)).await;
+        }
+    };
+    tokio::select! {
+        seen = timeout(Duration::from_secs(60), at_work) => seen.expect("what is at work on the data is not seen"),
+        ended = killed.resync(&request, &command) => panic!("{ended:?}"),
+    }
+    let observed = engine.observe(cluster.id).await;
+    assert!(observed.needs_resync && observed.state == EngineState::Stopped, "{observed:?}");
+    assert_eq!(reason(engine.start(&pair.following(2)).await), Reason::MemberNotFound);
+    assert_eq!(reason(engine.follow(&pair.following(2)).await), Reason::MemberNotFound);
+    assert!(!process::scan(&data).unwrap().is_empty(), "what is still at work is not seen");
+    // Nothing is begun before nobody is at work on them, and half rewound data are not rewound.
+    std::fs::write(beside(a, cluster.id, "go"), "").unwrap();
+    let rewind = cluster.resync(&a.bench, &b.bench, 2, ResyncMode::Rewind);
+    assert_eq!(reason(engine.resync(&rewind, &work_in(2)).await), Reason::PreconditionFailed);
+    assert!(process::scan(&data).unwrap().is_empty());
+    let half = contents(&data.join("pg_wal"));
+    assert!(half.values().any(|bytes| bytes.len() == 4 << 20), "nothing was cut: {:?}", half.keys());
+    // Nor does a copy that breaks make them better, or worse.
+    let broken = with_program(a, "pg_basebackup", CUT);
+    assert_eq!(reason(broken.resync(&request, &command).await), Reason::EngineFailed);
+    assert!(contents(&data.join("pg_wal")) == half && engine.observe(cluster.id).await.needs_resync);
+    assert!(!beside(a, cluster.id, "data.new").exists());
+
+    let resynced = engine.resync(&request, &command).await.unwrap();
+    assert_eq!(resynced.how, ResyncedBy::Copied);
+    assert!(resynced.set_aside_bytes > 0, "it was set aside before");
+    assert_eq!(engine.resync(&request, &command).await.unwrap(), resynced);
+    assert!(!engine.observe(cluster.id).await.needs_resync);
+    assert_eq!(a.local(cluster.id, "select string_agg(word, ',') from said").await, "kept");
     pair.stop().await;
 }
 
