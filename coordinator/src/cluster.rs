@@ -87,6 +87,9 @@ pub struct Cluster {
     /// No failover by itself while it is there.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub paused: Option<Pause>,
+    /// The last primary whose place another was to take because its server hung.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub hung: Option<Hung>,
     pub created_at: Timestamp,
 }
 
@@ -98,6 +101,15 @@ pub struct Pause {
     pub by: String,
     pub reason: String,
     pub since: Timestamp,
+}
+
+/// A primary whose server let nobody in, or took no writes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Hung {
+    pub node: NodeId,
+    /// When the failover for it began.
+    pub at: Timestamp,
 }
 
 /// What becomes of a quorum when a replica that it counts on is lost.

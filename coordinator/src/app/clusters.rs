@@ -66,6 +66,8 @@ pub(super) fn reconcile(parts: &Parts, desk: Desk, tasks: &Tasks) {
         leases: parts.leases.clone(),
     };
     let failovers = reconcile::failover::Failovers::new(reconcile::failover::Means {
+        records: records.clone(),
+        clock: Clock::system(),
         fleet: parts.fleet.clone(),
         leases: parts.leases.clone(),
         operations: operations.clone(),

@@ -10,6 +10,7 @@ use holdfast_common::id::NodeId;
 use holdfast_common::protocol::{Need, Reign, Timings};
 use holdfast_common::report::{EngineState, MemberReport};
 use holdfast_common::role::Role;
+use jiff::Timestamp;
 
 use super::{Cluster, Pause};
 use crate::lease::{Obstacle, Outlook};
@@ -136,6 +137,13 @@ pub fn is_promised(reign: &Reign, witness: impl Fn(NodeId) -> Witness) -> bool {
     promised > 0 && newest.need.is_promised_by(promised + silent, newest.members().len())
 }
 
+/// How long ago another was to take the place of the primary before it because that hung. Nothing of the primary itself: that was given up.
+pub fn predecessor_hung(cluster: &Cluster, now: Timestamp) -> Option<Duration> {
+    let hung = cluster.hung.filter(|hung| cluster.primary != Some(hung.node))?;
+    // By the wall clock, which may have been put back meanwhile.
+    Some(now.duration_since(hung.at).unsigned_abs())
+}
+
 /// The same of a primary whose place another would take for this reason, if its own was taken from the one before because of failed probes
 /// so long ago. A node or server that is gone is no flap.
 pub fn unless_it_flaps(verdict: Verdict, suspicion: Suspicion, stuck_before: Option<Duration>) -> Verdict {
@@ -210,9 +218,10 @@ mod tests {
     use holdfast_common::id::ClusterId;
     use holdfast_common::protocol::{List, Profile, Version};
     use holdfast_common::term::Term;
-    use jiff::Timestamp;
+    use jiff::SignedDuration;
 
     use super::*;
+    use crate::cluster::Hung;
     use crate::cluster::tests::Sample;
 
     const TICK: Duration = Duration::from_millis(200);
@@ -281,6 +290,22 @@ mod tests {
         }
         let hold = Verdict::Hold(Hold::Promised);
         assert_eq!(unless_it_flaps(hold.clone(), Suspicion::Stuck, minutes(1)), hold);
+    }
+
+    #[test]
+    fn only_another_one_that_hung_before_it_counts() {
+        let cluster = Sample::new().active(2);
+        let at = Timestamp::from_second(1_000_000_000).unwrap();
+        let hung = |index: usize| {
+            let node = cluster.members[index].node_id;
+            Cluster { hung: Some(Hung { node, at }), ..cluster.clone() }
+        };
+        let (minute, later) =
+            (Duration::from_secs(60), |seconds: i64| at + SignedDuration::from_secs(seconds));
+        assert_eq!(predecessor_hung(&cluster, at), None);
+        assert_eq!(predecessor_hung(&hung(0), later(60)), None, "it is the primary itself");
+        assert_eq!(predecessor_hung(&hung(1), later(60)), Some(minute));
+        assert_eq!(predecessor_hung(&hung(1), later(-60)), Some(minute), "the clock was put back");
     }
 
     fn reign(members: &[NodeId], need: Need) -> Reign {

@@ -68,6 +68,7 @@ impl Sample {
             max_lag_on_failover: crate::cluster::MAX_LAG_ON_FAILOVER,
             on_replica_loss: crate::cluster::OnReplicaLoss::default(),
             paused: None,
+            hung: None,
             created_at: Timestamp::UNIX_EPOCH,
         };
         Self { template }

@@ -4,6 +4,7 @@ mod access;
 mod agents;
 mod deeds;
 mod drain;
+mod hung;
 mod parts;
 mod password;
 mod reboot;

@@ -5,6 +5,7 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
+use holdfast_common::clock::Clock;
 use holdfast_common::error::{Chain, Classify as _, Reason};
 use holdfast_common::id::{ClusterId, NodeId};
 use holdfast_common::protocol::Timings;
@@ -14,13 +15,14 @@ use tokio::time::Instant;
 
 use super::Look;
 use crate::cluster::suspicion::{self, Hold, Signs, Suspicion, Verdict, Watch, Witness};
-use crate::cluster::{Cluster, Phase};
+use crate::cluster::{Cluster, Hung, Phase};
 use crate::event::{self, NewEvent};
 use crate::fleet;
 use crate::lease::{self, Leases, View};
 use crate::operation::{self, Operation, State, Submit};
 use crate::procedures::failover::Failover;
-use crate::procedures::{Procedures, resource};
+use crate::procedures::records::{self, Records, Writes};
+use crate::procedures::{ClusterRef, Procedures, resource};
 
 /// Of the time between two looks at most so much counts as silence.
 const LONGEST: Duration = Duration::from_millis(400);
@@ -30,6 +32,8 @@ const AGAIN: Duration = Duration::from_secs(30);
 /// The loop's means.
 #[derive(Debug)]
 pub struct Means {
+    pub records: Records,
+    pub clock: Clock,
     pub fleet: fleet::Handle,
     pub leases: Leases,
     pub operations: operation::Handle<Procedures>,
@@ -52,8 +56,6 @@ struct Kept {
     told: Option<String>,
     /// Whose place was last to be taken, and when: one that was given up is not tried again at once.
     tried: Option<(NodeId, Instant)>,
-    /// Whose place was last to be taken because its probes failed, and when. Forgotten with this run of the coordinator.
-    stuck: Option<(NodeId, Instant)>,
 }
 
 /// Why a round ended early.
@@ -61,6 +63,8 @@ struct Kept {
 enum Error {
     #[error(transparent)]
     Operation(#[from] operation::Error),
+    #[error(transparent)]
+    Records(#[from] records::Error),
     #[error(transparent)]
     Events(#[from] crate::store::Error),
 }
@@ -98,8 +102,7 @@ impl Means {
             || kept.primary != Some(primary)
             || cluster.primary != Some(primary)
         {
-            let Kept { tried, stuck, .. } = *kept;
-            *kept = Kept { primary: Some(primary), tried, stuck, ..Kept::default() };
+            *kept = Kept { primary: Some(primary), tried: kept.tried, ..Kept::default() };
             return Ok(());
         }
         let Some(unheard) = self.unheard(primary, &view) else { return Ok(()) };
@@ -127,8 +130,7 @@ impl Means {
             let (report, age) = self.report(node, cluster.id)?;
             (age < timings.suspicion).then_some(report.position)
         });
-        // One whose replacement was given up is not another one.
-        let before = kept.stuck.filter(|(node, _)| *node != primary).map(|(_, at)| at.elapsed());
+        let before = suspicion::predecessor_hung(cluster, self.clock.now());
         let verdict = suspicion::verdict(cluster, &view.reign, &outlook, promised);
         match suspicion::unless_it_flaps(verdict, suspicion, before) {
             Verdict::FailOver { budget } => self.fail_over(cluster, kept, suspicion, budget).await,
@@ -201,13 +203,13 @@ impl Means {
         }
         let Some(failover) = Failover::new(cluster, None) else { return Ok(()) };
         let failover = Failover { budget, ..failover };
-        let submit = Submit::new(failover.into(), resource(&cluster.name), "coordinator");
+        let mut submit = Submit::new(failover.into(), resource(&cluster.name), "coordinator");
+        if let (Suspicion::Stuck, Some(node)) = (suspicion, cluster.primary) {
+            submit = noting(&self.records, cluster, Hung { node, at: self.clock.now() }, submit).await?;
+        }
         match self.operations.submit(submit).await {
             Ok(_) => {
                 kept.tried = kept.primary.map(|primary| (primary, Instant::now()));
-                if suspicion == Suspicion::Stuck {
-                    kept.stuck = kept.tried;
-                }
                 let message = format!("{suspicion}: another member takes its place");
                 self.tell(cluster, "FAILOVER_STARTED", message).await
             }
@@ -266,4 +268,19 @@ impl Means {
         self.events.record(event).await?;
         Ok(())
     }
+}
+
+/// The same, by which it is stored that the primary hung: a coordinator that is restarted must not replace its successor for the same
+/// reason.
+pub(crate) async fn noting(
+    records: &Records,
+    cluster: &Cluster,
+    hung: Hung,
+    submit: Submit<Procedures>,
+) -> Result<Submit<Procedures>, records::Error> {
+    let cluster = ClusterRef { id: cluster.id, name: cluster.name.clone() };
+    let change = |cluster| Ok(Cluster { hung: Some(hung), ..cluster });
+    let (_, Writes { compares, ops }) = records.writes_of_change(&cluster, change).await?;
+    let submit = compares.into_iter().fold(submit, Submit::when);
+    Ok(ops.into_iter().fold(submit, Submit::then))
 }

@@ -227,6 +227,7 @@ impl CreateCluster {
             max_lag_on_failover: MAX_LAG_ON_FAILOVER,
             on_replica_loss: OnReplicaLoss::default(),
             paused: None,
+            hung: None,
             created_at: desk.means.clock.now(),
         })
     }
