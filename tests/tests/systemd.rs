@@ -233,10 +233,21 @@ echo "deb [trusted=yes] file:/srv/newer ./" > /etc/apt/sources.list.d/newer.list
 rm -rf "$work"
 "#;
 
+/// As a power cut leaves it: the package unpacked, not configured, and dpkg's note of that not taken over. Nothing but dpkg itself helps.
+const CUT: &str = r"
+set -e
+dpkg --unpack /srv/newer/postgresql.deb
+dpkg --status postgresql-15 > /var/lib/dpkg/updates/0001
+if apt-get --yes --only-upgrade install postgresql-15; then exit 1; fi
+";
+
 /// Package by package, server by server; packages alone restart nobody.
 async fn the_engine_is_upgraded(fleet: &MachineFleet, uri: &str) -> anyhow::Result<()> {
     let script = || Program::new("sh").args(["-c", NEWER]).deadline(DEADLINE);
     try_join_all(fleet.nodes().iter().map(|node| node.run(script()))).await?;
+    // On one of them somebody else has begun it, and was cut off.
+    let [.., last] = fleet.nodes() else { anyhow::bail!("three nodes") };
+    last.run(Program::new("sh").args(["-c", CUT])).await?;
     let before = postmasters(fleet).await?;
     fleet.cli(&["cluster", "upgrade", "orders"], DEADLINE).await?;
     let members = fleet.json(&["cluster", "show", "orders"]).await?["members"].clone();

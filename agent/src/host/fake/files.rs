@@ -63,6 +63,11 @@ impl FakeTree {
         self.plant(path.as_ref(), Content::File(contents.into()), 0o644);
     }
 
+    /// Takes a file away from anywhere.
+    pub fn take(&self, path: impl AsRef<Path>) {
+        locked(&self.state).nodes.remove(path.as_ref());
+    }
+
     /// Puts a folder anywhere, with the folders above it.
     pub fn put_dir(&self, path: impl AsRef<Path>) {
         self.plant(path.as_ref(), Content::Directory, 0o755);

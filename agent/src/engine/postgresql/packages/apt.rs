@@ -26,6 +26,10 @@ const FIRST_UPDATE_DEADLINE: Duration = Duration::from_secs(20);
 /// What the package sources have, as far as this machine has read them.
 const LISTS: &str = "/var/lib/apt/lists";
 
+/// Notes of changes that dpkg has not taken over, each named by a number: while there are any, apt refuses to change anything.
+const DPKG_NOTES: &str = "/var/lib/dpkg/updates";
+const AUDIT_DEADLINE: Duration = Duration::from_secs(60);
+
 /// What the package manager says of a package that it knows.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Policy {
@@ -85,6 +89,7 @@ impl Apt {
             let message = format!("the agent is not root; install by hand: {}", packages.join(" "));
             return Err(Error::Unmet { check: "engine_installed", message });
         }
+        self.finish_what_was_cut(work).await?;
         self.refresh(work).await?;
         self.change(packages, How::Install, work).await
     }
@@ -111,6 +116,47 @@ impl Apt {
             tracing::warn!(%error, "update the package lists");
         }
         Ok(())
+    }
+
+    /// Has dpkg finish what it was interrupted in, by a power cut for one: apt changes nothing before.
+    ///
+    /// # Errors
+    /// Where it cannot, with what a person can do.
+    pub(super) async fn finish_what_was_cut(&self, work: &Work) -> Result<(), Error> {
+        if !self.may_install() || !self.was_cut().await {
+            return Ok(());
+        }
+        work.say("finishing what dpkg was interrupted in");
+        let program = Program::new("dpkg")
+            .args(["--force-confold", "--force-confdef", "--configure", "--pending"])
+            .deadline(INSTALL_DEADLINE);
+        self.guard_services().await?;
+        let ended = self.host.run(apt_environment(program), &work.cancelled).await;
+        let restored = self.restore_policy().await;
+        work.check("install packages")?;
+        ended.map_err(|error| {
+            let deed = "finish what dpkg was interrupted in (see to it on the node with `dpkg --configure -a`, then repeat this)";
+            Error::failed(deed, error)
+        })?;
+        restored
+    }
+
+    /// Whether dpkg has begun something that it has not finished.
+    async fn was_cut(&self) -> bool {
+        let is_note = |name: &std::ffi::OsStr| name.as_encoded_bytes().iter().all(u8::is_ascii_digit);
+        let notes = self.host.files().list(Path::new(DPKG_NOTES)).await.unwrap_or_default();
+        if notes.iter().any(|entry| is_note(&entry.name)) {
+            return true;
+        }
+        let audit = Program::new("dpkg").arg("--audit").deadline(AUDIT_DEADLINE);
+        match self.host.run(audit, &CancellationToken::new()).await {
+            Ok(said) => !said.stdout.text().trim().is_empty(),
+            // If it is broken, the installation says so.
+            Err(error) => {
+                tracing::warn!(%error, "ask dpkg whether it was interrupted");
+                false
+            }
+        }
     }
 
     async fn change(&self, packages: &[String], how: How, work: &Work) -> Result<(), Error> {

@@ -28,6 +28,7 @@ impl Packages {
         version: &EngineVersion,
         work: &Work,
     ) -> Result<String, Error> {
+        self.apt.finish_what_was_cut(work).await?;
         self.apt.refresh(work).await?;
         let outdated: Vec<String> =
             self.outdated(version).await?.into_iter().map(|package| package.name).collect();
@@ -72,6 +73,7 @@ mod tests {
     use super::*;
     use crate::engine::contract::work;
     use crate::engine::postgresql::{DEBIAN_PROGRAMS, SYSTEM_FOLDERS};
+    use crate::host::exec::Program;
     use crate::host::fake::{Answer, Fake};
 
     /// A machine with PostgreSQL 15.13 and a package source that has 15.14; `upgraded`: whether that was installed.
@@ -91,6 +93,7 @@ mod tests {
             now.fetch_or(program.arguments().any(|word| word == "install"), Ordering::Relaxed);
             Answer::stdout("")
         });
+        fake.exec.on("dpkg", |_| Answer::stdout(""));
         let now = Arc::clone(&upgraded);
         fake.exec.on("postgres", move |_| {
             let minor = if now.load(Ordering::Relaxed) { "15.14" } else { "15.13" };
@@ -123,6 +126,64 @@ mod tests {
         packages.upgrade(&version, &work()).await.unwrap();
         let installs = fake.exec.runs_of("apt-get").len() - runs.len();
         assert_eq!(installs, 1, "the sources are read again, and that is all");
+    }
+
+    /// What dpkg was told, but for whether it was interrupted.
+    fn told(fake: &Fake) -> Vec<String> {
+        let words = |run: &Program| run.arguments().map(String::from).collect::<Vec<_>>().join(" ");
+        fake.exec.runs_of("dpkg").iter().map(words).filter(|words| words != "--audit").collect()
+    }
+
+    #[tokio::test]
+    async fn what_dpkg_was_interrupted_in_is_finished_before_anything_else_and_starts_no_service() {
+        const POLICY: &str = "/usr/sbin/policy-rc.d";
+        const FINISH: &str = "--force-confold --force-confdef --configure --pending";
+        let version: EngineVersion = "15".parse().unwrap();
+        for noted in [true, false] {
+            let (fake, packages, _) = machine();
+            let (tree, cut) = (fake.tree.clone(), Arc::new(AtomicBool::new(true)));
+            tree.put_dir("/var/lib/dpkg/updates");
+            if noted {
+                tree.put("/var/lib/dpkg/updates/0001", "Package: postgresql-15\n");
+            }
+            let (disk, is_cut) = (tree.clone(), Arc::clone(&cut));
+            fake.exec.on("dpkg", move |program| {
+                if program.arguments().any(|word| word == "--configure") {
+                    let policy = String::from_utf8(disk.contents(POLICY).unwrap()).unwrap();
+                    assert!(policy.contains("exit 101"));
+                    is_cut.store(false, Ordering::Relaxed);
+                    disk.take("/var/lib/dpkg/updates/0001");
+                }
+                let unfinished = !noted && is_cut.load(Ordering::Relaxed);
+                Answer::stdout(if unfinished {
+                    "The following packages are only half configured"
+                } else {
+                    ""
+                })
+            });
+            packages.upgrade(&version, &work()).await.unwrap();
+            assert_eq!(told(&fake), [FINISH], "noted: {noted}");
+            let runs = fake.exec.runs();
+            let at = |name: &str, word: &str| {
+                let is_it = |run: &Program| run.name() == name && run.arguments().any(|it| it == word);
+                runs.iter().position(is_it).unwrap()
+            };
+            assert!(at("dpkg", "--configure") < at("apt-get", "update"));
+            assert_eq!(tree.contents(POLICY), None, "the machine has its own policy back");
+            packages.upgrade(&version, &work()).await.unwrap();
+            assert_eq!(told(&fake).len(), 1, "it is whole");
+
+            // Where it cannot, a person is told what to do, and nothing else is done.
+            cut.store(true, Ordering::Relaxed);
+            tree.put("/var/lib/dpkg/updates/0002", "");
+            fake.exec.on("dpkg", |program| Answer::exit(program, 1, "no space left on device"));
+            let before = fake.exec.runs_of("apt-get").len();
+            let refused = packages.upgrade(&version, &work()).await.unwrap_err();
+            let said = holdfast_common::error::Chain(&refused).to_string();
+            assert!(said.contains("`dpkg --configure -a`") && said.contains("no space left"), "{said}");
+            assert_eq!(fake.exec.runs_of("apt-get").len(), before);
+            assert_eq!(tree.contents(POLICY), None, "the machine has its own policy back");
+        }
     }
 
     #[tokio::test]
