@@ -13,6 +13,7 @@ use holdfast_tests::machine::Machine;
 use holdfast_tests::machine::fleet::{AGENT, COORDINATOR, MachineFleet};
 use holdfast_tests::process::Program;
 use holdfast_tests::wait::wait_until;
+use jiff::Timestamp;
 
 /// Longer than anything here takes on two busy cores.
 const DEADLINE: Duration = Duration::from_secs(120);
@@ -270,11 +271,22 @@ async fn the_engine_is_upgraded(fleet: &MachineFleet, uri: &str) -> anyhow::Resu
     whole(fleet).await
 }
 
-/// Over systemd, in spite of all that the agent's unit keeps it from; done once its member is whole again.
+/// Over systemd, in spite of all that the agent's unit keeps it from, at the time that was set; done once its member is whole again.
 async fn a_machine_is_rebooted_by_its_agent(fleet: &MachineFleet) -> anyhow::Result<()> {
     let [.., node] = fleet.nodes() else { anyhow::bail!("three nodes") };
     let before = node.init()?;
-    fleet.cli(&["node", "reboot", node.name()], DEADLINE).await?;
+    let soon = Timestamp::now() + Duration::from_secs(2);
+    fleet.cli(&["node", "reboot", node.name(), "--at", &soon.to_string()], DEADLINE).await?;
+    let scheduled = async || {
+        let all = fleet.json(&["node", "schedule", "list"]).await?;
+        all["schedules"].as_array().map(Vec::len).context("a list")
+    };
+    ensure!(scheduled().await? == 1, "it is not listed");
+    wait_until("the scheduled reboot to be over", DEADLINE, || async {
+        ensure!(scheduled().await? == 0, "it is not");
+        Ok(())
+    })
+    .await?;
     ensure!(node.init()? != before, "{} has not booted again", node.name());
     whole(fleet).await
 }
