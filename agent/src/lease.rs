@@ -119,6 +119,8 @@ pub struct Held {
     pub report: Option<LeaseReport>,
     /// It has promised a primary not to take its place yet.
     pub has_promised: bool,
+    /// How often this run of the agent has had the engine stopped: it may be to run again before anybody has looked.
+    pub stops: u32,
     pub pace: Pace,
 }
 

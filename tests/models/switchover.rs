@@ -35,7 +35,11 @@ impl Model {
     }
 
     pub(crate) fn resume(&self, world: &mut World) -> Option<()> {
-        world.regent.as_mut()?.resume();
+        let decrees = world.regent.as_mut()?.resume();
+        // It wakes one that rests; where none does it says nothing new.
+        if self.silence > 0 {
+            self.carry_out(world, decrees);
+        }
         Some(())
     }
 

@@ -82,6 +82,8 @@ struct Memory {
     resized: Option<Budget>,
     /// It is being stopped to be started.
     restarting: bool,
+    /// Stops by its lease, when it was last seen to run as it may.
+    stops: u32,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -355,9 +357,12 @@ impl Member {
 
     /// Tells of an engine that ended by itself, and forgets old failures of one that runs well.
     fn note_state(&mut self, wanted: Option<&MemberAssignment>, observed: &Observation) {
+        let held = self.means.leases.borrow().members.get(&self.cluster).map(|held| (held.serve, held.stops));
         let memory = &mut self.memory;
         match observed.state {
             EngineState::Running => {
+                memory.stops =
+                    held.filter(|(serve, _)| *serve == Serve::May).map_or(memory.stops, |held| held.1);
                 let since = *memory.running_since.get_or_insert_with(Instant::now);
                 if since.elapsed() >= SETTLED {
                     memory.pace.reset();
@@ -366,10 +371,8 @@ impl Member {
             EngineState::Stopped | EngineState::Failed | EngineState::Absent => {
                 let ran = memory.running_since.take().is_some();
                 // By its lease: a primary without one, or one that another has taken over from.
-                let halted = matches!(
-                    self.means.leases.borrow().serve(self.cluster),
-                    Some(Serve::MustNot | Serve::Rests)
-                ) && observed.data_role == Some(Role::Primary);
+                let stopped = |(serve, stops)| serve != Serve::May || stops != memory.stops;
+                let halted = held.is_some_and(stopped) && observed.data_role == Some(Role::Primary);
                 let expected = halted || wanted.is_none_or(|wanted| wanted.power == Power::Stopped);
                 let by_command =
                     self.means.engines.building(self.cluster).is_some() || self.memory.restarting;
@@ -486,6 +489,7 @@ impl Memory {
             troubles: Troubles::default(),
             resized: None,
             restarting: false,
+            stops: 0,
         }
     }
 }

@@ -50,6 +50,7 @@ fn all_held(members: &[MemberAssignment]) -> lease::Status {
             serve: Serve::May,
             report: None,
             has_promised: false,
+            stops: 0,
             pace: member.into(),
         }
     };
@@ -454,4 +455,21 @@ async fn a_member_that_should_be_stopped_is_stopped_and_stays_so() {
     a.assign(2, vec![stopped]);
     let report = a.wait_converged(2).await;
     assert_eq!((report.state, a.told("ENGINE_ENDED")), (EngineState::Stopped, 0));
+}
+
+#[tokio::test(start_paused = true)]
+async fn one_that_its_lease_had_stopped_has_not_ended_by_itself_however_soon_it_is_to_run_again() {
+    let world = World::default();
+    let (a, _) = lone_primary(&world).await;
+    tokio::time::sleep(Duration::from_secs(60)).await;
+    // Nobody has looked in between.
+    world.crash(cluster(), a.peer.node_id);
+    a.leases.send_modify(|leases| {
+        Arc::make_mut(leases).members.values_mut().for_each(|held| held.stops += 1);
+    });
+    tokio::time::sleep(Duration::from_secs(60)).await;
+    assert_eq!((world.count(a.peer.node_id, Deed::Start), a.told("ENGINE_ENDED")), (2, 0));
+    world.crash(cluster(), a.peer.node_id);
+    tokio::time::sleep(Duration::from_secs(60)).await;
+    assert_eq!(a.told("ENGINE_ENDED"), 1, "now it has");
 }

@@ -217,12 +217,16 @@ impl Engines {
         }
     }
 
-    /// Stops a member's primary for another to take over, and says where its log ends.
+    /// Stops a member's primary for another to take over, and says where its log ends. `wanted` is asked once nobody else works on the
+    /// member: it may have been started again by then.
     ///
     /// # Errors
-    /// Those of [`Engine::rest`].
-    pub async fn rest(&self, cluster: ClusterId) -> Result<Tail, Error> {
+    /// Those of [`Engine::rest`]; `ENGINE_UNAVAILABLE` where it is not wanted any more.
+    pub async fn rest(&self, cluster: ClusterId, wanted: impl Fn() -> bool) -> Result<Tail, Error> {
         let _held = self.hold(cluster).await;
+        if !wanted() {
+            return Err(Error::NotNow { why: "it is to run again".to_owned() });
+        }
         self.holder(cluster).await?.rest(cluster).await
     }
 

@@ -103,7 +103,8 @@ fn held(cluster: ClusterId, open: bool) -> lease::Status {
     let report = LeaseReport { source: LeaseSource::Coordinator, version: None, fenced: false, open };
     let standing = (Term::FIRST, Standing::Primary);
     let pace = holdfast_common::protocol::Profile::Default.timings().into();
-    let held = Held { standing, serve: Serve::May, report: Some(report), has_promised: false, pace };
+    let held =
+        Held { standing, serve: Serve::May, report: Some(report), has_promised: false, stops: 0, pace };
     lease::Status { members: [(cluster, held)].into() }
 }
 

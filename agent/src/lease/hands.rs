@@ -54,6 +54,9 @@ pub(super) trait Hands {
     /// Stops the engine for another to take over; then [`Input::Rested`] comes.
     fn rest(&mut self, cluster: ClusterId, term: Term, attempt: Attempt, asked: Asked);
 
+    /// The engine may run again: a stop that has not begun yet is none any more.
+    fn go_on(&mut self, cluster: ClusterId);
+
     /// Has the engine receive from nobody any more; then [`Input::Cut`] comes.
     fn seal(&mut self, cluster: ClusterId, term: Term);
 
@@ -81,6 +84,8 @@ pub(super) struct Agents {
     inputs: mpsc::Sender<Input>,
     /// What is being done to engines: once more is not begun.
     at_work: Arc<Mutex<BTreeSet<(ClusterId, Work)>>>,
+    /// Whose engines are to stay stopped.
+    resting: Arc<Mutex<BTreeSet<ClusterId>>>,
     /// Promises that were given for the input at hand.
     pub(super) given: Vec<(NodeId, Promised)>,
 }
@@ -89,7 +94,8 @@ pub(super) struct Agents {
 
 impl Agents {
     pub(super) fn new(means: Means, elsewhere: runtime::Handle, inputs: mpsc::Sender<Input>) -> Self {
-        Self { means, gate: None, elsewhere, inputs, at_work: Arc::default(), given: Vec::new() }
+        let (at_work, resting) = (Arc::default(), Arc::default());
+        Self { means, gate: None, elsewhere, inputs, at_work, resting, given: Vec::new() }
     }
 
     pub(super) fn load(&self, cluster: ClusterId) {
@@ -121,10 +127,11 @@ impl Agents {
         }
         let (engines, inputs, at_work) =
             (self.means.engines.clone(), self.inputs.clone(), Arc::clone(&self.at_work));
+        let resting = Arc::clone(&self.resting);
         self.elsewhere.spawn(async move {
             let begun = tokio::time::Instant::now();
             let ended = match work {
-                Work::Rest(_) => engines.rest(cluster).await,
+                Work::Rest(_) => engines.rest(cluster, || has(&resting, &cluster)).await,
                 Work::Seal => engines.seal(cluster).await,
             };
             let took = begun.elapsed();
@@ -197,6 +204,7 @@ impl Hands for Agents {
     }
 
     fn rest(&mut self, cluster: ClusterId, term: Term, attempt: Attempt, asked: Asked) {
+        self.resting.lock().unwrap_or_else(PoisonError::into_inner).insert(cluster);
         self.cut(cluster, Work::Rest(asked), move |tail| Input::Rested {
             cluster,
             term,
@@ -204,6 +212,10 @@ impl Hands for Agents {
             asked,
             tail,
         });
+    }
+
+    fn go_on(&mut self, cluster: ClusterId) {
+        self.resting.lock().unwrap_or_else(PoisonError::into_inner).remove(&cluster);
     }
 
     fn seal(&mut self, cluster: ClusterId, term: Term) {
@@ -236,4 +248,8 @@ impl Hands for Agents {
         let event = node_event(&self.means.clock, severity, reason, message);
         (self.means.tell)(NodeEvent { cluster_id: Some(cluster), ..event });
     }
+}
+
+fn has<T: Ord>(set: &Mutex<BTreeSet<T>>, what: &T) -> bool {
+    set.lock().unwrap_or_else(PoisonError::into_inner).contains(what)
 }

@@ -48,6 +48,7 @@ pub(super) struct Keeper {
     storing: Option<Record>,
     waiting: VecDeque<Effect>,
     serve: Serve,
+    stops: u32,
     source: LeaseSource,
     readiness: Readiness,
     /// Since the last round of renewals.
@@ -101,6 +102,7 @@ impl Keeper {
             pace,
             stored: member.record.clone(),
             serve: serve(&member.record),
+            stops: 0,
             member,
             storing: None,
             waiting: VecDeque::new(),
@@ -226,8 +228,11 @@ impl Keeper {
             Event::Peer { message: ToPeer::Promise { .. }, .. } => Some(LeaseSource::Promises),
             _ => None,
         };
-        let left = self.member.gate.left();
+        let (left, rests) = (self.member.gate.left(), self.member.is_at_rest());
         let effects = self.member.handle(event, &self.timings());
+        if rests && !self.member.is_at_rest() {
+            self.hurry();
+        }
         if let Some(source) = source.filter(|_| self.member.gate.left() > left) {
             self.source = source;
         }
@@ -293,7 +298,8 @@ impl Keeper {
             }
         });
         let has_promised = *standing == Standing::Replica && !self.member.promise.is_over();
-        Held { standing: (*term, *standing), serve: self.serve, report, has_promised, pace: self.pace }
+        let Self { serve, stops, pace, .. } = *self;
+        Held { standing: (*term, *standing), serve, report, has_promised, stops, pace }
     }
 
     /// Effects of one event: behind those that wait for the disk, but for what must not wait.
@@ -349,15 +355,16 @@ impl Keeper {
         match effect {
             Effect::Store(record) => self.begin_store(record, hands),
             Effect::StopEngine => self.halt(hands),
-            Effect::StartEngine => self.may_serve(),
+            Effect::StartEngine => self.may_serve(hands),
             Effect::Lead { .. } => {
-                self.may_serve();
+                self.may_serve(hands);
                 // Its lease is asked for while the engine gets ready, not after.
                 self.hurry();
             }
             Effect::Tell(message) => hands.tell(self.cluster, message),
             Effect::StopEngineCleanly => {
                 self.serve = Serve::Rests;
+                self.stops = self.stops.saturating_add(1);
                 self.readiness = Readiness::default();
             }
             Effect::TellStopped { term, attempt } => hands.rest(self.cluster, term, attempt, Asked::ToStop),
@@ -376,7 +383,8 @@ impl Keeper {
         }
     }
 
-    fn may_serve(&mut self) {
+    fn may_serve(&mut self, hands: &mut dyn Hands) {
+        hands.go_on(self.cluster);
         self.readiness = Readiness::default();
         self.serve = Serve::May;
     }
@@ -394,6 +402,7 @@ impl Keeper {
 
     fn halt(&mut self, hands: &mut dyn Hands) {
         let rests = std::mem::replace(&mut self.serve, Serve::MustNot) == Serve::Rests;
+        self.stops = self.stops.saturating_add(1);
         self.readiness = Readiness::default();
         // Else it could hit the replica that is started in its place; what still runs as primary is ended by the next round.
         if !rests {
@@ -433,6 +442,7 @@ impl Keeper {
         // What opens the gate again is asked for at once.
         self.hurry();
         self.serve = serve(&self.stored);
+        hands.go_on(self.cluster);
         self.readiness = Readiness::default();
         true
     }

@@ -249,6 +249,11 @@ impl Member {
         self.leads(term) && self.stopped == Some(attempt)
     }
 
+    /// Whether it asks for nothing, because it is to stay stopped.
+    pub fn is_at_rest(&self) -> bool {
+        !self.rest.is_over()
+    }
+
     /// Whether it is primary in exactly this term.
     pub(super) fn leads(&self, term: Term) -> bool {
         self.record.standing == Standing::Primary && self.record.term == term

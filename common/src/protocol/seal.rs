@@ -36,6 +36,8 @@ impl Member {
     /// Becomes primary, or takes a newer term or list as one.
     pub(super) fn promote(&mut self, term: Term, list: List, timings: &Timings) -> Vec<Effect> {
         if self.leads(term) {
+            // Whoever is told to lead is not to be kept stopped any more. Only how long it asks for nothing hangs on that.
+            self.rest = Countdown::OVER;
             return self.take_list(list, Source::Order, timings);
         }
         let sealed = self.record.standing == Standing::Sealed && self.record.term == term;

@@ -103,10 +103,10 @@ impl Regent {
         }
     }
 
-    /// The way back before a term is intended: the primary is granted its lease again, and starts.
-    pub fn resume(&mut self) {
-        if self.reign.intended.is_none() {
-            self.stop = None;
-        }
+    /// The way back before a term is intended: the primary is granted its lease again, and starts. It is told so once; where it does not
+    /// hear that, it asks by itself once nobody tells it any more to stay stopped.
+    pub fn resume(&mut self) -> Vec<Decree> {
+        let stopped = self.reign.intended.is_none() && self.stop.take().is_some();
+        stopped.then(|| self.lead()).into_iter().collect()
     }
 }

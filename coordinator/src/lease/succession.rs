@@ -27,9 +27,16 @@ impl Leases {
         self.change(cluster, |regent, _| regent.rest(attempt()), Writes::default()).await
     }
 
-    /// The way back as long as no term is intended: the primary is granted its lease again.
+    /// The way back as long as no term is intended: the primary is granted its lease again, and told so.
     pub fn resume(&self, cluster: ClusterId) {
-        self.with(cluster, |seat, _| seat.regent.resume());
+        for decree in self.with(cluster, |seat, _| seat.regent.resume()).into_iter().flatten() {
+            self.send(cluster, decree);
+        }
+    }
+
+    /// The same without a word: it is about to be stopped anew.
+    pub fn forget_stop(&self, cluster: ClusterId) {
+        self.with(cluster, |seat, _| drop(seat.regent.resume()));
     }
 
     /// Stores that there is to be another primary. From here on the present one is granted nothing.

@@ -310,7 +310,7 @@ pub(super) async fn stop(
 ) -> Result<(), Error> {
     let leases = &ctx.means().leases;
     // What an earlier try of this step has asked for.
-    leases.resume(cluster.id);
+    leases.forget_stop(cluster.id);
     reign_of(ctx, cluster, (primary, term))?;
     match afterwards {
         Afterwards::AnotherServes => leases.halt(cluster.id).await?,

@@ -35,7 +35,7 @@ fn lease(open: bool) -> Held {
     let source = if open { LeaseSource::Coordinator } else { LeaseSource::None };
     let report = Some(LeaseReport { source, version: None, fenced: false, open });
     let standing = (Term::FIRST, Standing::Primary);
-    Held { standing, serve: Serve::May, report, has_promised: false, pace: pace() }
+    Held { standing, serve: Serve::May, report, has_promised: false, stops: 0, pace: pace() }
 }
 
 fn no_lease() -> Held {
@@ -44,6 +44,7 @@ fn no_lease() -> Held {
         serve: Serve::MustNot,
         report: None,
         has_promised: false,
+        stops: 0,
         pace: pace(),
     }
 }

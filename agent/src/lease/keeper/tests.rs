@@ -21,6 +21,7 @@ struct Recorder {
     stored: Vec<Record>,
     kernel: RefCell<Gate>,
     refuses: bool,
+    goes_on: u32,
 }
 
 #[derive(Debug, Clone, PartialEq)]
@@ -62,6 +63,10 @@ impl Hands for Recorder {
 
     fn rest(&mut self, _: ClusterId, term: Term, attempt: Attempt, asked: Asked) {
         self.done.push(Done::Rest(term, attempt, asked));
+    }
+
+    fn go_on(&mut self, _: ClusterId) {
+        self.goes_on += 1;
     }
 
     fn seal(&mut self, _: ClusterId, term: Term) {
@@ -447,6 +452,22 @@ fn a_primary_that_is_stopped_for_another_is_neither_ended_nor_started_and_told_o
     bench.hands.done.clear();
     bench.keeper.rested(TERM, attempt, Asked::ToStop, tail, &mut bench.hands);
     assert_eq!(bench.hands.done, [], "it may run by now");
+}
+
+#[test]
+fn one_that_is_told_to_lead_on_asks_at_once_and_is_stopped_by_nothing_of_before() {
+    let list = list(1, &[NodeId::generate()]);
+    let mut bench = Bench::serving(list.clone());
+    bench.happen(Event::Told(ToMember::Stop { term: TERM, attempt: Attempt(7) }));
+    bench.hands.done.clear();
+    bench.pass(timings().renewal);
+    assert_eq!((bench.last_asked(), bench.hands.goes_on), (None, 0));
+    bench.happen(Event::Told(ToMember::Promote { term: TERM, list }));
+    assert_eq!(bench.keeper.due_in(), Duration::ZERO);
+    bench.pass(Duration::ZERO);
+    let number = bench.last_asked().expect("it asks");
+    bench.happen(Event::Told(ToMember::Granted { number, term: TERM, list: None }));
+    assert_eq!((bench.keeper.held().serve, bench.hands.goes_on), (Serve::May, 1));
 }
 
 #[test]

@@ -272,6 +272,27 @@ fn a_lone_primary_that_was_stopped_starts_once_nobody_tells_it_to_rest() {
 }
 
 #[test]
+fn one_that_is_told_to_lead_on_rests_no_longer() {
+    let stop = || told(ToMember::Stop { term: TERM, attempt: Attempt(1) });
+    let lead = |list| told(ToMember::Promote { term: TERM, list });
+    let alone = list(1, &[], Need::All);
+    let mut member = primary(alone.clone());
+    handle(&mut member, stop());
+    assert_eq!(member.due(&timings()), []);
+    handle(&mut member, lead(alone));
+    assert_eq!(member.due(&timings()), [Effect::StartEngine]);
+
+    let other = list(1, &[1], Need::All);
+    let mut member = primary(other.clone());
+    handle(&mut member, stop());
+    assert!(member.is_at_rest() && round(&mut member, 0).is_empty());
+    handle(&mut member, lead(other));
+    assert!(!member.is_at_rest());
+    assert!(!round(&mut member, 1).is_empty());
+    assert_eq!(handle(&mut member, grant(1)), [Effect::StartEngine], "not without a lease");
+}
+
+#[test]
 fn a_member_that_is_primary_sealed_or_of_a_higher_term_promises_nothing() {
     let lower = Term::new(TERM.get() - 1);
     assert_eq!(handle(&mut primary(list(1, &[], Need::All)), ask(TERM)), []);

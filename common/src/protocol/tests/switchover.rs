@@ -48,8 +48,10 @@ fn a_primary_that_is_being_stopped_is_granted_nothing_and_no_list_changes() {
     assert_eq!(regent.declare([node(2)], Need::All), Err(Obstacle::Stopping(TERM)));
     assert_eq!(regent.halt(Attempt(78)), Err(Obstacle::Stopping(TERM)));
     assert_eq!(regent.intend(), Err(Obstacle::NotStopped));
-    regent.resume();
+    let told = ToMember::Promote { term: TERM, list: regent.reign.newest().clone() };
+    assert_eq!(regent.resume(), [Decree::Send { to: node(0), message: told }]);
     assert!(regent.renew(node(0), number(1), TERM, None, &timings()).is_some(), "the way back");
+    assert_eq!(regent.resume(), [], "it was not stopped");
 }
 
 #[test]
@@ -62,7 +64,7 @@ fn one_that_nobody_could_replace_is_stopped_only_to_be_started_again() {
     regent.stopped(node(0), TERM, ATTEMPT, tail(TERM.get(), 100));
     assert_eq!(regent.intend(), Err(Obstacle::NobodyPromotable));
     assert!(regent.renew(node(0), number(0), TERM, None, &timings()).is_none());
-    regent.resume();
+    assert_eq!(regent.resume().len(), 1);
     assert!(regent.renew(node(0), number(1), TERM, None, &timings()).is_some());
     assert_eq!(regent.reign.term, TERM);
 }
