@@ -198,7 +198,7 @@ pub struct LeaseReport {
     pub source: LeaseSource,
     /// Of the stored list of promotable members; `None`: unknown.
     pub version: Option<Version>,
-    /// It lost its lease and was stopped; it serves again once it has a new one.
+    /// It lost its lease and is to be stopped; it serves again once it has a new one.
     pub fenced: bool,
     /// Clients are let in.
     pub open: bool,

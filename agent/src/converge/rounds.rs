@@ -322,8 +322,12 @@ impl Member {
                         "it is the primary of a new term".to_owned(),
                     );
                 }
-                if steps.contains(&Step::Stop) || steps.contains(&Step::Halt) {
+                if steps.contains(&Step::Stop) {
                     self.tell(Severity::Info, "ENGINE_STOPPED", "the engine was stopped".to_owned());
+                }
+                if steps.contains(&Step::Halt) {
+                    let message = "the engine ran as a primary that it may not be, and was stopped at once";
+                    self.tell(Severity::Warning, "ENGINE_STOPPED", message.to_owned());
                 }
             }
             // By plan its successor is being promoted: soon it is.

@@ -391,7 +391,7 @@ impl Keeper {
 
     fn begin_store(&mut self, record: Record, hands: &mut dyn Hands) {
         if record.fenced && !self.stored.fenced {
-            let message = "it lost its lease and was stopped; it serves again once it has a new one";
+            let message = "it lost its lease: its port is shut and its engine is being stopped; it serves again once it has a new one";
             hands.event(self.cluster, Severity::Error, "LEASE_LOST", message);
         } else if self.stored.fenced && !record.fenced && record.standing == Standing::Primary {
             hands.event(self.cluster, Severity::Info, "LEASE_REGAINED", "it has a lease again, and serves");

@@ -269,7 +269,7 @@ impl Failover {
                 && state.is_some_and(|state| state.availability == Availability::Online)
         };
         let members: Vec<&Member> = cluster.members.iter().filter(there).collect();
-        let waits = steps::serving(ctx, &cluster, &members).await.err();
+        let waits = steps::following(ctx, &cluster, &members).await.err();
         Ok(Next::done(json!({
             "cluster": self.cluster.name,
             "primary": cluster.primary_member().map(|member| &member.node_name),

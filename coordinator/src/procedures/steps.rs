@@ -312,6 +312,23 @@ pub(super) async fn serving_within(
     .await
 }
 
+/// Waits until those serve that need no resync: that is an operation of its own, which waits for this one.
+pub(super) async fn following(
+    ctx: &Context<Means>,
+    cluster: &Cluster,
+    members: &[&Member],
+) -> Result<(), Error> {
+    observe_starts(ctx, cluster, CONVERGE_TIME, members, |state| {
+        members.iter().find_map(|member| {
+            let state = state(member.node_id);
+            let report = state.as_ref().and_then(|state| state.report.as_ref());
+            let is_apart = report.is_some_and(|(report, _)| report.needs_resync);
+            if is_apart { None } else { not_serving(cluster, member, state) }
+        })
+    })
+    .await
+}
+
 /// What becomes of a node that is away.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 #[serde(rename_all = "snake_case")]

@@ -1,11 +1,10 @@
 use std::cell::RefCell;
 
-use holdfast_common::assignment::Synchronous;
 use holdfast_common::engine::Engine;
 use holdfast_common::position::Position;
 use holdfast_common::protocol::Profile;
 use holdfast_common::protocol::{Gate, Need, RequestNumber, Slot, Version};
-use holdfast_common::report::{EngineState, Follower};
+use holdfast_common::report::EngineState;
 use nix::errno::Errno;
 
 use super::*;
@@ -245,7 +244,8 @@ fn readers_are_let_in_to_an_engine_in_recovery_and_to_no_other() {
     let keeper = Keeper::started(ClusterId::generate(), vec![PORT], timings(), record, &mut hands);
     let mut bench = Bench { keeper, hands, numbers: Numbers::of_run(1) };
     let mut round = |role: Option<Role>| {
-        let seen = MemberReport { role, ..seen(0, &[]) };
+        let (id, state) = (ClusterId::generate(), EngineState::Running);
+        let seen = MemberReport { role, ..MemberReport::only(id, Engine::Postgresql, state, TERM) };
         bench.hands.done.clear();
         bench.keeper.see(&seen, &mut bench.hands);
         bench.keeper.pass(timings().renewal);
@@ -254,8 +254,8 @@ fn readers_are_let_in_to_an_engine_in_recovery_and_to_no_other() {
     };
     let open = Done::Gate(Deed::OpenToReaders(timings().lease));
     assert_eq!(round(None), []);
-    assert_eq!(round(Some(Role::Replica)), [open.clone()]);
-    assert_eq!(round(Some(Role::Replica)), [open.clone()]);
+    assert_eq!(round(Some(Role::Replica)), std::slice::from_ref(&open));
+    assert_eq!(round(Some(Role::Replica)), std::slice::from_ref(&open));
     assert_eq!(round(Some(Role::Primary)), [Done::Gate(Deed::Shut)]);
     assert_eq!(round(Some(Role::Primary)), []);
     assert_eq!(round(Some(Role::Replica)), [open]);
@@ -374,61 +374,6 @@ fn whose_word_it_was_is_told() {
     bench.pass(served);
     assert_eq!(source(&bench), Some(LeaseSource::None));
     assert_eq!(source(&Bench::serving(list(1, &[]))), Some(LeaseSource::Alone));
-}
-
-/// A primary that runs, flushed up to `at`, followed by these.
-fn seen(at: u64, followers: &[(NodeId, u64)]) -> MemberReport {
-    MemberReport {
-        role: Some(Role::Primary),
-        position: Some(Position { era: 1, offset: at }),
-        followers: followers
-            .iter()
-            .map(|(node_id, flushed)| Follower {
-                node_id: *node_id,
-                flushed_offset: Some(*flushed),
-                synchronous: true,
-                streaming: true,
-            })
-            .collect(),
-        ..MemberReport::only(ClusterId::generate(), Engine::Postgresql, EngineState::Running, TERM)
-    }
-}
-
-#[test]
-fn after_a_start_a_quorum_is_followed_beyond_its_recovery_before_it_serves() {
-    let (a, b, stranger) = (NodeId::generate(), NodeId::generate(), NodeId::generate());
-    let quorum = List::new(Version::FIRST, [a, b], Need::of(1));
-    let mut readiness = Readiness::default();
-    let mut is_ready = |seen: &MemberReport| readiness.is_ready(seen, Some(&quorum));
-    assert_eq!(is_ready(&seen(100, &[(a, 90), (stranger, 200)])), Some(false));
-    assert_eq!(is_ready(&seen(500, &[(a, 100)])), Some(true), "beyond the end of recovery, not beyond now");
-    assert_eq!(is_ready(&seen(900, &[])), Some(true), "for as long as this start lasts");
-    assert_eq!(is_ready(&MemberReport { state: EngineState::Unknown, ..seen(0, &[]) }), None);
-    assert_eq!(is_ready(&MemberReport { state: EngineState::Starting, ..seen(0, &[]) }), Some(false));
-    assert_eq!(is_ready(&seen(1000, &[(a, 999)])), Some(false), "a crash makes more visible");
-    let mut readiness = Readiness::default();
-    assert_eq!(
-        readiness.is_ready(&seen(100, &[]), Some(&list(1, &[a]))),
-        Some(true),
-        "async waits for nobody"
-    );
-}
-
-#[test]
-fn a_list_is_enforced_once_the_engine_depends_on_it_and_all_of_it_has_what_was_acknowledged() {
-    let (a, b) = (NodeId::generate(), NodeId::generate());
-    let quorum = List::new(Version::new(3), [a, b], Need::of(1));
-    let set = Synchronous { count: 1, nodes: vec![a, b] };
-    let with =
-        |at, followers: &[(NodeId, u64)]| MemberReport { synchronous: set.clone(), ..seen(at, followers) };
-    let mut readiness = Readiness::default();
-    assert_eq!(readiness.enforces(&seen(100, &[(a, 100), (b, 100)]), &quorum), None);
-    assert_eq!(readiness.enforces(&with(200, &[(a, 200), (b, 150)]), &quorum), None);
-    assert_eq!(readiness.enforces(&with(300, &[(a, 300), (b, 199)]), &quorum), None);
-    assert_eq!(readiness.enforces(&with(300, &[(a, 300), (b, 200)]), &quorum), Some(quorum.version));
-    let other = Synchronous { count: 1, nodes: vec![a] };
-    let other = MemberReport { synchronous: other, ..seen(300, &[(a, 300), (b, 300)]) };
-    assert_eq!(readiness.enforces(&other, &quorum), None);
 }
 
 #[test]
