@@ -33,6 +33,8 @@ const MAX_WAITING: usize = 64;
 
 /// How soon a kernel that could not be told is tried again.
 const AGAIN: Duration = Duration::from_millis(100);
+/// A gate that has longer to be open is, by the kernel's clock too.
+const SURELY_OPEN: Duration = Duration::from_millis(500);
 
 /// The lease of one member.
 #[derive(Debug)]
@@ -456,6 +458,12 @@ impl Keeper {
     /// Somebody else may have emptied the table: an element without an end comes back, those with one by the next renewal.
     /// Readers are let in to a replica that recovers and is in contact.
     fn look_after_gate(&mut self, contact: bool, hands: &mut dyn Hands) {
+        let sure = self.member.gate.is_open() && self.member.gate.left() > SURELY_OPEN;
+        if sure && hands.observe(&self.ports).is_ok_and(|found| !found.is_open()) {
+            let message =
+                "somebody else has taken its ports out of the gate's sets; its next renewal opens them";
+            hands.event(self.cluster, Severity::Warning, "FIREWALL_DRIFT", message);
+        }
         let deed = if self.member.gate.is_alone() {
             let lost = hands.observe(&self.ports).is_ok_and(|found| !found.is_alone());
             lost.then_some(Deed::OpenForEver)

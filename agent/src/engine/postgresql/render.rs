@@ -116,7 +116,7 @@ fn gone(out: &mut Lines) {
     out.text("tcp_keepalives_interval", "5s");
     out.plain("tcp_keepalives_count", 3);
     // One that computes notices it too.
-    out.text("client_connection_check_interval", "10s");
+    out.text("client_connection_check_interval", "2s");
 }
 
 fn replication(out: &mut Lines, subject: &Subject<'_>) {

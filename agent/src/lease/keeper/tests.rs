@@ -1,5 +1,3 @@
-use std::cell::RefCell;
-
 use holdfast_common::engine::Engine;
 use holdfast_common::position::Position;
 use holdfast_common::protocol::Profile;
@@ -18,9 +16,17 @@ const TERM: Term = Term::FIRST;
 struct Recorder {
     done: Vec<Done>,
     stored: Vec<Record>,
-    kernel: RefCell<Gate>,
+    kernel: Kernel,
     refuses: bool,
     goes_on: u32,
+}
+
+/// What the kernel has of the gate; no time passes in it.
+#[derive(Default)]
+struct Kernel {
+    armed: [Duration; 2],
+    granted: [bool; 2],
+    alone: bool,
 }
 
 #[derive(Debug, Clone, PartialEq)]
@@ -35,12 +41,36 @@ enum Done {
     Event(String),
 }
 
+impl Kernel {
+    fn change(&mut self, deed: Deed) {
+        match deed {
+            Deed::Arm(slot, lasts) => {
+                (self.armed[at(slot)], self.granted[at(slot)]) = (lasts, false);
+            }
+            Deed::Grant(slot) => self.granted[at(slot)] = true,
+            Deed::Limit(slot, lasts) => {
+                (self.armed[at(slot)], self.granted[at(slot)], self.alone) = (lasts, true, false);
+            }
+            Deed::OpenForEver => self.alone = true,
+            Deed::OpenToReaders(_) => {}
+            Deed::Shut => *self = Self::default(),
+        }
+    }
+}
+
+fn at(slot: Slot) -> usize {
+    usize::from(slot == Slot::B)
+}
+
 impl Hands for Recorder {
     fn gate(&mut self, _: &[u16], deed: Deed) -> Result<(), Error> {
         if self.refuses {
+            // As where there is no table, which comes back shut.
+            self.kernel = Kernel::default();
             return Err(Error::Refused { deed: "a test", source: Errno::EBUSY });
         }
         self.done.push(Done::Gate(deed));
+        self.kernel.change(deed);
         Ok(())
     }
 
@@ -48,7 +78,9 @@ impl Hands for Recorder {
         if self.refuses {
             return Err(Error::Refused { deed: "a test", source: Errno::EBUSY });
         }
-        Ok(self.kernel.borrow().clone())
+        let Kernel { armed, granted, alone } = &self.kernel;
+        let open = [0, 1].map(|at| if granted[at] { armed[at] } else { Duration::ZERO });
+        Ok(Gate::found(open, *alone))
     }
 
     fn store(&mut self, _: ClusterId, record: Record) {
@@ -234,6 +266,21 @@ fn a_kernel_that_cannot_be_told_is_no_reason_to_serve_on() {
     assert_eq!(bench.keeper.held().serve, Serve::May);
     bench.happen(Event::Ready(true));
     assert!(bench.keeper.held().report.is_some_and(|report| report.open && !report.fenced));
+}
+
+#[test]
+fn a_gate_that_somebody_else_has_shut_is_told_and_opens_with_the_next_renewal() {
+    let mut bench = Bench::serving(list(1, &[NodeId::generate()]));
+    let drift = Done::Event("FIREWALL_DRIFT".to_owned());
+    bench.renew();
+    assert!(!bench.hands.done.contains(&drift), "nobody has");
+    bench.hands.kernel = Kernel::default();
+    bench.renew();
+    assert!(bench.hands.done.contains(&drift));
+    bench.hands.done.clear();
+    bench.renew();
+    assert!(!bench.hands.done.contains(&drift), "it is open again");
+    assert!(bench.keeper.held().report.is_some_and(|report| report.open));
 }
 
 /// Somebody may promote a replica by hand, or start a former primary.
