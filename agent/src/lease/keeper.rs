@@ -458,15 +458,16 @@ impl Keeper {
     /// Somebody else may have emptied the table: an element without an end comes back, those with one by the next renewal.
     /// Readers are let in to a replica that recovers and is in contact.
     fn look_after_gate(&mut self, contact: bool, hands: &mut dyn Hands) {
-        let sure = self.member.gate.is_open() && self.member.gate.left() > SURELY_OPEN;
-        if sure && hands.observe(&self.ports).is_ok_and(|found| !found.is_open()) {
-            let message =
-                "somebody else has taken its ports out of the gate's sets; its next renewal opens them";
+        let gate = &self.member.gate;
+        let alone = gate.is_alone();
+        let surely_open = alone || gate.is_open() && gate.left() > SURELY_OPEN;
+        let found = if surely_open { hands.observe(&self.ports).ok() } else { None };
+        if found.as_ref().is_some_and(|found| !found.is_open()) {
+            let message = "somebody else has taken its ports out of the gate's sets; they are put back";
             hands.event(self.cluster, Severity::Warning, "FIREWALL_DRIFT", message);
         }
-        let deed = if self.member.gate.is_alone() {
-            let lost = hands.observe(&self.ports).is_ok_and(|found| !found.is_alone());
-            lost.then_some(Deed::OpenForEver)
+        let deed = if alone {
+            found.is_some_and(|found| !found.is_alone()).then_some(Deed::OpenForEver)
         } else if self.member.record.standing == Standing::Replica && self.recovers && contact {
             Some(Deed::OpenToReaders(self.timings().lease))
         } else {

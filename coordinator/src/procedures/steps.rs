@@ -319,14 +319,15 @@ pub(super) async fn following(
     members: &[&Member],
 ) -> Result<(), Error> {
     observe_starts(ctx, cluster, CONVERGE_TIME, members, |state| {
-        members.iter().find_map(|member| {
-            let state = state(member.node_id);
-            let report = state.as_ref().and_then(|state| state.report.as_ref());
-            let is_apart = report.is_some_and(|(report, _)| report.needs_resync);
-            if is_apart { None } else { not_serving(cluster, member, state) }
-        })
+        members.iter().find_map(|member| not_following(cluster, member, state(member.node_id)))
     })
     .await
+}
+
+fn not_following(cluster: &Cluster, member: &Member, state: Option<NodeState>) -> Option<String> {
+    let report = state.as_ref().and_then(|state| state.report.as_ref());
+    let is_apart = report.is_some_and(|(report, _)| report.needs_resync);
+    if is_apart { None } else { not_serving(cluster, member, state) }
 }
 
 /// What becomes of a node that is away.
@@ -404,10 +405,28 @@ pub(super) async fn forget_member(
 
 #[cfg(test)]
 mod tests {
+    use holdfast_common::engine::Engine;
     use holdfast_common::id::NodeId;
     use holdfast_common::report::EngineState::{Failed, Starting};
+    use holdfast_common::report::MemberReport;
+    use holdfast_common::role::Availability;
+    use jiff::Timestamp;
 
-    use super::{FailedStarts, reasoned};
+    use super::{FailedStarts, NodeState, not_following, reasoned};
+    use crate::cluster::tests::Sample;
+
+    #[test]
+    fn whoever_must_be_resynced_first_is_not_waited_for() {
+        let cluster = Sample::new().active(2);
+        let member = &cluster.members[1];
+        let waits = |needs_resync| {
+            let report = MemberReport::only(cluster.id, Engine::Postgresql, Failed, cluster.term);
+            let report = Some((MemberReport { needs_resync, ..report }, Timestamp::UNIX_EPOCH));
+            not_following(&cluster, member, Some(NodeState { availability: Availability::Online, report }))
+        };
+        assert_eq!(waits(true), None);
+        assert!(waits(false).is_some_and(|why| why.contains("does not run yet")));
+    }
 
     #[test]
     fn a_start_that_failed_counts_once_and_each_node_for_itself() {

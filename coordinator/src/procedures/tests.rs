@@ -62,6 +62,17 @@ struct Case {
     only_once: bool,
 }
 
+/// Whose end is looked at by whoever begins it.
+fn failover_of_three() -> Case {
+    Case {
+        before: |world| Some(world.active(3)),
+        procedure: |world| Failover::new(&world.active(3), None).unwrap().into(),
+        succeeded: |_, _| Ok(()),
+        undone: |_, _| Ok(()),
+        only_once: true,
+    }
+}
+
 impl Subject for Case {
     type Procedure = Procedures;
     type World = World;

@@ -109,8 +109,8 @@ fn tls(out: &mut Lines, layout: &Layout) {
     out.text("ssl_min_protocol_version", "TLSv1.3");
 }
 
-/// A client that may not come in any more, or whose machine is gone, is told from one that is silent by what the kernel asks: its
-/// session ends, and with it its locks, some 10 s after its last packet.
+/// A client whose machine is gone is told from one that is silent by what the kernel asks: its session ends, and with it its locks,
+/// some 10 s after its last packet. So is one that may not come in any more, where the agent cannot end its connection.
 fn gone(out: &mut Lines) {
     out.text("tcp_keepalives_idle", "10s");
     out.text("tcp_keepalives_interval", "5s");

@@ -75,7 +75,7 @@ impl Inner {
         let session = self.session(cluster).await.map_err(|why| why.during("promote"))?;
         // As a replica it would wait for nobody there is; where it is to wait for others it does so already.
         let (promoted, configured) = tokio::join!(promoted(&session), self.configure(member));
-        promoted.map_err(|why| why.during("promote"))??;
+        promoted?;
         configured?;
         let layout = self.layout(cluster);
         // A seal is about whom a replica receives from: on a primary it means nothing, so neither waits for the other.
@@ -257,18 +257,17 @@ impl Inner {
 }
 
 /// Out of recovery, where it is in it.
-async fn promoted(session: &Session) -> Result<Result<(), Error>, NoAnswer> {
+async fn promoted(session: &Session) -> Result<(), Error> {
+    let failed = |why: NoAnswer| why.during("promote");
     let until = Instant::now() + ROLE_DEADLINE;
-    if session.is_replica().await? {
-        session.promote().await?;
+    if session.is_replica().await.map_err(failed)? {
+        session.promote().await.map_err(failed)?;
     }
-    while session.is_replica().await? {
-        if let Err(late) = past(until, "promote") {
-            return Ok(Err(late));
-        }
+    while session.is_replica().await.map_err(failed)? {
+        past(until, "promote")?;
         sleep(BRIEFLY).await;
     }
-    Ok(Ok(()))
+    Ok(())
 }
 
 fn past(until: Instant, deed: &str) -> Result<(), Error> {

@@ -88,13 +88,7 @@ async fn a_primary_that_nobody_can_take_over_is_left_only_where_that_is_asked_fo
 #[tokio::test(start_paused = true)]
 async fn a_failover_chooses_a_drained_node_last_and_nevertheless_if_there_is_no_other() {
     for (drained, successor) in [(&[][..], 1), (&[1][..], 2), (&[2][..], 1), (&[1, 2][..], 1)] {
-        let case = Case {
-            before: |world| Some(world.active(3)),
-            procedure: |world| Failover::new(&world.active(3), None).unwrap().into(),
-            succeeded: |_, _| Ok(()),
-            undone: |_, _| Ok(()),
-            only_once: true,
-        };
+        let case = failover_of_three();
         let world = Arc::new(case.world());
         let store = Memory::shared();
         let mut writes = case.writes(&world);

@@ -14,13 +14,7 @@ use crate::store::Txn;
 
 #[tokio::test(start_paused = true)]
 async fn a_coordinator_that_is_restarted_knows_that_the_primary_of_before_hung() {
-    let case = Case {
-        before: |world| Some(world.active(3)),
-        procedure: |world| Failover::new(&world.active(3), None).unwrap().into(),
-        succeeded: |_, _| Ok(()),
-        undone: |_, _| Ok(()),
-        only_once: true,
-    };
+    let case = failover_of_three();
     let world = Arc::new(case.world());
     let store = Memory::shared();
     let first = case.writes(&world).into_iter().fold(Txn::new(), Txn::then);
