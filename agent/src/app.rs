@@ -61,6 +61,7 @@ pub const GRACE: Duration = Duration::from_secs(10);
 #[derive(Debug)]
 pub struct App {
     link: Link<Node>,
+    assignments: Arc<Assignments>,
     commands: dispatch::Service,
     converge: converge::Service,
     firewall: firewall::Service,
@@ -138,7 +139,7 @@ impl Config {
             boot_id: machine.host.system().boot_id()?,
             inventories: inventories.clone(),
             terms,
-            assignments: assigned,
+            assignments: Arc::clone(&assigned),
             commands: orders,
             engines: machine.engines.clone(),
             members,
@@ -162,6 +163,7 @@ impl Config {
         let leases = Leases::new(leases, parts);
         Ok(App {
             link,
+            assignments: assigned,
             commands,
             converge,
             firewall,
@@ -201,6 +203,7 @@ impl App {
     pub async fn run(self) -> Result<Drained, Error> {
         let Self {
             link,
+            assignments,
             commands,
             converge,
             mut firewall,
@@ -226,6 +229,7 @@ impl App {
         tasks.spawn("health", health.run(stop.clone()));
         tasks.spawn("addresses", addresses.run(stop.clone()));
         tasks.spawn("notify", notify(link.status(), stop.clone()));
+        tasks.spawn("assignments", assignments.run(stop.clone()));
         tasks.spawn("commands", commands.run(stop.clone()));
         tasks.spawn("converge", converge.run(stop.clone()));
         tasks.spawn("inventory", inventories.run(machine, stop.clone()));

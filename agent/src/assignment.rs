@@ -4,17 +4,21 @@
 //! Older ones, and ones with a term below an accepted one, are refused. A damaged file is set aside: the node then has
 //! *no* assignment (its members are left as they are) until the coordinator sends it again. What must be done to make it
 //! true is not decided here.
+//!
+//! The coordinator sends an assignment once in a session: one that the disk did not take is tried again until it does.
 
 #[cfg(test)]
 mod tests;
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::Duration;
 
 use holdfast_common::assignment::Assignment;
 use holdfast_common::error::{Chain, Classify, Metadata, Reason};
 use holdfast_common::generation::Generation;
 use tokio::sync::{Mutex, watch};
+use tokio_util::sync::CancellationToken;
 
 use crate::host::files::Files;
 use crate::statefile::{self, Kind};
@@ -22,6 +26,8 @@ use crate::terms::{self, Finding, Terms};
 
 const KIND: Kind = Kind { name: "assignment", version: 1 };
 const NAME: &str = "assignment";
+/// Between two tries to store what the disk does not take.
+const AGAIN: Duration = Duration::from_secs(1);
 
 /// Keeps the assignment.
 #[derive(Debug)]
@@ -32,6 +38,8 @@ pub struct Assignments {
     /// One change at a time, from the check to the last write.
     change: Mutex<()>,
     newest: watch::Sender<Arc<Assignment>>,
+    /// What the disk did not take.
+    unstored: watch::Sender<Option<Assignment>>,
 }
 
 /// What came of an assignment that was not refused.
@@ -110,16 +118,32 @@ impl Assignments {
             }
             (None, None) => None,
         };
-        let (newest, _) = watch::channel(Arc::new(usable.unwrap_or_default()));
-        Ok((Self { files, path, terms, change: Mutex::new(()), newest }, findings))
+        let newest = watch::Sender::new(Arc::new(usable.unwrap_or_default()));
+        let unstored = watch::Sender::default();
+        Ok((Self { files, path, terms, change: Mutex::new(()), newest, unstored }, findings))
     }
 
     /// Checks and stores an assignment; afterwards it is on the disk and with those who watch.
     ///
     /// # Errors
-    /// [`Error`]; the earlier assignment stays in force.
+    /// [`Error`]; the earlier assignment stays in force. One that could not be stored is tried again by [`Self::run`].
     pub async fn accept(&self, assignment: Assignment) -> Result<Taken, Error> {
         let _one_at_a_time = self.change.lock().await;
+        let (order, kept) = (assignment.order(), assignment.clone());
+        let taken = self.take(assignment).await;
+        let failed = matches!(taken, Err(Error::Store(_) | Error::Bounds(terms::Error::Keep(_))));
+        self.unstored.send_if_modified(|unstored| {
+            let newer = unstored.as_ref().is_some_and(|unstored| unstored.order() > order);
+            let changes = !newer && (failed || unstored.is_some());
+            if changes {
+                *unstored = failed.then_some(kept);
+            }
+            changes
+        });
+        taken
+    }
+
+    async fn take(&self, assignment: Assignment) -> Result<Taken, Error> {
         self.terms.check_assignment(&assignment).await?;
         let current = Arc::clone(&self.newest.borrow());
         if current.order() == assignment.order() {
@@ -134,6 +158,32 @@ impl Assignments {
         self.terms.note_assignment(&assignment).await?;
         self.newest.send_replace(Arc::new(assignment));
         Ok(Taken::Stored)
+    }
+
+    /// Tries again to store what the disk did not take, until it is stopped.
+    pub async fn run(self: Arc<Self>, stop: CancellationToken) {
+        let mut unstored = self.unstored.subscribe();
+        let again = async {
+            // The sender is in `self`.
+            while unstored.wait_for(Option::is_some).await.is_ok() {
+                tokio::time::sleep(AGAIN).await;
+                let Some(assignment) = unstored.borrow_and_update().clone() else { continue };
+                let generation = assignment.generation;
+                match self.accept(assignment).await {
+                    Ok(_) => {
+                        tracing::info!(%generation, "the assignment that the disk had not taken is stored")
+                    }
+                    Err(error) => {
+                        tracing::debug!(%generation, error = %Chain(&error), "it is not stored yet")
+                    }
+                }
+            }
+        };
+        // Both arms may be dropped: a file is written whole or not at all.
+        tokio::select! {
+            () = stop.cancelled() => {}
+            () = again => {}
+        }
     }
 
     /// The newest one, now and after every change. Generation 0: there is none.

@@ -125,7 +125,8 @@ pub fn has_server(host: &Host) -> anyhow::Result<bool> {
     Ok(host.processes()?.iter().any(|entry| !entry.zombie && postgres(entry)))
 }
 
-/// The PostgreSQL server of the host: its first process.
+/// The PostgreSQL server of the host: the one whose parent is none. One that it has just forked has its arguments yet, and may have a
+/// lower number.
 ///
 /// # Errors
 ///
@@ -135,8 +136,11 @@ pub fn server(host: &Host) -> anyhow::Result<Process> {
         let program = entry.arguments.first().is_some_and(|program| program.ends_with("/postgres"));
         program && entry.arguments.iter().any(|argument| argument == "-D")
     };
-    let found = host.processes()?.into_iter().find(|entry| !entry.zombie && first(entry));
-    Ok(found.with_context(|| format!("no server on {}", host.name()))?.process)
+    let mut found = host.processes()?;
+    found.retain(|entry| !entry.zombie && first(entry));
+    let is_child = |entry: &Entry| found.iter().any(|other| other.process.pid == entry.parent);
+    let server = found.iter().find(|entry| !is_child(entry));
+    Ok(server.with_context(|| format!("no server on {}", host.name()))?.process)
 }
 
 /// All operations, the newest first.

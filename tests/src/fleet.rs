@@ -221,21 +221,13 @@ impl Fleet {
         }
     }
 
-    /// Runs SQL on the controller, as any client would, against the hosts of a libpq URI. The password in it is handed
-    /// over in a file, since arguments can be read by everybody.
+    /// Runs SQL on the controller, which is always let in.
     ///
     /// # Errors
     ///
-    /// When the database refuses, or does not answer in time.
+    /// Those of [`psql`].
     pub async fn psql(&self, uri: &Uri, sql: &str) -> anyhow::Result<String> {
-        let file = self.controller.folder().join(format!("pgpass-{}", uuid::Uuid::new_v4().simple()));
-        uri.write_passwords(&file)?;
-        let psql =
-            Program::new("psql").args(["--no-psqlrc", "--no-password", "-qAt", "-v", "ON_ERROR_STOP=1"]);
-        let psql = psql.args(["-d", &uri.without_password(), "-c", sql]).env("PGPASSFILE", &file);
-        let said = self.controller.run(psql.env("PGCONNECT_TIMEOUT", "5").deadline(SOON)).await;
-        std::fs::remove_file(&file).with_context(|| format!("remove {}", file.display()))?;
-        said
+        psql(&self.controller, uri, sql).await
     }
 
     async fn joined(&self, name: &str) -> anyhow::Result<Host> {
@@ -262,6 +254,22 @@ impl Fleet {
         let argv = argv.map(|word: PathBuf| word.to_string_lossy().into_owned()).to_vec();
         Ok(Service { name: COORDINATOR.into(), argv, env: Vec::new(), socket: Some("operators".into()) })
     }
+}
+
+/// Runs SQL on a host, as any client would, against the hosts of a libpq URI. The password in it is handed over in a file, since
+/// arguments can be read by everybody.
+///
+/// # Errors
+///
+/// When the database refuses, or does not answer in time.
+pub async fn psql(host: &Host, uri: &Uri, sql: &str) -> anyhow::Result<String> {
+    let file = host.folder().join(format!("pgpass-{}", uuid::Uuid::new_v4().simple()));
+    uri.write_passwords(&file)?;
+    let psql = Program::new("psql").args(["--no-psqlrc", "--no-password", "-qAt", "-v", "ON_ERROR_STOP=1"]);
+    let psql = psql.args(["-d", &uri.without_password(), "-c", sql]).env("PGPASSFILE", &file);
+    let said = host.run(psql.env("PGCONNECT_TIMEOUT", "5").deadline(SOON)).await;
+    std::fs::remove_file(&file).with_context(|| format!("remove {}", file.display()))?;
+    said
 }
 
 fn agent_service(host: &Host) -> anyhow::Result<Service> {

@@ -7,7 +7,7 @@ use jiff::Timestamp;
 use serde_json::{Value, json};
 
 use crate::cluster::{self, DEADLINE};
-use crate::fleet::{Fleet, Uri};
+use crate::fleet::{Fleet, Uri, psql};
 use crate::host::Host;
 use crate::network::Network;
 use crate::wait::wait_until;
@@ -115,15 +115,17 @@ impl Scene {
         let n1 = self.fleet.node("n1")?.addresses();
         let mut targets = vec![("v4", self.uri.only(n1.v4)?)];
         targets.extend(n1.v6.map(|v6| anyhow::Ok(("v6", self.uri.at(v6)?))).transpose()?);
-        let ask = || self.fleet.psql(&targets[0].1, "select 1");
-        wait_until("n1 to let clients in", DEADLINE, ask).await?;
+        let outside = self.fleet.node(self.outside)?;
+        for (_, uri) in &targets {
+            // From there: the controller is let in by any rules.
+            wait_until("n1 to let clients in", DEADLINE, || psql(outside, uri, "select 1")).await?;
+        }
         // Before the new ones: the old ones take their password files with them, which have the same names.
         self.writers.clear();
         self.waiting = None;
         // On another member's machine a client is a client too.
         let on_a_member = targets[0].1.clone();
         let begun = now();
-        let outside = self.fleet.node(self.outside)?;
         self.waiting = Some(Writer::waiting(outside, &on_a_member, "waiting")?);
         for (name, uri) in targets {
             self.writers.push(Writer::start(outside, &uri, name)?);
@@ -131,7 +133,8 @@ impl Scene {
         self.writers.push(Writer::start(self.fleet.node("n2")?, &on_a_member, MEMBER)?);
         wait_until("every client to write", DEADLINE, || async {
             for writer in &self.writers {
-                ensure!(writer.last()? > begun, "nothing was acknowledged");
+                let (name, last) = (writer.name(), writer.last()?);
+                ensure!(last > begun, "nothing was acknowledged to {name}, which said: {}", writer.said()?);
             }
             Ok(())
         })

@@ -87,6 +87,17 @@ impl Writer {
         Ok(log.lines().filter_map(write).collect())
     }
 
+    /// The end of what it and the server said.
+    ///
+    /// # Errors
+    ///
+    /// As above.
+    pub fn said(&self) -> anyhow::Result<String> {
+        let log = std::fs::read_to_string(&self.log).with_context(|| self.log.display().to_string())?;
+        let last: Vec<&str> = log.lines().rev().take(3).collect();
+        Ok(last.join(" | "))
+    }
+
     /// When the last one was made; the beginning of time where there is none.
     ///
     /// # Errors

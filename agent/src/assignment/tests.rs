@@ -1,5 +1,7 @@
 //! What is accepted, refused, and survives: restarts between any two writes, damage, deletion, old files put back.
 
+use std::io::ErrorKind;
+
 use holdfast_common::access::Access;
 use holdfast_common::assignment::{Exposure, MemberAssignment, Peer, Power, RoleAssignment, Synchronous};
 use holdfast_common::engine::{Engine, Parameters};
@@ -125,7 +127,7 @@ async fn an_end_between_the_writes_leaves_the_old_or_the_new_and_the_bounds_hold
         let agent = machine.start().await;
         let (old, new) = (assignment((1, 1), cluster, 1), assignment((1, 2), cluster, 2));
         agent.assignments.accept(old.clone()).await.unwrap();
-        machine.tree.fail_next(Deed::Write, Path::new(STATE).join(path), std::io::ErrorKind::StorageFull);
+        machine.tree.fail_next(Deed::Write, Path::new(STATE).join(path), ErrorKind::StorageFull);
         let error = agent.assignments.accept(new.clone()).await.unwrap_err();
         assert_eq!(error.reason(), Reason::StorageFull);
         assert_eq!(*agent.assignments.newest(), old, "not applied before it is stored");
@@ -207,4 +209,29 @@ async fn an_old_assignment_put_back_is_not_applied() {
     assert_eq!(agent.assignments.newest().generation, Generation::NONE);
     machine.files().remove_file("/state/assignment").await.unwrap();
     assert_eq!(machine.start().await.findings.len(), 1, "its absence is noticed too");
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_a_full_disk_did_not_take_is_stored_as_soon_as_it_does() {
+    let (machine, cluster) = (Machine::new().await, ClusterId::generate());
+    let Agent { assignments, .. } = machine.start().await;
+    let (assignments, stop) = (Arc::new(assignments), CancellationToken::new());
+    let running = tokio::spawn(Arc::clone(&assignments).run(stop.clone()));
+    let (old, new) = (assignment((1, 1), cluster, 1), assignment((1, 2), cluster, 2));
+    for _ in 0..4 {
+        machine.tree.fail_next(Deed::Write, Path::new(STATE).join(NAME), ErrorKind::StorageFull);
+    }
+    // The older one, which comes last, is not what is tried.
+    for given in [&new, &old] {
+        assert!(matches!(assignments.accept(given.clone()).await, Err(Error::Store(_))));
+    }
+    tokio::time::sleep(2 * AGAIN + AGAIN / 2).await;
+    assert_eq!(*assignments.newest(), Assignment::default());
+    let mut newest = assignments.subscribe();
+    let stored = newest.wait_for(|newest| newest.generation != Generation::NONE);
+    let stored = tokio::time::timeout(2 * AGAIN, stored).await.expect("it is tried again").unwrap().clone();
+    assert_eq!(*stored, new);
+    stop.cancel();
+    running.await.unwrap();
+    assert_eq!(*machine.start().await.assignments.newest(), new);
 }

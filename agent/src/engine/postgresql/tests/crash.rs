@@ -89,3 +89,21 @@ async fn a_replica_that_is_promoted_by_hand_acknowledges_nothing_and_what_is_our
     a.bench.stop(id).await;
     b.bench.stop(id).await;
 }
+
+#[tokio::test]
+async fn a_server_that_was_killed_starts_again_although_its_pid_file_names_another_process() {
+    let machine = Machine::new();
+    let (a, b) = (machine.node("a", 40).await, machine.node("b", 42).await);
+    let (cluster, other) = (primary(&a).await, primary(&b).await);
+    let alive = b.server(other.id).await;
+    let pids = process::scan(&a.data(cluster.id)).unwrap();
+    for pid in pids {
+        let _gone = nix::sys::signal::kill(nix::unistd::Pid::from_raw(pid), nix::sys::signal::SIGKILL);
+    }
+    a.bench.wait(cluster.id, "the end", |o| o.state == EngineState::Stopped).await;
+    let pid_file = a.data(cluster.id).join("postmaster.pid");
+    std::fs::write(&pid_file, format!("{alive}\n{}\n", a.data(cluster.id).display())).unwrap();
+    a.bench.run(&cluster.primary(&a.bench)).await;
+    a.bench.stop(cluster.id).await;
+    b.bench.stop(other.id).await;
+}
