@@ -167,7 +167,8 @@ fn report(found: &[Found], load: &[Load; 2]) -> Report {
          each member at once and inserts a row every 5 ms into whichever takes it. The longest time between two acknowledged \
          rows, in seconds: medians of {ROUNDS}, with the smallest and largest in parentheses. Whoever is under test has a whole \
          cluster before each round. *Switchover*: asked for by a person (`holdfast cluster promote`, `patronictl switchover`; by hand: \
-         checkpoint, `pg_ctl stop`, `pg_promote`, in one script, with whatever follows afterwards left out). *Killed server*: SIGKILL of \
+         checkpoint, `pg_ctl stop`, `pg_promote`, in one script, with whatever follows afterwards left out, of servers with as much \
+         memory as Holdfast's: a quarter of the machine's, whose release takes a stop its time). *Killed server*: SIGKILL of \
          the postmaster, each time after {} s at rest. *Dead node*: its power is cut. *Partition*: it is cut off from everybody, the client too. All with \
          their defaults (asynchronous), but for what is named; Patroni is Debian's, with one etcd on a host of its own. Load average \
          of the machine {before} before, {after} after.",
