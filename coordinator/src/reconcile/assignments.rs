@@ -180,7 +180,11 @@ impl Loop for Assignments {
             .map(|record| record.value.id)
             .collect();
         self.forget(&nodes).await?;
-        for node in nodes {
+        // Clients may wait for a new primary to hear of it.
+        let leading: BTreeSet<NodeId> = clusters.iter().filter_map(|cluster| cluster.primary).collect();
+        let (primaries, others): (Vec<_>, Vec<_>) =
+            nodes.into_iter().partition(|node| leading.contains(node));
+        for node in primaries.into_iter().chain(others) {
             self.bring_up_to_date(&clusters, node).await?;
         }
         Ok(())
