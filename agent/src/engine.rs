@@ -167,7 +167,7 @@ pub trait Engine: fmt::Debug + Send + Sync {
     fn checkpoint(&self, cluster: ClusterId) -> Deed<'_, ()>;
 
     /// Stops a primary in such a way that whoever receives from it has all of its log, and says where that ends. Of one that was
-    /// stopped so before it says it again.
+    /// stopped so before it says it again. Nothing of it writes or sends any more by then; what is left of its process ends by itself.
     ///
     /// # Errors
     /// Where the log does not end cleanly.

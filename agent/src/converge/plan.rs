@@ -7,7 +7,7 @@ mod problem;
 
 pub use problem::Problem;
 
-use holdfast_common::assignment::{Exposure, MemberAssignment, Power, RoleAssignment};
+use holdfast_common::assignment::{Exposure, MemberAssignment, Power};
 use holdfast_common::protocol::Standing;
 use holdfast_common::report::{EngineState, TroubleKind};
 use holdfast_common::role::Role;
@@ -93,16 +93,10 @@ pub fn plan(wanted: &MemberAssignment, observed: &Observation, drift: Option<Dri
     }
     steps.extend((turn == Turn::Follow).then_some(Step::Follow));
     match (observed.state, wanted.power) {
-        // Clients wait for this alone; what else there is to do is the next round's.
-        (EngineState::Running, Power::Running)
-            if turn == Turn::Lead && drift.is_some() && !waits_for_others(wanted) =>
-        {
-            steps.push(Step::Lead);
-        }
+        // Clients wait for this alone, and it configures too; what else there is to do is the next round's.
+        (EngineState::Running, Power::Running) if turn == Turn::Lead => steps.push(Step::Lead),
         (EngineState::Running, Power::Running) => {
             steps.extend(differs.then_some(Step::Configure));
-            // Not with a configuration by which it would wait for nobody.
-            steps.extend((turn == Turn::Lead && drift.is_some()).then_some(Step::Lead));
             steps.extend(admits.then_some(Step::Admit));
             steps.extend(is_held_up(observed).then_some(Step::Restart));
         }
@@ -122,6 +116,11 @@ pub fn plan(wanted: &MemberAssignment, observed: &Observation, drift: Option<Dri
         | (EngineState::Unknown | EngineState::Absent | EngineState::Building, _) => {}
     }
     Plan { steps, problem: None }
+}
+
+/// Whether it is to become primary now: clients wait for that, so that nothing else is looked at.
+pub fn leads(plan: &Plan) -> bool {
+    plan.steps == [Step::Lead]
 }
 
 /// Whether the assignment is fully true of what was observed.
@@ -157,11 +156,6 @@ fn problem(wanted: &MemberAssignment, observed: &Observation) -> Option<Problem>
     None
 }
 
-/// Whether a commit is to count only once others have it too, which its configuration must say before it takes any.
-fn waits_for_others(wanted: &MemberAssignment) -> bool {
-    matches!(&wanted.role, RoleAssignment::Primary { synchronous } if !synchronous.nodes.is_empty())
-}
-
 /// A role changes only if the assignment and the lease's record agree on it, and on the term.
 fn turn(wanted: &MemberAssignment, observed: &Observation, leave: Leave) -> Turn {
     let expected = wanted.role.role();
@@ -193,7 +187,7 @@ mod tests {
     use std::net::{IpAddr, Ipv4Addr};
 
     use holdfast_common::access::Access;
-    use holdfast_common::assignment::{Peer, Synchronous};
+    use holdfast_common::assignment::{Peer, RoleAssignment, Synchronous};
     use holdfast_common::engine::{Engine, Parameters};
     use holdfast_common::id::{ClusterId, NodeId};
     use holdfast_common::protocol::Profile;
@@ -325,24 +319,24 @@ mod tests {
                 "{role} {state:?} {found} {leave:?}"
             );
         }
-        // A new term of the same primary is written into its data; not before its configuration was looked at.
+        // A new term of the same primary is written into its data. That it differs need not be known: it is configured too.
         let later = MemberAssignment { term: Term::new(2), ..member(Role::Primary, Power::Running) };
         let led = |drift| plan(&later, &observed(Running, Role::Primary), drift, leave(2, primary)).steps;
-        assert_eq!((led(Some(Drift::NONE)), led(None)), (vec![Step::Lead], vec![]));
+        assert_eq!((led(Some(BOTH)), led(None)), (vec![Step::Lead], vec![Step::Lead]));
     }
 
     #[test]
-    fn who_waits_for_others_is_configured_so_before_it_leads_and_else_clients_are_not_kept_waiting() {
+    fn who_leads_does_nothing_else_while_clients_wait() {
         let leave = Leave { standing: Some((Term::FIRST, Standing::Primary)), ..HELD };
-        let steps = |role| {
-            let wanted = MemberAssignment { role, ..member(Role::Primary, Power::Running) };
-            plan(&wanted, &observed(EngineState::Running, Role::Replica), Some(BOTH), leave).steps
-        };
-        let nobody = RoleAssignment::Primary { synchronous: Synchronous::default() };
         let one = Synchronous { count: 1, nodes: vec![NodeId::generate()] };
-        assert_eq!(steps(nobody), vec![Step::Lead]);
-        let all = vec![Step::Configure, Step::Lead, Step::Admit];
-        assert_eq!(steps(RoleAssignment::Primary { synchronous: one }), all);
+        for synchronous in [Synchronous::default(), one] {
+            let role = RoleAssignment::Primary { synchronous };
+            let wanted = MemberAssignment { role, ..member(Role::Primary, Power::Running) };
+            let steps =
+                |found| plan(&wanted, &observed(EngineState::Running, found), Some(BOTH), leave).steps;
+            assert_eq!(steps(Role::Replica), vec![Step::Lead]);
+            assert_eq!(steps(Role::Primary), vec![Step::Configure, Step::Admit]);
+        }
     }
 
     #[test]

@@ -6,6 +6,7 @@ mod hurry;
 mod pace;
 mod report;
 mod size;
+mod standing;
 mod steps;
 mod troubles;
 
@@ -29,6 +30,7 @@ use self::apart::Apart;
 use self::hurry::Hurry;
 use self::pace::Pace;
 use self::report::report;
+use self::standing::Told;
 use self::steps::{Done, execute};
 use self::troubles::Troubles;
 use super::plan::{self, Cover, Leave, Plan, Step};
@@ -42,10 +44,6 @@ use crate::outbox::node_event;
 const OBSERVE_PERIOD: Duration = Duration::from_secs(1);
 /// How often the configuration is compared when nothing has changed.
 const COMPARE_PERIOD: Duration = Duration::from_secs(5);
-/// How long data are without an assignment before that is told.
-const ORPHAN_AFTER: Duration = Duration::from_secs(60);
-/// How long a problem stays before it is told.
-const PROBLEM_AFTER: Duration = Duration::from_secs(5);
 /// A server that ran for so long has started well.
 const SETTLED: Duration = Duration::from_secs(10);
 /// The longest text that is told of a member.
@@ -84,12 +82,6 @@ struct Memory {
     restarting: bool,
     /// Stops by its lease, when it was last seen to run as it may.
     stops: u32,
-}
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Told {
-    NotYet,
-    Already,
 }
 
 // === impl Member ===
@@ -214,9 +206,16 @@ impl Member {
             self.memory.pace.reset();
         }
         let mut converged = Generation::NONE;
+        if self.memory.hurry.is_for_clients() {
+            // Their gate opens by it; the rest takes its time.
+            let problem = self.memory.problem.as_ref().map(|(problem, ..)| problem.clone());
+            self.publish(engine.as_ref(), wanted, observed.clone(), building, converged, problem);
+        }
         let mut problem = None;
         if let (Some(wanted), None) = (wanted, building) {
-            self.compare(engine.as_ref(), wanted, generation, &observed).await;
+            if !plan::leads(&plan::plan(wanted, &observed, None, self.leave(wanted))) {
+                self.compare(engine.as_ref(), wanted, generation, &observed).await;
+            }
             let leave = self.leave(wanted);
             let Plan { steps, problem: found } = plan::plan(wanted, &observed, self.memory.drift, leave);
             problem = found.map(|problem| problem.to_string());
@@ -393,39 +392,6 @@ impl Member {
             EngineState::Unknown | EngineState::Starting | EngineState::Building => {}
         }
         self.note_orphan(wanted.is_none());
-    }
-
-    /// Tells of a problem that stays: on the way to a whole member there are some for a moment.
-    fn note_problem(&mut self, problem: Option<&String>) {
-        let Some(problem) = problem else {
-            self.memory.problem = None;
-            return;
-        };
-        match &mut self.memory.problem {
-            Some((known, since, told)) if known == problem => {
-                if *told == Told::Already || since.elapsed() < PROBLEM_AFTER {
-                    return;
-                }
-                *told = Told::Already;
-                self.tell(Severity::Warning, "MEMBER_REFUSED", problem.clone());
-            }
-            Some(_) | None => self.memory.problem = Some((problem.clone(), Instant::now(), Told::NotYet)),
-        }
-    }
-
-    /// While a member is made or removed, its data are there without an assignment for a moment: that is nothing to tell.
-    fn note_orphan(&mut self, is_orphan: bool) {
-        if !is_orphan {
-            self.memory.orphan = None;
-            return;
-        }
-        let (since, told) = *self.memory.orphan.get_or_insert_with(|| (Instant::now(), Told::NotYet));
-        if told == Told::NotYet && since.elapsed() >= ORPHAN_AFTER {
-            self.memory.orphan = Some((since, Told::Already));
-            let message =
-                "data of a cluster are here that this node is not assigned; they are left as they are";
-            self.tell(Severity::Warning, "MEMBER_NOT_ASSIGNED", message.to_owned());
-        }
     }
 
     fn publish(

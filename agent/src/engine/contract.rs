@@ -198,8 +198,9 @@ async fn roles_change_hands(a: &Bench, b: &Bench, cluster: &mut Cluster) {
 
     a.engine.checkpoint(id).await.unwrap();
     let stopped = a.engine.rest(id).await.unwrap();
-    assert_eq!(a.engine.observe(id).await.state, EngineState::Stopped);
     assert_eq!(a.engine.rest(id).await.unwrap(), stopped, "asked again");
+    a.wait(id, "its end", |o| o.state == EngineState::Stopped).await;
+    assert_eq!(a.engine.rest(id).await.unwrap(), stopped, "asked once it is gone");
     let sealed = b.engine.seal(id).await.unwrap();
     assert!(sealed >= stopped && sealed.term == stopped.term, "{sealed:?} against {stopped:?}");
     assert!(b.engine.observe(id).await.sealed);

@@ -68,6 +68,7 @@ use holdfast_common::question::{Retuning, Upgrades};
 use holdfast_common::role::Role;
 use holdfast_common::set_aside::{Answer, Question};
 use holdfast_common::telemetry::{EngineOffer, Privilege};
+use holdfast_common::term::Term;
 use tokio::sync::watch;
 use tokio::time::Instant;
 use zeroize::Zeroizing;
@@ -133,6 +134,8 @@ struct Inner {
 #[derive(Debug, Default, Clone)]
 struct Known {
     session: Option<Arc<Session>>,
+    /// Of a primary, when it was looked at last.
+    term: Option<Term>,
     slow_at: Option<Instant>,
     pending_restart: Vec<String>,
     refused_settings: Vec<String>,
@@ -354,6 +357,9 @@ impl Inner {
             .await
             .map_err(|error| Error::failed("make the folders", error))?;
         self.write_floor(member, &layout, &marker).await?;
+        // It tells of the stop before this start.
+        let removed = self.host.files().remove_file(layout.resting()).await;
+        removed.map_err(|error| Error::failed("forget the last stop", error))?;
         let start = Start {
             host: &self.host,
             layout: &layout,

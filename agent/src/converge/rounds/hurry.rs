@@ -4,7 +4,9 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-/// Where clients wait.
+/// Where clients wait; the first of them, for a moment that usually is enough.
+const FIRST_PERIOD: Duration = Duration::from_millis(10);
+const FIRST_FOR: Duration = Duration::from_secs(1);
 const CLIENTS_PERIOD: Duration = Duration::from_millis(50);
 const CLIENTS_FOR: Duration = Duration::from_secs(30);
 /// Where an operation may wait.
@@ -27,9 +29,16 @@ impl Hurry {
         }
     }
 
+    pub(super) fn is_for_clients(&self) -> bool {
+        self.clients_wait_since.is_some()
+    }
+
     /// None where its usual time is soon enough.
     pub(super) fn pause(&self) -> Option<Duration> {
         let lately = |since: Option<Instant>, long| since.is_some_and(|since| since.elapsed() < long);
+        if lately(self.clients_wait_since, FIRST_FOR) {
+            return Some(FIRST_PERIOD);
+        }
         if lately(self.clients_wait_since, CLIENTS_FOR) {
             return Some(CLIENTS_PERIOD);
         }
@@ -48,6 +57,8 @@ mod tests {
         let mut hurry = Hurry::default();
         assert_eq!(hurry.pause(), None);
         hurry.note(true, true);
+        assert_eq!(hurry.pause(), Some(FIRST_PERIOD));
+        advance(FIRST_FOR).await;
         assert_eq!(hurry.pause(), Some(CLIENTS_PERIOD));
         hurry.note(false, true);
         assert_eq!(hurry.pause(), Some(COMES_UP_PERIOD));

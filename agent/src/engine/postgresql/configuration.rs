@@ -28,8 +28,15 @@ struct Wanted {
 }
 
 impl Inner {
-    fn wanted(&self, member: &MemberAssignment, marker: &Marker, place: Place) -> Result<Vec<Wanted>, Error> {
+    async fn wanted(
+        &self,
+        member: &MemberAssignment,
+        marker: &Marker,
+        place: Place,
+    ) -> Result<Vec<Wanted>, Error> {
         let layout = self.layout(member.cluster_id);
+        let receives =
+            matches!(member.role, RoleAssignment::Replica { .. }) && !self.is_sealed(&layout).await;
         let local_users = self.local_users()?;
         let (node, budget) = (self.settings.node_id, self.within(marker.budget));
         let subject = Subject { member, node, layout: &layout, budget, local_users: &local_users, place };
@@ -40,14 +47,16 @@ impl Inner {
             contents: Zeroizing::new(text.as_bytes().to_vec()),
             access,
         };
-        Ok(vec![
+        let mut wanted = vec![
             file(layout.tls().join("fleet.crt"), &credentials.fleet, Access::PUBLIC),
             file(layout.tls().join("node.crt"), &credentials.chain, Access::PUBLIC),
             file(layout.tls().join("node.key"), &credentials.key, secret),
             file(layout.conf().join("pg_ident.conf"), &render::identities(&subject), Access::PUBLIC),
             file(layout.conf().join("pg_hba.conf"), &render::access(&subject), Access::PUBLIC),
             file(layout.config_file(), &render::server(&subject), Access::PUBLIC),
-        ])
+        ];
+        wanted.extend(receives.then(|| file(layout.receiver_key(), &credentials.key, secret)));
+        Ok(wanted)
     }
 
     /// Of a disk that is nearly full nothing is counted on: the server keeps as little log as it can. Nor on memory that is gone.
@@ -68,7 +77,7 @@ impl Inner {
     ) -> Result<bool, Error> {
         parameters::check(&member.parameters)?;
         self.ensure_seal_file(&self.layout(member.cluster_id)).await?;
-        self.write_wanted(self.wanted(member, marker, place)?).await
+        self.write_wanted(self.wanted(member, marker, place).await?).await
     }
 
     /// The same for what it proves itself with alone, so that it may ask others.
@@ -77,9 +86,9 @@ impl Inner {
         member: &MemberAssignment,
         marker: &Marker,
     ) -> Result<(), Error> {
-        let tls = self.layout(member.cluster_id).tls();
-        let mut wanted = self.wanted(member, marker, Place::Data)?;
-        wanted.retain(|wanted| wanted.path.starts_with(&tls));
+        let (layout, mut wanted) =
+            (self.layout(member.cluster_id), self.wanted(member, marker, Place::Data).await?);
+        wanted.retain(|wanted| wanted.path.starts_with(layout.tls()) && wanted.path != layout.receiver_key());
         self.write_wanted(wanted).await.map(drop)
     }
 
@@ -112,7 +121,7 @@ impl Inner {
         let (layout, marker) = self.complete(member.cluster_id).await?;
         parameters::check(&member.parameters)?;
         let mut drift = Drift { configuration: self.is_overridden(&layout).await?, ..Drift::NONE };
-        for wanted in self.wanted(member, &marker, Place::Data)? {
+        for wanted in self.wanted(member, &marker, Place::Data).await? {
             drift.configuration |= !self.is_current(&wanted).await?;
         }
         if !drift.configuration {

@@ -164,6 +164,11 @@ impl Layout {
         self.conf().join("postgresql.conf")
     }
 
+    /// The key with which a replica proves itself to its primary: not there while it is to receive from nobody.
+    pub(super) fn receiver_key(&self) -> PathBuf {
+        self.tls().join("receiver.key")
+    }
+
     /// What the configuration includes at its end: whether the replica is to receive from nobody.
     pub(super) fn sealed(&self) -> PathBuf {
         self.conf().join("sealed.conf")

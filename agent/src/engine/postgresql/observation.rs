@@ -114,8 +114,15 @@ impl Inner {
         };
         match session.observe().await {
             Ok(mut observed) => {
-                self.observe_slowly(cluster, &session).await;
-                self.observe_build(cluster, marker).await;
+                let before =
+                    self.with_known(cluster, |known| std::mem::replace(&mut known.term, observed.term));
+                if before == observed.term {
+                    self.observe_slowly(cluster, &session).await;
+                    self.observe_build(cluster, marker).await;
+                } else {
+                    // Clients may wait for a new primary to be seen; what takes its time is for later.
+                    self.put_off_care(cluster);
+                }
                 let known = self.with_known(cluster, |known| known.clone());
                 observed.pending_restart = known.pending_restart;
                 observed.data_bytes = known.data_bytes;

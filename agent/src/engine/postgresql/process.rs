@@ -34,6 +34,11 @@ const LEFTOVER_PAUSE: Duration = Duration::from_millis(200);
 /// Between two looks at a server that starts or stops: clients may wait for it.
 const PAUSE: Duration = Duration::from_millis(5);
 
+/// Where a server names its first process, and in this line, counted from none, what it does.
+const PID_FILE: &str = "postmaster.pid";
+const STATUS_LINE: usize = 7;
+const MAX_PID_FILE_BYTES: u64 = 64 * 1024;
+
 /// The name of a member's service.
 pub(super) fn service_name(cluster: holdfast_common::id::ClusterId) -> Result<ServiceName, Error> {
     ServiceName::new(format!("holdfast-postgresql-{cluster}"))
@@ -188,7 +193,7 @@ async fn has_socket(host: &Host, layout: &Layout) -> bool {
 pub(super) async fn remove_stale(host: &Host, layout: &Layout) -> Result<(), Error> {
     let failed = |error| Error::failed("remove what an ended server left", error);
     let files = host.files();
-    files.remove_file(layout.data().join("postmaster.pid")).await.map_err(failed)?;
+    files.remove_file(layout.data().join(PID_FILE)).await.map_err(failed)?;
     for entry in files.list(layout.run()).await.map_err(failed)? {
         files.remove_file(layout.run().join(entry.name)).await.map_err(failed)?;
     }
@@ -203,20 +208,59 @@ async fn trim_early_log(host: &Host, layout: &Layout, owner: Option<Owner>) -> R
 
 /// Stops the server: fast, then immediately, then by force. `Ok` only if no process uses the data any more.
 pub(super) async fn stop(host: &Host, layout: &Layout, name: &ServiceName) -> Result<(), Error> {
-    let failed = |error: units::Error| Error::failed("stop PostgreSQL", error);
-    if host.units().status(name).await.is_running() {
-        match host.units().signal(name, Signal::Interrupt).await {
-            Ok(()) | Err(units::Error::NotRunning { .. }) => {}
-            Err(error) => return Err(failed(error)),
+    interrupt(host, name).await?;
+    let gone = async {
+        while host.units().status(name).await.is_running() {
+            tokio::time::sleep(PAUSE).await;
         }
-        let gone = async {
-            while host.units().status(name).await.is_running() {
-                tokio::time::sleep(PAUSE).await;
-            }
-        };
-        let _late = tokio::time::timeout(FAST_DEADLINE, gone).await;
-    }
+    };
+    let _late = tokio::time::timeout(FAST_DEADLINE, gone).await;
     halt(host, layout, name).await
+}
+
+/// Stops the server fast, up to where its log ends and whoever receives it has all of it; what is left of it then ends by itself.
+pub(super) async fn end_log(host: &Host, layout: &Layout, name: &ServiceName) -> Result<(), Error> {
+    interrupt(host, name).await?;
+    let ended = async {
+        while host.units().status(name).await.is_running() {
+            if only_lets_go(host, layout).await {
+                return true;
+            }
+            tokio::time::sleep(PAUSE).await;
+        }
+        false
+    };
+    match tokio::time::timeout(FAST_DEADLINE, ended).await {
+        Ok(true) => Ok(()),
+        Ok(false) | Err(_) => halt(host, layout, name).await,
+    }
+}
+
+/// Whether a server that stops has no process left that writes or sends anything: its first one lets go of its memory, which takes
+/// long where there is much, and then ends.
+pub(super) async fn only_lets_go(host: &Host, layout: &Layout) -> bool {
+    let Ok(file) = host.files().read(layout.data().join(PID_FILE), MAX_PID_FILE_BYTES).await else {
+        return false;
+    };
+    let text = String::from_utf8_lossy(&file);
+    let lines: Vec<&str> = text.lines().map(str::trim).collect();
+    let first = lines.first().and_then(|line| line.parse::<i32>().ok());
+    let stops = lines.get(STATUS_LINE) == Some(&"stopping");
+    let does_nothing = |pid: &i32| Some(*pid) == first || writes_the_servers_log(*pid);
+    stops && users_of(&layout.data()).await.is_ok_and(|users| users.iter().all(does_nothing))
+}
+
+/// By the title that a server's process gives itself.
+fn writes_the_servers_log(pid: i32) -> bool {
+    let title = procfs::process::Process::new(pid).and_then(|process| process.cmdline());
+    title.is_ok_and(|title| title.first().is_some_and(|title| title.trim_end().ends_with(": logger")))
+}
+
+async fn interrupt(host: &Host, name: &ServiceName) -> Result<(), Error> {
+    match host.units().signal(name, Signal::Interrupt).await {
+        Ok(()) | Err(units::Error::NotRunning { .. }) => Ok(()),
+        Err(error) => Err(Error::failed("stop PostgreSQL", error)),
+    }
 }
 
 /// Stops the server immediately, then by force. `Ok` only if no process uses the data any more.

@@ -144,7 +144,8 @@ fn replication(out: &mut Lines, subject: &Subject<'_>) {
         RoleAssignment::Replica { upstream } => {
             // Who leaves recovery by another hand than the agent's acknowledges nothing.
             out.text("synchronous_standby_names", NOBODY);
-            out.text("primary_conninfo", &conninfo(upstream, layout, &node.to_string()));
+            let key = layout.receiver_key();
+            out.text("primary_conninfo", &conninfo_with(upstream, layout, &node.to_string(), &key));
             out.text("primary_slot_name", &slot(*node));
         }
     }
@@ -204,6 +205,10 @@ pub(super) fn identities(subject: &Subject<'_>) -> String {
 
 /// How a member reaches another for replication. The server must prove with its certificate that it is that node.
 pub(super) fn conninfo(peer: &Peer, layout: &Layout, application: &str) -> String {
+    conninfo_with(peer, layout, application, &layout.tls().join("node.key"))
+}
+
+fn conninfo_with(peer: &Peer, layout: &Layout, application: &str, key: &Path) -> String {
     let tls = layout.tls();
     let pairs = [
         ("host", peer.name.to_string()),
@@ -213,7 +218,7 @@ pub(super) fn conninfo(peer: &Peer, layout: &Layout, application: &str) -> Strin
         ("application_name", application.to_owned()),
         ("sslmode", "verify-full".to_owned()),
         ("sslcert", tls.join("node.crt").to_string_lossy().into_owned()),
-        ("sslkey", tls.join("node.key").to_string_lossy().into_owned()),
+        ("sslkey", key.to_string_lossy().into_owned()),
         ("sslrootcert", tls.join("fleet.crt").to_string_lossy().into_owned()),
         ("ssl_min_protocol_version", "TLSv1.3".to_owned()),
         ("gssencmode", "disable".to_owned()),

@@ -16,19 +16,19 @@ use tokio::time::{Instant, sleep};
 use super::history::Relation;
 use super::layout::{Layout, Marker};
 use super::render::Place;
-use super::session::{CutOff, NoAnswer, Session};
+use super::session::{BeforeLeading, CutOff, NoAnswer, Session};
 use super::{Inner, control, process};
 use crate::engine::Error;
 use crate::host::files::Access;
 
 /// How long a replica may take to leave recovery, or to let go of its primary and replay what it has.
 const ROLE_DEADLINE: Duration = Duration::from_secs(30);
-const PAUSE: Duration = Duration::from_millis(10);
+const PAUSE: Duration = Duration::from_millis(3);
 /// How long a replica that has just been told whom to follow is helped to find it, and how often.
 const HELPED: Duration = Duration::from_secs(1);
-const HELP_PAUSE: Duration = Duration::from_millis(25);
+const HELP_PAUSE: Duration = Duration::from_millis(10);
 /// Between two looks at a server that becomes primary: clients wait for it.
-const BRIEFLY: Duration = Duration::from_millis(5);
+const BRIEFLY: Duration = Duration::from_millis(2);
 /// A checkpoint may have to write all of the server's memory.
 const CHECKPOINT_DEADLINE: Duration = Duration::from_secs(10 * 60);
 
@@ -72,18 +72,28 @@ impl Inner {
     /// Out of recovery, where it is in it; then its term. Whatever can be done later is: clients wait for this.
     pub(super) async fn lead(&self, member: &MemberAssignment) -> Result<(), Error> {
         let cluster = member.cluster_id;
-        let session = self.session(cluster).await.map_err(|why| why.during("promote"))?;
-        // As a replica it would wait for nobody there is; where it is to wait for others it does so already.
-        let (promoted, configured) = tokio::join!(promoted(&session), self.configure(member));
+        let failed = |why: NoAnswer| why.during("promote");
+        let session = self.session(cluster).await.map_err(failed)?;
+        let before = session.before_leading().await.map_err(failed)?;
+        if !before.waits {
+            // Not a replica's own configuration: it would acknowledge what nobody else has.
+            self.configure(member).await?;
+        }
+        let (promoted, configured, _or_in_the_next_round) =
+            tokio::join!(promoted(&session, before), self.configure(member), self.admit(member));
         promoted?;
         configured?;
         let layout = self.layout(cluster);
         // A seal is about whom a replica receives from: on a primary it means nothing, so neither waits for the other.
-        let (begun, unsealed) =
-            tokio::join!(session.begin_term(member.term, self.settings.node_id), self.unseal(&layout));
-        // It remembers the term of before, or is left in the middle of writing this one.
-        self.forget(cluster);
-        begun.map_err(|why| why.during("promote"))?;
+        let (begun, unsealed) = tokio::join!(
+            session.begin_term(member.term, self.settings.node_id, before),
+            self.unseal(&layout)
+        );
+        if begun.is_err() {
+            // It may be left in the middle of writing it.
+            self.forget(cluster);
+        }
+        begun.map_err(failed)?;
         unsealed
     }
 
@@ -94,8 +104,12 @@ impl Inner {
         let written =
             self.host.files().write(layout.sealed(), SEALED.as_bytes().to_vec(), Access::PUBLIC).await;
         written.map_err(|error| Error::failed(deed, error))?;
+        // A receiver that is begun in this moment, by what the server went by before, cannot prove itself: whoever is not seen from here
+        // on receives nothing.
+        let removed = self.host.files().remove_file(layout.receiver_key()).await;
+        removed.map_err(|error| Error::failed(deed, error))?;
         let session = self.session(cluster).await.map_err(|why| why.during(deed))?;
-        session.reload().await.map_err(|why| why.during(deed))?;
+        session.ask_to_reload().await.map_err(|why| why.during(deed))?;
         let until = Instant::now() + ROLE_DEADLINE;
         let mut looks = Looks::default();
         loop {
@@ -109,23 +123,22 @@ impl Inner {
         }
     }
 
-    /// Stops a primary in such a way that whoever receives from it has all of its log.
+    /// Stops a primary in such a way that whoever receives from it has all of its log, and waits until nothing of it writes or sends any
+    /// more.
     pub(super) async fn rest(&self, cluster: ClusterId) -> Result<Tail, Error> {
         let deed = "stop for a switchover";
         let (layout, _) = self.complete(cluster).await?;
         let name = process::service_name(cluster)?;
         let kept = layout.resting();
-        if self.host.units().status(&name).await.is_running() {
-            let session = self.session(cluster).await.map_err(|why| why.during(deed))?;
-            let term = session.term().await.map_err(|why| why.during(deed))?.0.max(Term::FIRST);
-            // Read back where it is already stopped, and asked again.
-            let written = self.host.files().write(&kept, term.to_string().into_bytes(), Access::PUBLIC).await;
-            written.map_err(|error| Error::failed(deed, error))?;
-            // Whoever else receives could hold the stop up.
-            session.end_strangers().await.map_err(|why| why.during(deed))?;
-            self.stop(cluster).await?;
-        } else {
+        if !self.host.units().status(&name).await.is_running() {
             process::refuse_users(&layout.data()).await?;
+        } else if !process::only_lets_go(&self.host, &layout).await {
+            match self.session(cluster).await {
+                Ok(session) => self.end_log(cluster, &session).await?,
+                // In its very last moment, or in its first.
+                Err(NoAnswer::Nobody) => self.stop(cluster).await?,
+                Err(why) => return Err(why.during(deed)),
+            }
         }
         let term = self.host.files().read(&kept, 64).await.map_err(|error| Error::failed(deed, error))?;
         let term = String::from_utf8_lossy(&term).parse().map(Term::new);
@@ -135,6 +148,20 @@ impl Inner {
         let end = self.clean_end(&layout).await?;
         let position = end.ok_or_else(|| Error::Wrong { deed: deed.to_owned(), problem })?;
         Ok(Tail { term, position })
+    }
+
+    /// Its term is read back where it is already stopped, and asked again.
+    async fn end_log(&self, cluster: ClusterId, session: &Session) -> Result<(), Error> {
+        let layout = self.layout(cluster);
+        let failed = |why: NoAnswer| why.during("stop for a switchover");
+        let term = session.term().await.map_err(failed)?.0.max(Term::FIRST);
+        let text = term.to_string().into_bytes();
+        let written = self.host.files().write(layout.resting(), text, Access::PUBLIC).await;
+        written.map_err(|error| Error::failed("stop for a switchover", error))?;
+        // Whoever else receives could hold the stop up.
+        session.end_strangers().await.map_err(failed)?;
+        self.forget(cluster);
+        process::end_log(&self.host, &layout, &process::service_name(cluster)?).await
     }
 
     /// Writes out what the server has in memory, so that a stop that follows is short.
@@ -161,6 +188,9 @@ impl Inner {
         self.write_configuration(member, &marker, Place::Data).await?;
         if self.data_role(&layout).await != Some(Role::Replica) {
             let name = process::service_name(member.cluster_id)?;
+            if process::only_lets_go(&self.host, &layout).await {
+                self.stop(member.cluster_id).await?;
+            }
             if self.host.units().status(&name).await.is_running() {
                 let why = "its server runs as primary; it is stopped first".to_owned();
                 return Err(Error::WouldDestroyData { why });
@@ -257,12 +287,13 @@ impl Inner {
 }
 
 /// Out of recovery, where it is in it.
-async fn promoted(session: &Session) -> Result<(), Error> {
+async fn promoted(session: &Session, before: BeforeLeading) -> Result<(), Error> {
     let failed = |why: NoAnswer| why.during("promote");
     let until = Instant::now() + ROLE_DEADLINE;
-    if session.is_replica().await.map_err(failed)? {
-        session.promote().await.map_err(failed)?;
+    if !before.is_replica {
+        return Ok(());
     }
+    session.promote().await.map_err(failed)?;
     while session.is_replica().await.map_err(failed)? {
         past(until, "promote")?;
         sleep(BRIEFLY).await;

@@ -5,10 +5,12 @@
 
 mod followers;
 mod replication;
+mod terms;
 
 pub(super) use replication::{CutOff, Keeper};
+pub(super) use terms::BeforeLeading;
 
-use std::sync::OnceLock;
+use std::sync::Mutex;
 use std::time::Duration;
 
 use holdfast_common::assignment::Synchronous;
@@ -31,7 +33,7 @@ const CONNECT_DEADLINE: Duration = Duration::from_secs(2);
 const QUERY_DEADLINE: Duration = Duration::from_secs(3);
 /// How long a server is watched until it goes by its new configuration.
 const RELOAD_DEADLINE: Duration = Duration::from_secs(1);
-const PAUSE: Duration = Duration::from_millis(5);
+const PAUSE: Duration = Duration::from_millis(2);
 /// The server gives up a little before we do.
 const OPTIONS: &str = "-c search_path=pg_catalog -c statement_timeout=2500 -c lock_timeout=1000 \
                        -c idle_in_transaction_session_timeout=5000 -c log_statement=none \
@@ -61,12 +63,6 @@ select s.recovering, s.flushed, s.received, s.replayed, s.timeline,
 const IDENTITY: &str = "
 select (select system_identifier from pg_control_system())::text, current_setting('server_version'),
        extract(epoch from pg_postmaster_start_time())::float8";
-const HAS_TERMS: &str = "select to_regclass('holdfast.terms') is not null";
-const NEWEST_TERM: &str = "select term, timeline from holdfast.terms order by term desc limit 1";
-/// Of a new database.
-const FIRST_TIMELINE: u64 = 1;
-/// How many terms are remembered in the data, counted from the newest.
-const KEPT_TERMS: u64 = 1000;
 /// Those too that are only held up to what a replica's log was written with, whatever is declared.
 const PENDING: &str = "
 select name from pg_settings where pending_restart or sourcefile like '%/floor.conf' order by name limit 64";
@@ -82,8 +78,8 @@ pub(super) struct Session {
     standing: Statement,
     followers: Statement,
     identity: Identity,
-    /// Of a primary, once it was read: it begins no other in this session.
-    term: OnceLock<(Term, u64)>,
+    /// Of a primary, once it was read, until it begins another.
+    term: Mutex<Option<(Term, u64)>>,
     _connection: AbortOnDropHandle<()>,
 }
 
@@ -150,7 +146,14 @@ impl Session {
                 build: row.try_get(1)?,
                 started_at: row.try_get::<_, Option<f64>>(2)?.and_then(at_epoch),
             };
-            Ok(Self { client, standing, followers, identity, term: OnceLock::new(), _connection: connection })
+            Ok(Self {
+                client,
+                standing,
+                followers,
+                identity,
+                term: Mutex::default(),
+                _connection: connection,
+            })
         })
         .await
     }
@@ -165,8 +168,7 @@ impl Session {
             let row = self.client.query_one(&self.standing, &[]).await?;
             let mut observed = self.standing(&row)?;
             if observed.role == Some(Role::Primary) {
-                let term = self.newest_term().await?;
-                observed.term = Some(self.term.get_or_init(|| term).0);
+                observed.term = Some(self.own_term().await?.0);
                 observed.followers = followers::followers(&self.client, &self.followers).await?;
             }
             Ok(observed)
@@ -281,51 +283,6 @@ impl Session {
         .await
     }
 
-    pub(super) async fn is_replica(&self) -> Result<bool, NoAnswer> {
-        bounded(async { Ok(self.client.query_one("select pg_is_in_recovery()", &[]).await?.try_get(0)?) })
-            .await
-    }
-
-    /// Asks a replica to leave recovery; it takes a moment.
-    pub(super) async fn promote(&self) -> Result<(), NoAnswer> {
-        bounded(async { Ok(self.client.execute("select pg_promote(false)", &[]).await.map(drop)?) }).await
-    }
-
-    /// Writes into a primary's data that a term began; not again where it is there. It waits for no replica: its gate is
-    /// shut until enough of them have this too.
-    pub(super) async fn begin_term(&self, term: Term, node: NodeId) -> Result<(), NoAnswer> {
-        let statements = format!(
-            "begin; set local synchronous_commit = local;
-             create schema if not exists holdfast authorization {SUPERUSER};
-             create table if not exists holdfast.terms (
-                 term int8 primary key, timeline int8 not null, node uuid not null, began timestamptz not null);
-             insert into holdfast.terms
-                 select {term}, ('x' || lpad(substr(pg_walfile_name(pg_current_wal_flush_lsn()), 1, 8), 16, '0'))::bit(64)::int8,
-                        {node}, clock_timestamp()
-                 on conflict do nothing;
-             delete from holdfast.terms where term < (select max(term) from holdfast.terms) - {KEPT_TERMS};
-             commit",
-            node = render::literal(&node.to_string()),
-        );
-        bounded(async { Ok(self.client.batch_execute(&statements).await?) }).await
-    }
-
-    /// The newest term that is written in the data, and its timeline.
-    pub(super) async fn term(&self) -> Result<(Term, u64), NoAnswer> {
-        bounded(self.newest_term()).await
-    }
-
-    async fn newest_term(&self) -> Result<(Term, u64), NoAnswer> {
-        if let Some(known) = self.term.get() {
-            return Ok(*known);
-        }
-        let has_terms: bool = self.client.query_one(HAS_TERMS, &[]).await?.try_get(0)?;
-        let found = if has_terms { self.client.query_opt(NEWEST_TERM, &[]).await? } else { None };
-        let Some(row) = found else { return Ok((Term::NONE, FIRST_TIMELINE)) };
-        let (term, timeline): (i64, i64) = (row.try_get(0)?, row.try_get(1)?);
-        Ok((Term::new(unsigned(term).unwrap_or_default()), unsigned(timeline).unwrap_or(FIRST_TIMELINE)))
-    }
-
     /// Ends whoever receives the log without being a member.
     pub(super) async fn end_strangers(&self) -> Result<(), NoAnswer> {
         let query = "select pid, usename, application_name from pg_stat_replication";
@@ -360,7 +317,7 @@ impl Session {
         let loaded = "select pg_conf_load_time()::text";
         bounded(async {
             let before: String = self.client.query_one(loaded, &[]).await?.try_get(0)?;
-            self.client.execute("select pg_reload_conf()", &[]).await?;
+            self.ask_to_reload().await?;
             let until = Instant::now() + RELOAD_DEADLINE;
             while self.client.query_one(loaded, &[]).await?.try_get::<_, String>(0)? == before
                 && Instant::now() < until
@@ -370,6 +327,11 @@ impl Session {
             Ok(())
         })
         .await
+    }
+
+    /// Has the server read its configuration anew, some moment later.
+    pub(super) async fn ask_to_reload(&self) -> Result<(), NoAnswer> {
+        bounded(async { Ok(self.client.batch_execute("select pg_reload_conf()").await?) }).await
     }
 
     /// Files of the configuration that the server could not take over, in its own words; what only waits for a restart is no such.

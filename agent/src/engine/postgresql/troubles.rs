@@ -171,6 +171,11 @@ impl Inner {
         })
     }
 
+    /// Looks for what is dear to ask for only after the usual time.
+    pub(super) fn put_off_care(&self, cluster: ClusterId) {
+        self.with_known(cluster, |known| known.care.looked_at = Some(Instant::now()));
+    }
+
     pub(super) fn forget_silence(&self, cluster: ClusterId) {
         self.with_known(cluster, |known| known.care.silence = None);
     }

@@ -24,6 +24,32 @@ async fn a_crash_inside_of_a_server_is_the_end_of_that_server_and_noticed_at_onc
     a.bench.stop(cluster.id).await;
 }
 
+/// Its server may have been about to begin a receiver.
+#[tokio::test]
+async fn a_sealed_replica_receives_from_nobody_though_its_server_tries_to() {
+    let machine = Machine::new();
+    let Pair { a, b, cluster } = Pair::new(&machine, 97).await;
+    let id = cluster.id;
+    b.bench.engine.seal(id).await.unwrap();
+    let seal = b.home.join("d").join(id.to_string()).join("conf/sealed.conf");
+    std::fs::write(&seal, "").unwrap();
+    b.local(id, "select pg_reload_conf()").await;
+    let tries = "select 1 from pg_stat_file(pg_current_logfile()) where pg_read_file(pg_current_logfile()) \
+                 like '%could not connect to the primary server%receiver.key%'";
+    timeout(Duration::from_secs(20), async {
+        while b.local(id, tries).await != "1" {
+            sleep(Duration::from_millis(50)).await;
+        }
+    })
+    .await
+    .expect("it tries");
+    assert_eq!(b.bench.engine.observe(id).await.streaming, Some(false));
+    b.bench.engine.follow(&cluster.replica(&b.bench, &a.bench)).await.unwrap();
+    b.bench.wait(id, "streaming", |o| o.streaming == Some(true)).await;
+    b.bench.stop(id).await;
+    a.bench.stop(id).await;
+}
+
 /// Whose rest nobody sends any more: another takes over all the same, and has all before it.
 #[tokio::test]
 async fn a_replica_whose_primary_ended_within_a_record_is_sealed_before_it_and_promoted() {

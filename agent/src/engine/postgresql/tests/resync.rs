@@ -327,6 +327,10 @@ async fn a_copy_that_breaks_leaves_the_old_data_and_they_start_again() {
     let replica = cluster.replica(&b.bench, &a.bench);
     let inode_before = inode(&b.data(cluster.id));
     let request = cluster.resync(&b.bench, &a.bench, 1, ResyncMode::Full);
+    // Else the copy may be complete before it is heard that it has begun.
+    let ballast = a.data(cluster.id).join("ballast");
+    std::fs::File::create(&ballast).unwrap().set_len(512 * MIB).unwrap();
+    std::fs::set_permissions(&ballast, std::fs::Permissions::from_mode(0o644)).unwrap();
     // Cancelled in the middle.
     let cancelled = heard(1, |work, progress| {
         if progress.done_bytes.is_some() {
@@ -343,6 +347,7 @@ async fn a_copy_that_breaks_leaves_the_old_data_and_they_start_again() {
         }
     });
     b.bench.engine.resync(&request, &gone).await.unwrap_err();
+    std::fs::remove_file(ballast).unwrap();
     assert_eq!(inode(&b.data(cluster.id)), inode_before);
     assert!(!beside(b, cluster.id, "data.new").exists() && !beside(b, cluster.id, "data.old").exists());
     assert!(!b.bench.engine.observe(cluster.id).await.needs_resync);
