@@ -30,7 +30,7 @@ impl Hurry {
     }
 
     pub(super) fn is_for_clients(&self) -> bool {
-        self.clients_wait_since.is_some()
+        self.clients_wait_since.is_some_and(|since| since.elapsed() < CLIENTS_FOR)
     }
 
     /// None where its usual time is soon enough.
