@@ -39,7 +39,7 @@ pub struct Assignments {
     change: Mutex<()>,
     newest: watch::Sender<Arc<Assignment>>,
     /// What the disk did not take.
-    unstored: watch::Sender<Option<Assignment>>,
+    unstored: watch::Sender<Option<Arc<Assignment>>>,
 }
 
 /// What came of an assignment that was not refused.
@@ -57,7 +57,7 @@ pub enum Error {
     Bounds(#[from] terms::Error),
     #[error("assignment {generation} differs from the one of the same generation that this node has stored")]
     Conflict { generation: Generation },
-    #[error("store the assignment")]
+    #[error("store the assignment; it is tried again each second")]
     Store(#[from] statefile::Error),
 }
 
@@ -128,35 +128,38 @@ impl Assignments {
     /// # Errors
     /// [`Error`]; the earlier assignment stays in force. One that could not be stored is tried again by [`Self::run`].
     pub async fn accept(&self, assignment: Assignment) -> Result<Taken, Error> {
+        self.try_to_store(Arc::new(assignment)).await
+    }
+
+    async fn try_to_store(&self, assignment: Arc<Assignment>) -> Result<Taken, Error> {
         let _one_at_a_time = self.change.lock().await;
-        let (order, kept) = (assignment.order(), assignment.clone());
-        let taken = self.take(assignment).await;
+        let taken = self.take(&assignment).await;
         let failed = matches!(taken, Err(Error::Store(_) | Error::Bounds(terms::Error::Keep(_))));
         self.unstored.send_if_modified(|unstored| {
-            let newer = unstored.as_ref().is_some_and(|unstored| unstored.order() > order);
+            let newer = unstored.as_ref().is_some_and(|unstored| unstored.order() > assignment.order());
             let changes = !newer && (failed || unstored.is_some());
             if changes {
-                *unstored = failed.then_some(kept);
+                *unstored = failed.then(|| Arc::clone(&assignment));
             }
             changes
         });
         taken
     }
 
-    async fn take(&self, assignment: Assignment) -> Result<Taken, Error> {
-        self.terms.check_assignment(&assignment).await?;
+    async fn take(&self, assignment: &Arc<Assignment>) -> Result<Taken, Error> {
+        self.terms.check_assignment(assignment).await?;
         let current = Arc::clone(&self.newest.borrow());
         if current.order() == assignment.order() {
-            return if *current == assignment {
+            return if current == *assignment {
                 Ok(Taken::Known)
             } else {
                 Err(Error::Conflict { generation: assignment.generation })
             };
         }
         // First the assignment, then the bounds: an end in between is mended by `open`.
-        statefile::write(&self.files, &self.path, KIND, &assignment).await?;
-        self.terms.note_assignment(&assignment).await?;
-        self.newest.send_replace(Arc::new(assignment));
+        statefile::write(&self.files, &self.path, KIND, assignment.as_ref()).await?;
+        self.terms.note_assignment(assignment).await?;
+        self.newest.send_replace(Arc::clone(assignment));
         Ok(Taken::Stored)
     }
 
@@ -169,7 +172,7 @@ impl Assignments {
                 tokio::time::sleep(AGAIN).await;
                 let Some(assignment) = unstored.borrow_and_update().clone() else { continue };
                 let generation = assignment.generation;
-                match self.accept(assignment).await {
+                match self.try_to_store(assignment).await {
                     Ok(_) => {
                         tracing::info!(%generation, "the assignment that the disk had not taken is stored")
                     }

@@ -3,10 +3,10 @@
 mod apart;
 mod around;
 mod hurry;
+mod lasting;
 mod pace;
 mod report;
 mod size;
-mod standing;
 mod steps;
 mod troubles;
 
@@ -28,9 +28,9 @@ use tokio_util::sync::CancellationToken;
 
 use self::apart::Apart;
 use self::hurry::Hurry;
+use self::lasting::Told;
 use self::pace::Pace;
 use self::report::report;
-use self::standing::Told;
 use self::steps::{Done, execute};
 use self::troubles::Troubles;
 use super::plan::{self, Cover, Leave, Plan, Step};

@@ -72,13 +72,11 @@ impl Resync {
 
     pub(super) fn steps(&self) -> Vec<StepLabel> {
         match self.step {
-            Step::Return if self.in_place => {
-                vec![StepLabel::new(
-                    "return",
-                    "Have it go on, or be aligned by itself once more if its data are gone",
-                )]
+            Step::Return => {
+                let data =
+                    if self.in_place { ", if they are not gone: then it is aligned once more" } else { "" };
+                vec![StepLabel::new("return", format!("Have it go on with the data that it has{data}"))]
             }
-            Step::Return => vec![StepLabel::new("return", "Have it go on with the data that it has")],
             Step::SetAside | Step::Align | Step::Follow | Step::Grow => {
                 plan(self.targets.iter().map(|target| &target.name))
             }

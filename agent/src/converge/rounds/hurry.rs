@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-/// Where clients wait; the first of them, for a moment that usually is enough.
+/// Where clients wait: for as long as it usually takes, and then.
 const FIRST_PERIOD: Duration = Duration::from_millis(10);
 const FIRST_FOR: Duration = Duration::from_secs(1);
 const CLIENTS_PERIOD: Duration = Duration::from_millis(50);
@@ -29,6 +29,7 @@ impl Hurry {
         }
     }
 
+    /// Whether clients wait, and not for too long already.
     pub(super) fn is_for_clients(&self) -> bool {
         self.clients_wait_since.is_some_and(|since| since.elapsed() < CLIENTS_FOR)
     }

@@ -242,18 +242,22 @@ pub(super) async fn only_lets_go(host: &Host, layout: &Layout) -> bool {
     let Ok(file) = host.files().read(layout.data().join(PID_FILE), MAX_PID_FILE_BYTES).await else {
         return false;
     };
-    let text = String::from_utf8_lossy(&file);
-    let lines: Vec<&str> = text.lines().map(str::trim).collect();
-    let first = lines.first().and_then(|line| line.parse::<i32>().ok());
-    let stops = lines.get(STATUS_LINE) == Some(&"stopping");
-    let does_nothing = |pid: &i32| Some(*pid) == first || writes_the_servers_log(*pid);
-    stops && users_of(&layout.data()).await.is_ok_and(|users| users.iter().all(does_nothing))
+    let Ok(users) = users_of(&layout.data()).await else { return false };
+    are_last(&String::from_utf8_lossy(&file), &users, title)
 }
 
-/// By the title that a server's process gives itself.
-fn writes_the_servers_log(pid: i32) -> bool {
-    let title = procfs::process::Process::new(pid).and_then(|process| process.cmdline());
-    title.is_ok_and(|title| title.first().is_some_and(|title| title.trim_end().ends_with(": logger")))
+/// Whether these are but the first process of a server that stops, and the writer of its log.
+fn are_last(pid_file: &str, users: &[i32], title: impl Fn(i32) -> Option<String>) -> bool {
+    let lines: Vec<&str> = pid_file.lines().map(str::trim).collect();
+    let first = lines.first().and_then(|line| line.parse::<i32>().ok());
+    let is_log_writer = |pid| title(pid).is_some_and(|title| title.trim_end().ends_with(": logger"));
+    lines.get(STATUS_LINE) == Some(&"stopping")
+        && users.iter().all(|&pid| Some(pid) == first || is_log_writer(pid))
+}
+
+/// What a server's process calls itself; none of one that is gone.
+fn title(pid: i32) -> Option<String> {
+    procfs::process::Process::new(pid).and_then(|process| process.cmdline()).ok()?.into_iter().next()
 }
 
 async fn interrupt(host: &Host, name: &ServiceName) -> Result<(), Error> {
@@ -270,4 +274,32 @@ pub(super) async fn halt(host: &Host, layout: &Layout, name: &ServiceName) -> Re
     stopped.map_err(|error| Error::failed("stop PostgreSQL", error))?;
     gone(layout, LAST_DEADLINE).await;
     refuse_users(&layout.data()).await
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_server_that_stops_only_lets_go_once_nobody_is_left_who_writes_or_sends() {
+        let pid_file = |status| format!("7\n/data\n1\n5432\n/run\n*\n  1 2\n{status}\n");
+        let title = |pid| match pid {
+            8 => Some("postgres: logger   ".to_owned()),
+            9 => Some("postgres: orders: checkpointer ".to_owned()),
+            10 => Some(
+                "postgres: walsender holdfast_replication 203.0.113.2(4711) streaming 0/3000148".to_owned(),
+            ),
+            11 => Some("postgres: app logger 203.0.113.9(4711) idle".to_owned()),
+            _ => None,
+        };
+        let stops = |users: &[i32]| are_last(&pid_file("stopping"), users, title);
+        assert!(stops(&[7, 8]) && stops(&[7]) && stops(&[]));
+        for other in [9, 10, 11, 12] {
+            assert!(!stops(&[7, 8, other]), "{other}");
+        }
+        for status in ["ready   ", "starting", "standby ", ""] {
+            assert!(!are_last(&pid_file(status), &[7, 8], title), "{status}");
+        }
+        assert!(!are_last("", &[7], title) && !are_last("7\n/data\nstopping\n", &[7], title));
+    }
 }

@@ -12,6 +12,7 @@ use holdfast_common::protocol::Tail;
 use holdfast_common::role::Role;
 use holdfast_common::term::Term;
 use tokio::time::{Instant, sleep};
+use zeroize::Zeroizing;
 
 use super::history::Relation;
 use super::layout::{Layout, Marker};
@@ -48,8 +49,7 @@ struct Looks {
 // === impl Looks ===
 
 impl Looks {
-    /// Where its log ends, once that is sure: twice the same, as who was just about to start a receiver when it was told not to has
-    /// started it by then. A log may end within a record, whose rest nobody sent: it counts up to there, once the server has looked
+    /// Where its log ends, once that is sure: twice the same. A log may end within a record, whose rest nobody sent: it counts up to there, once the server has looked
     /// for more, in vain, since nobody sends.
     fn end_of_log(&mut self, found: Option<CutOff>, now: Instant) -> Option<u64> {
         let before = std::mem::replace(&mut self.before, found);
@@ -85,16 +85,16 @@ impl Inner {
         configured?;
         let layout = self.layout(cluster);
         // A seal is about whom a replica receives from: on a primary it means nothing, so neither waits for the other.
-        let (begun, unsealed) = tokio::join!(
+        let (begun, lifted) = tokio::join!(
             session.begin_term(member.term, self.settings.node_id, before),
-            self.unseal(&layout)
+            self.lift_seal(&layout)
         );
         if begun.is_err() {
             // It may be left in the middle of writing it.
             self.forget(cluster);
         }
         begun.map_err(failed)?;
-        unsealed
+        lifted
     }
 
     /// Receives from nobody any more, and tells where its log ends once all of it is replayed.
@@ -225,7 +225,16 @@ impl Inner {
         Ok(())
     }
 
+    /// A replica may receive again.
     pub(super) async fn unseal(&self, layout: &Layout) -> Result<(), Error> {
+        self.lift_seal(layout).await?;
+        let key = Zeroizing::new(self.credentials.borrow().key.as_bytes().to_vec());
+        let access = Access { mode: 0o600, owner: self.owner()? };
+        let written = self.host.files().write(layout.receiver_key(), key.to_vec(), access).await;
+        written.map_err(|error| Error::failed("lift the seal", error))
+    }
+
+    async fn lift_seal(&self, layout: &Layout) -> Result<(), Error> {
         let written =
             self.host.files().write(layout.sealed(), OPEN.as_bytes().to_vec(), Access::PUBLIC).await;
         written.map_err(|error| Error::failed("lift the seal", error))
@@ -236,7 +245,7 @@ impl Inner {
         let failed = |error| Error::failed("look at the seal", error);
         match self.host.files().stat(layout.sealed()).await.map_err(failed)? {
             Some(_) => Ok(()),
-            None => self.unseal(layout).await,
+            None => self.lift_seal(layout).await,
         }
     }
 

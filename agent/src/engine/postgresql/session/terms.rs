@@ -9,7 +9,7 @@ use tokio_postgres::SimpleQueryMessage;
 use super::super::render::{self, SUPERUSER};
 use super::{NoAnswer, Session, bounded, unsigned};
 
-const STANDING: &str = "
+const BEFORE_LEADING: &str = "
 select pg_is_in_recovery(), current_setting('synchronous_standby_names') <> '', to_regclass('holdfast.terms') is not null";
 const HAS_TERMS: &str = "select to_regclass('holdfast.terms') is not null";
 const NEWEST_TERM: &str = "select term, timeline from holdfast.terms order by term desc limit 1";
@@ -30,7 +30,7 @@ pub(in crate::engine::postgresql) struct BeforeLeading {
 impl Session {
     pub(in crate::engine::postgresql) async fn before_leading(&self) -> Result<BeforeLeading, NoAnswer> {
         bounded(async {
-            let row = self.client.query_one(STANDING, &[]).await?;
+            let row = self.client.query_one(BEFORE_LEADING, &[]).await?;
             Ok(BeforeLeading {
                 is_replica: row.try_get(0)?,
                 waits: row.try_get(1)?,

@@ -2,11 +2,13 @@
 
 use std::time::Duration;
 
+use holdfast_common::command::ResyncMode;
 use tokio::time::{sleep, timeout};
 
 use super::resync::{Pair, end};
 use super::*;
 use crate::engine::Engines;
+use crate::engine::contract::work_in;
 
 #[tokio::test]
 async fn a_crash_inside_of_a_server_is_the_end_of_that_server_and_noticed_at_once() {
@@ -44,7 +46,14 @@ async fn a_sealed_replica_receives_from_nobody_though_its_server_tries_to() {
     .await
     .expect("it tries");
     assert_eq!(b.bench.engine.observe(id).await.streaming, Some(false));
-    b.bench.engine.follow(&cluster.replica(&b.bench, &a.bench)).await.unwrap();
+    let replica = cluster.replica(&b.bench, &a.bench);
+    b.bench.engine.follow(&replica).await.unwrap();
+    b.bench.wait(id, "streaming", |o| o.streaming == Some(true)).await;
+    // Whoever is aligned is sealed no more: nobody else looks at its configuration meanwhile.
+    b.bench.engine.seal(id).await.unwrap();
+    let request = cluster.resync(&b.bench, &a.bench, 1, ResyncMode::Full);
+    b.bench.engine.resync(&request, &work_in(1)).await.unwrap();
+    b.bench.engine.start(&replica).await.unwrap();
     b.bench.wait(id, "streaming", |o| o.streaming == Some(true)).await;
     b.bench.stop(id).await;
     a.bench.stop(id).await;
