@@ -3,11 +3,13 @@
 //! PostgreSQL names its process in a file that may be stale, name a foreign process or have been removed. What proves
 //! that a server uses the data is that each of its processes has the data directory as its working directory.
 
+use std::collections::BTreeMap;
 use std::path::Path;
 use std::time::Duration;
 
 use nix::errno::Errno;
-use nix::sys::stat;
+use nix::sys::{signal, stat};
+use nix::unistd::Pid;
 use tokio::time::Instant;
 
 use super::layout::Layout;
@@ -33,6 +35,10 @@ const LEFTOVER_DEADLINE: Duration = Duration::from_secs(30);
 const LEFTOVER_PAUSE: Duration = Duration::from_millis(200);
 /// Between two looks at a server that starts or stops: clients may wait for it.
 const PAUSE: Duration = Duration::from_millis(5);
+
+/// For how long a connection may be silent that was made to a server that stops, and how often that is looked at.
+const SILENT_AFTER: Duration = Duration::from_secs(1);
+const SILENT_PAUSE: Duration = Duration::from_millis(100);
 
 /// Where a server names its first process, and in this line, counted from none, what it does.
 const PID_FILE: &str = "postmaster.pid";
@@ -210,7 +216,9 @@ async fn trim_early_log(host: &Host, layout: &Layout, owner: Option<Owner>) -> R
 pub(super) async fn stop(host: &Host, layout: &Layout, name: &ServiceName) -> Result<(), Error> {
     interrupt(host, name).await?;
     let gone = async {
+        let mut silent = Silent::default();
         while host.units().status(name).await.is_running() {
+            silent.end(host, layout).await;
             tokio::time::sleep(PAUSE).await;
         }
     };
@@ -222,10 +230,12 @@ pub(super) async fn stop(host: &Host, layout: &Layout, name: &ServiceName) -> Re
 pub(super) async fn end_log(host: &Host, layout: &Layout, name: &ServiceName) -> Result<(), Error> {
     interrupt(host, name).await?;
     let ended = async {
+        let mut silent = Silent::default();
         while host.units().status(name).await.is_running() {
             if only_lets_go(host, layout).await {
                 return true;
             }
+            silent.end(host, layout).await;
             tokio::time::sleep(PAUSE).await;
         }
         false
@@ -239,20 +249,70 @@ pub(super) async fn end_log(host: &Host, layout: &Layout, name: &ServiceName) ->
 /// Whether a server that stops has no process left that writes or sends anything: its first one lets go of its memory, which takes
 /// long where there is much, and then ends.
 pub(super) async fn only_lets_go(host: &Host, layout: &Layout) -> bool {
-    let Ok(file) = host.files().read(layout.data().join(PID_FILE), MAX_PID_FILE_BYTES).await else {
-        return false;
-    };
+    let Some((first, status)) = pid_file(host, layout).await else { return false };
     let Ok(users) = users_of(&layout.data()).await else { return false };
-    are_last(&String::from_utf8_lossy(&file), &users, title)
+    status == "stopping" && are_last(first, &users, title)
 }
 
-/// Whether these are but the first process of a server that stops, and the writer of its log.
-fn are_last(pid_file: &str, users: &[i32], title: impl Fn(i32) -> Option<String>) -> bool {
-    let lines: Vec<&str> = pid_file.lines().map(str::trim).collect();
-    let first = lines.first().and_then(|line| line.parse::<i32>().ok());
+/// A server's first process, and what it does.
+async fn pid_file(host: &Host, layout: &Layout) -> Option<(i32, String)> {
+    let file = host.files().read(layout.data().join(PID_FILE), MAX_PID_FILE_BYTES).await.ok()?;
+    parse_pid_file(&String::from_utf8_lossy(&file))
+}
+
+fn parse_pid_file(text: &str) -> Option<(i32, String)> {
+    let lines: Vec<&str> = text.lines().map(str::trim).collect();
+    Some((lines.first()?.parse().ok()?, (*lines.get(STATUS_LINE)?).to_owned()))
+}
+
+/// Whether these are but the first process of a server, and the writer of its log.
+fn are_last(first: i32, users: &[i32], title: impl Fn(i32) -> Option<String>) -> bool {
     let is_log_writer = |pid| title(pid).is_some_and(|title| title.trim_end().ends_with(": logger"));
-    lines.get(STATUS_LINE) == Some(&"stopping")
-        && users.iter().all(|&pid| Some(pid) == first || is_log_writer(pid))
+    users.iter().all(|&pid| pid == first || is_log_writer(pid))
+}
+
+/// Those who serve a connection that was made while the server stopped, and over which nothing is said. The server waits for them for as long
+/// as somebody has to say who he is (`authentication_timeout`, 60 s), without telling them to end: before PostgreSQL 18 it passes over
+/// them. Anyone who can reach the port could so hold up a switchover.
+#[derive(Debug, Default)]
+struct Silent {
+    since: BTreeMap<i32, Instant>,
+    looked: Option<Instant>,
+}
+
+// === impl Silent ===
+
+impl Silent {
+    /// Ends those that have been silent for a while.
+    async fn end(&mut self, host: &Host, layout: &Layout) {
+        if self.looked.is_some_and(|looked| looked.elapsed() < SILENT_PAUSE) {
+            return;
+        }
+        let now = Instant::now();
+        self.looked = Some(now);
+        let Some((first, _)) = pid_file(host, layout).await else { return };
+        let Ok(users) = users_of(&layout.data()).await else { return };
+        let found = nameless(first, &users, title);
+        self.since.retain(|pid, _| found.contains(pid));
+        for pid in found {
+            if now.duration_since(*self.since.entry(pid).or_insert(now)) >= SILENT_AFTER {
+                tracing::info!(
+                    pid,
+                    "end a connection over which nothing is said, and for which the server waits"
+                );
+                // As a server tells those to end that it knows. One that is gone has ended.
+                let _gone = signal::kill(Pid::from_raw(pid), signal::Signal::SIGTERM);
+            }
+        }
+    }
+}
+
+/// The processes of a server that still have its first one's name: whoever serves a connection gives himself one once he knows whose it is.
+/// Other programs that a server runs, such as those that keep its log elsewhere, have names of their own.
+fn nameless(first: i32, users: &[i32], title: impl Fn(i32) -> Option<String>) -> Vec<i32> {
+    let Some(firsts) = title(first) else { return Vec::new() };
+    let is_nameless = |pid: &i32| title(*pid).is_some_and(|title| title == firsts);
+    users.iter().copied().filter(|pid| *pid != first && is_nameless(pid)).collect()
 }
 
 /// What a server's process calls itself; none of one that is gone.
@@ -280,26 +340,43 @@ pub(super) async fn halt(host: &Host, layout: &Layout, name: &ServiceName) -> Re
 mod tests {
     use super::*;
 
+    fn title(pid: i32) -> Option<String> {
+        let title = match pid {
+            7 | 12 => "/usr/lib/postgresql/15/bin/postgres",
+            8 => "postgres: logger   ",
+            9 => "postgres: orders: checkpointer ",
+            10 => "postgres: walsender holdfast_replication 203.0.113.2(4711) streaming 0/3000148",
+            11 => "postgres: app logger 203.0.113.9(4711) idle",
+            14 => "sh",
+            _ => return None,
+        };
+        Some(title.to_owned())
+    }
+
     #[test]
     fn a_server_that_stops_only_lets_go_once_nobody_is_left_who_writes_or_sends() {
-        let pid_file = |status| format!("7\n/data\n1\n5432\n/run\n*\n  1 2\n{status}\n");
-        let title = |pid| match pid {
-            8 => Some("postgres: logger   ".to_owned()),
-            9 => Some("postgres: orders: checkpointer ".to_owned()),
-            10 => Some(
-                "postgres: walsender holdfast_replication 203.0.113.2(4711) streaming 0/3000148".to_owned(),
-            ),
-            11 => Some("postgres: app logger 203.0.113.9(4711) idle".to_owned()),
-            _ => None,
-        };
-        let stops = |users: &[i32]| are_last(&pid_file("stopping"), users, title);
-        assert!(stops(&[7, 8]) && stops(&[7]) && stops(&[]));
-        for other in [9, 10, 11, 12] {
-            assert!(!stops(&[7, 8, other]), "{other}");
+        let lets_go = |users: &[i32]| are_last(7, users, title);
+        assert!(lets_go(&[7, 8]) && lets_go(&[7]) && lets_go(&[]));
+        for other in [9, 10, 11, 12, 13, 14] {
+            assert!(!lets_go(&[7, 8, other]), "{other}");
         }
-        for status in ["ready   ", "starting", "standby ", ""] {
-            assert!(!are_last(&pid_file(status), &[7, 8], title), "{status}");
+    }
+
+    #[test]
+    fn who_serves_a_connection_over_which_nothing_was_said_has_no_name() {
+        assert_eq!(nameless(7, &[7, 8, 9, 10, 11, 12, 13, 14], title), [12]);
+        assert_eq!(nameless(7, &[7, 8, 14], title), [0; 0]);
+        // Of a first one that is gone nothing is known.
+        assert_eq!(nameless(13, &[8, 12, 14], title), [0; 0]);
+    }
+
+    #[test]
+    fn a_server_tells_its_first_process_and_what_it_does() {
+        let file = |status| format!("7\n/data\n1\n5432\n/run\n*\n  1 2\n{status}\n");
+        assert_eq!(parse_pid_file(&file("stopping")), Some((7, "stopping".to_owned())));
+        assert_eq!(parse_pid_file(&file("ready   ")), Some((7, "ready".to_owned())));
+        for other in ["", "7\n/data\nstopping\n", "x\n\n\n\n\n\n\nstopping\n"] {
+            assert_eq!(parse_pid_file(other), None, "{other:?}");
         }
-        assert!(!are_last("", &[7], title) && !are_last("7\n/data\nstopping\n", &[7], title));
     }
 }

@@ -7,6 +7,7 @@ mod quoting;
 mod resync;
 mod retuning;
 mod room;
+mod stopping;
 mod troubles;
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
