@@ -39,6 +39,8 @@ pub const HANDSHAKE_DEADLINE: Duration = Duration::from_secs(10);
 
 const H2: &[u8] = b"h2";
 const HTTP_1_1: &[u8] = b"http/1.1";
+/// As PostgreSQL 17 and newer want it; older ones do not look.
+const POSTGRESQL: &[u8] = b"postgresql";
 
 /// Why a TLS configuration cannot be built.
 #[derive(Debug, thiserror::Error)]

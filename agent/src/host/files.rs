@@ -43,6 +43,7 @@ pub trait Tree: std::fmt::Debug + Send + Sync {
     fn list(&self, path: &Path) -> Result<Vec<Entry>, Error>;
     fn stat(&self, path: &Path) -> Result<Option<Stat>, Error>;
     fn space(&self, path: &Path) -> Result<Space, Error>;
+    fn sync_all(&self, path: &Path) -> Result<(), Error>;
 }
 
 /// Files, for asynchronous callers. Cheap to clone.
@@ -122,6 +123,7 @@ pub enum Deed {
     List,
     Stat,
     Space,
+    SyncAll,
 }
 
 /// Why a file could not be read or changed; every variant names the path.
@@ -256,6 +258,12 @@ impl Files {
         self.blocking(move |tree| tree.space(&path)).await
     }
 
+    /// Returns once the disk has all that was written to the file system of a folder, by whomever.
+    pub async fn sync_all(&self, path: impl Into<PathBuf>) -> Result<(), Error> {
+        let path = path.into();
+        self.blocking(move |tree| tree.sync_all(&path)).await
+    }
+
     async fn blocking<T: Send + 'static>(
         &self,
         deed: impl FnOnce(&dyn Tree) -> Result<T, Error> + Send + 'static,
@@ -358,6 +366,7 @@ impl std::fmt::Display for Deed {
             Self::List => "list",
             Self::Stat => "look at",
             Self::Space => "measure the room at",
+            Self::SyncAll => "write to the disk all that is below",
         })
     }
 }

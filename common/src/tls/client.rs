@@ -15,7 +15,7 @@ use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
 
 use super::verify::{FleetVerifier, PinVerifier, VerifyError};
-use super::{BuildError, H2, certified_key, provider};
+use super::{BuildError, certified_key, provider};
 use crate::id::{FleetId, NodeId};
 use crate::pki::{Credentials, Fingerprint, IdentityError, PeerIdentity, TrustBundle};
 
@@ -33,6 +33,8 @@ pub enum Expect {
     Coordinator,
     /// Exactly this node.
     Node(NodeId),
+    /// The database server of exactly this node, which speaks PostgreSQL's protocol.
+    Database(NodeId),
 }
 
 /// A connection to a server that proved who it is.
@@ -84,7 +86,8 @@ impl ClientTls {
         credentials: Option<&Credentials>,
         roots: &TrustBundle,
     ) -> Result<Self, BuildError> {
-        let config = build(Arc::new(FleetVerifier::new(fleet, expect, roots)?), credentials)?;
+        let verifier = Arc::new(FleetVerifier::new(fleet, expect, roots)?);
+        let config = build(verifier, credentials, expect.protocol())?;
         Ok(Self { config: ArcSwap::new(config), trust: Trust::Fleet { fleet, expect } })
     }
 
@@ -93,7 +96,7 @@ impl ClientTls {
     /// # Errors
     /// See [`BuildError`].
     pub fn joining(pin: Fingerprint) -> Result<Self, BuildError> {
-        let config = build(Arc::new(PinVerifier::new(pin)), None)?;
+        let config = build(Arc::new(PinVerifier::new(pin)), None, Expect::Coordinator.protocol())?;
         Ok(Self { config: ArcSwap::new(config), trust: Trust::Pin(pin) })
     }
 
@@ -103,11 +106,11 @@ impl ClientTls {
     /// # Errors
     /// See [`BuildError`].
     pub fn reload(&self, credentials: Option<&Credentials>, roots: &TrustBundle) -> Result<(), BuildError> {
-        let verifier: Arc<dyn ServerCertVerifier> = match self.trust {
-            Trust::Fleet { fleet, expect } => Arc::new(FleetVerifier::new(fleet, expect, roots)?),
-            Trust::Pin(pin) => Arc::new(PinVerifier::new(pin)),
+        let (verifier, expect): (Arc<dyn ServerCertVerifier>, Expect) = match self.trust {
+            Trust::Fleet { fleet, expect } => (Arc::new(FleetVerifier::new(fleet, expect, roots)?), expect),
+            Trust::Pin(pin) => (Arc::new(PinVerifier::new(pin)), Expect::Coordinator),
         };
-        self.config.store(build(verifier, credentials)?);
+        self.config.store(build(verifier, credentials, expect.protocol())?);
         Ok(())
     }
 
@@ -159,6 +162,7 @@ impl ConnectError {
 fn build(
     verifier: Arc<dyn ServerCertVerifier>,
     credentials: Option<&Credentials>,
+    protocol: &[u8],
 ) -> Result<Arc<rustls::ClientConfig>, BuildError> {
     let provider = provider();
     let key = credentials.map(|credentials| certified_key(credentials, &provider)).transpose()?;
@@ -173,6 +177,6 @@ fn build(
         None => config.with_no_client_auth(),
     };
     config.resumption = Resumption::disabled();
-    config.alpn_protocols = vec![H2.to_vec()];
+    config.alpn_protocols = vec![protocol.to_vec()];
     Ok(Arc::new(config))
 }

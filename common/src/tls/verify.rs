@@ -12,7 +12,7 @@ use rustls::{CertificateError, DigitallySignedStruct, Error, OtherError, RootCer
 use rustls_pki_types::{CertificateDer, ServerName, UnixTime};
 
 use super::client::Expect;
-use super::{BuildError, provider};
+use super::{BuildError, H2, POSTGRESQL, provider};
 use crate::id::FleetId;
 use crate::pki::{Fingerprint, IdentityError, PeerIdentity, PeerKind, TrustBundle, is_authority};
 
@@ -192,11 +192,19 @@ impl Expect {
     fn check(self, peer: &PeerIdentity) -> Result<(), VerifyError> {
         let expected = match (self, &peer.kind) {
             (Self::Coordinator, PeerKind::Coordinator(_)) => return Ok(()),
-            (Self::Node(id), PeerKind::Node(found)) if id == *found => return Ok(()),
+            (Self::Node(id) | Self::Database(id), PeerKind::Node(found)) if id == *found => return Ok(()),
             (Self::Coordinator, _) => "a coordinator".to_owned(),
-            (Self::Node(id), _) => PeerKind::Node(id).to_string(),
+            (Self::Node(id) | Self::Database(id), _) => PeerKind::Node(id).to_string(),
         };
         Err(VerifyError::WrongPeer { found: peer.kind.to_string(), expected })
+    }
+
+    /// What is spoken with it, as it is named in the handshake (ALPN).
+    pub(super) fn protocol(self) -> &'static [u8] {
+        match self {
+            Self::Coordinator | Self::Node(_) => H2,
+            Self::Database(_) => POSTGRESQL,
+        }
     }
 }
 

@@ -46,6 +46,11 @@ pub(super) async fn measure() -> anyhow::Result<Report> {
         full.push(copied(&stage).await.context("a full resync")?);
         say("pg_basebackup, full resync", round, &[raw.last(), full.last()]);
     }
+    // What was loaded is on every disk before: a replica that becomes the primary does not write it then.
+    for name in ["n1", "n2", "n3"] {
+        stage.is_whole_under("n1").await?;
+        checkpoint(&stage, name).await?;
+    }
     for round in 1..=ROUNDS {
         rewind.push(rewound(&stage).await.context("a rewind")?);
         say("rewind", round, &[rewind.last()]);
@@ -72,6 +77,14 @@ async fn fill(stage: &Stage) -> anyhow::Result<()> {
         stage.ask("n1", &chunk).await?;
     }
     stage.is_whole_under("n1").await
+}
+
+/// On one member, by its superuser.
+async fn checkpoint(stage: &Stage, name: &str) -> anyhow::Result<()> {
+    const SCRIPT: &str = r#"run=$(dirname "$(find /var/lib/holdfast/data -name '.s.PGSQL.5432')")
+        setpriv --reuid=postgres --regid=postgres --clear-groups psql -h "$run" -U postgres -d postgres -c checkpoint"#;
+    let host = stage.fleet.node(name)?;
+    host.run(Program::new("sh").args(["-c", SCRIPT]).deadline(SOON)).await.map(drop)
 }
 
 /// By PostgreSQL's own program, as n2's engine's user, with the connection that n2 replicates by.
@@ -139,7 +152,7 @@ fn report(bytes: &str, [raw, full, rewind]: [&Rounds; 3], load: &[Load; 2]) -> R
          time. *pg_basebackup alone*: run by hand on a replica's machine, by the engine's user, over the connection that the \
          replica replicates by, into an empty folder. *Full resync*: `holdfast cluster resync --mode full`, from the command to its \
          end: the copy beside the old data, the swap, and the proof that it streams; in turns with the former. *Rewind*: a primary that \
-         was cut off from all but its clients comes back by itself; its operation, from its beginning to its end, with the old \
+         was cut off from all but its clients comes back by itself, after a checkpoint on each member; its operation, from its beginning to its end, with the old \
          log set aside. Seconds: medians of {ROUNDS}, with the smallest and largest in parentheses. Load average of the machine \
          {before} before, {after} after.",
     );

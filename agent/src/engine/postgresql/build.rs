@@ -11,13 +11,14 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use holdfast_common::assignment::MemberAssignment;
+use holdfast_common::budget::Budget;
 use holdfast_common::command::{CloneMember, DatabaseName, InitialiseMember};
 use holdfast_common::engine::EngineVersion;
 
 use super::copying::{COPY_DEADLINE, Copying};
 use super::layout::{Layout, Marker, Origin, State};
 use super::render::{Place, REPLICATION_USER, SUPERUSER, identifier, literal};
-use super::{Inner, control, parameters, process, sql_names};
+use super::{Inner, control, parameters, process, sql_names, tuning};
 use crate::engine::{Copied, Error, Work};
 use crate::host::exec::{self, Program};
 use crate::host::files::Access;
@@ -283,8 +284,10 @@ impl Server<'_> {
 
     /// What a server does at its start after a crash, and nothing else. It removes no log: a rewind needs it from the last
     /// checkpoint on that the primary has too.
-    pub(super) async fn recover(&self) -> Result<(), Error> {
-        let program = self.program()?.args(["-c", KEEP_ALL_LOG, "template1"]).stdin("\n".to_owned());
+    pub(super) async fn recover(&self, budget: Budget) -> Result<(), Error> {
+        let memory = tuning::recovering(budget);
+        let program =
+            self.program()?.args(["-c", KEEP_ALL_LOG, "-c", &memory, "template1"]).stdin("\n".to_owned());
         let ended = self.inner.host.run(program.deadline(COPY_DEADLINE), &self.work.cancelled).await;
         self.work.check("recover")?;
         ended.map(drop).map_err(|error| Error::failed("recover from its crash", error))

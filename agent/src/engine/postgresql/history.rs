@@ -92,14 +92,23 @@ impl Inner {
         upstream: &Peer,
     ) -> Result<Said, Error> {
         let target = format!("{} replication=true", render::conninfo(upstream, layout, render::COPY_NAME));
-        let ask = async |question: &str| self.ask(marker, upstream, &target, question, ASK_DEADLINE).await;
-        // A replica knows no history that a primary's data could be measured by. Asked first: one that becomes a primary meanwhile
-        // would name the timeline of before.
-        if marker.engine_version.number() >= 14 && ask("SHOW in_hot_standby").await?.trim() != "off" {
-            let message = format!("{} is no primary", upstream.name);
-            return Err(Error::Unmet { check: "source_is_primary", message });
-        }
-        let said = ask("IDENTIFY_SYSTEM").await?;
+        let ask =
+            async |questions: &[&str]| self.ask(marker, upstream, &target, questions, ASK_DEADLINE).await;
+        const WHO: &str = "IDENTIFY_SYSTEM";
+        let said = if marker.engine_version.number() >= 14 {
+            // A replica knows no history that a primary's data could be measured by. Asked first: one that becomes a primary
+            // meanwhile would name the timeline of before.
+            let said = ask(&["SHOW in_hot_standby", WHO]).await?;
+            match said.split_once('\n') {
+                Some((recovering, said)) if recovering.trim() == "off" => said.to_owned(),
+                _ => {
+                    let message = format!("{} is no primary", upstream.name);
+                    return Err(Error::Unmet { check: "source_is_primary", message });
+                }
+            }
+        } else {
+            ask(&[WHO]).await?
+        };
         let mut words = said.trim().split('|');
         let (system, timeline) = (words.next(), words.next().and_then(|word| word.parse::<u64>().ok()));
         let (Some(system), Some(timeline)) = (system.filter(|system| !system.is_empty()), timeline) else {
@@ -108,7 +117,7 @@ impl Inner {
         };
         // The first one has no history.
         let history =
-            if timeline > 1 { ask(&format!("TIMELINE_HISTORY {timeline}")).await? } else { String::new() };
+            if timeline > 1 { ask(&[&format!("TIMELINE_HISTORY {timeline}")]).await? } else { String::new() };
         Ok(Said { system: system.to_owned(), timeline, lines: lines(&history, timeline) })
     }
 
@@ -121,7 +130,7 @@ impl Inner {
         upstream: &Peer,
     ) -> Result<(), Error> {
         let target = format!("{} dbname=postgres", render::conninfo(upstream, layout, render::COPY_NAME));
-        self.ask(marker, upstream, &target, "CHECKPOINT", CHECKPOINT_DEADLINE).await.map(drop)
+        self.ask(marker, upstream, &target, &["CHECKPOINT"], CHECKPOINT_DEADLINE).await.map(drop)
     }
 
     /// The timelines of a log on this one; where its history cannot be read, of it alone without its beginning.
@@ -141,12 +150,13 @@ impl Inner {
         marker: &Marker,
         upstream: &Peer,
         target: &str,
-        question: &str,
+        questions: &[&str],
         deadline: Duration,
     ) -> Result<String, Error> {
         let mut program = Program::new(self.packages.program(&marker.engine_version, "psql"))
             .args(["--no-psqlrc", "--no-align", "--tuples-only", "--quiet", "--no-password"])
-            .args(["--dbname", target, "--command", question])
+            .args(["--dbname", target])
+            .args(questions.iter().flat_map(|question| ["--command", *question]))
             .deadline(deadline);
         if let Some(owner) = self.owner()? {
             program = program.owner(owner);

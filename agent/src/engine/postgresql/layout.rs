@@ -11,6 +11,7 @@
 //!   data.old/                   what a resync has replaced, until the copy in data/ streams
 //!   set-aside/<time>-<timeline>/  log that perhaps only this member had, and what it is: summary.json
 //!   tls/  run/  log/            keys and certificates, the socket, the log
+//!   relay/                      while it is rewound: the socket over which pg_rewind reaches the primary
 //! <data-dir>/<cluster id>.removed-<command>   what a destroy has set aside and is removing
 //! ```
 
@@ -149,6 +150,10 @@ impl Layout {
 
     pub(super) fn run(&self) -> PathBuf {
         self.root.join("run")
+    }
+
+    pub(super) fn relay(&self) -> PathBuf {
+        self.root.join("relay")
     }
 
     pub(super) fn log(&self) -> PathBuf {

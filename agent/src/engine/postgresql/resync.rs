@@ -20,6 +20,7 @@
 
 mod aside;
 mod kept;
+mod relay;
 mod rewind;
 mod swap;
 
@@ -120,7 +121,13 @@ impl Task<'_> {
         if self.inner.host.units().status(&self.service()?).await.is_running() {
             self.work.say("stopping the server");
         }
-        self.inner.stop(self.request.member.cluster_id).await?;
+        let cluster = self.request.member.cluster_id;
+        if streamed && mode == ResyncMode::Full {
+            // What it has in memory it would write for nothing: it is replaced, and until then its log is enough to begin from.
+            self.inner.halt(cluster).await?;
+        } else {
+            self.inner.stop(cluster).await?;
+        }
         self.facts(&marker, Some(said)).await.may_replace()?;
         self.work.check(DEED)?;
         if marker.state == State::Ready {

@@ -52,6 +52,11 @@ fn shared(budget: Budget) -> u64 {
     (budget.memory_bytes / 4).clamp(32 * MIB, 32 * GIB)
 }
 
+/// Of a server that does nothing but recover from a crash, and ends. What more costs time at its start and its end.
+pub(super) fn recovering(budget: Budget) -> String {
+    format!("shared_buffers={}", megabytes(shared(budget).min(GIB)))
+}
+
 /// Memory, processes and log sizes for this budget.
 pub(super) fn settings(budget: Budget) -> Settings {
     let Budget { memory_bytes, cores, disk_bytes } = budget;

@@ -325,6 +325,16 @@ impl Tree for FakeTree {
         plain_path(Deed::Space, path)?;
         Ok(state.space)
     }
+
+    fn sync_all(&self, path: &Path) -> Result<(), Error> {
+        let mut state = locked(&self.state);
+        state.may_read(Deed::SyncAll, path)?;
+        match state.existing(Deed::SyncAll, path)?.content {
+            Content::Directory => Ok(()),
+            Content::Link => Err(link(Deed::SyncAll, path, path)),
+            Content::File(_) => Err(failed(Deed::SyncAll, path, io::ErrorKind::NotADirectory)),
+        }
+    }
 }
 
 // === impl State ===

@@ -79,4 +79,7 @@ impl<D: Tree, F: Fate> Tree for Mortal<D, F> {
         let found = self.disk.space(path)?;
         Ok(Space { available_bytes: self.fate.room().unwrap_or(found.available_bytes), ..found })
     }
+    fn sync_all(&self, path: &Path) -> Result<(), Error> {
+        self.disk.sync_all(path)
+    }
 }

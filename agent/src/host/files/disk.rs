@@ -300,6 +300,12 @@ impl Tree for Disk {
         }
         Err(failed(deed, path, Errno::ENOENT))
     }
+
+    fn sync_all(&self, path: &Path) -> Result<(), Error> {
+        let deed = Deed::SyncAll;
+        let folder = self.open(deed, path, OFlag::O_RDONLY | OFlag::O_DIRECTORY)?;
+        unistd::syncfs(&folder).map_err(|errno| failed(deed, path, errno))
+    }
 }
 
 // === impl Place ===

@@ -170,6 +170,16 @@ fn room_is_measured_where_a_path_will_be() {
 }
 
 #[test]
+fn what_is_below_a_folder_is_written_to_the_disk() {
+    for Subject { tree, root, .. } in &subjects() {
+        tree.write(&root.join("file"), b"x", Access::PRIVATE).unwrap();
+        tree.sync_all(root).unwrap();
+        assert!(tree.sync_all(&root.join("none")).unwrap_err().is_not_found());
+        assert!(matches!(tree.sync_all(&root.join("file")), Err(Error::Io { .. })));
+    }
+}
+
+#[test]
 fn a_temporary_file_left_by_a_crash_is_replaced() {
     let folder = tempfile::tempdir().unwrap();
     let root = folder.path().canonicalize().unwrap();

@@ -6,13 +6,14 @@ use std::sync::atomic::AtomicU64;
 use holdfast_common::role::Role;
 use tokio_util::sync::CancellationToken;
 
+use super::relay::Relay;
 use super::{DEED, State, Task};
 use crate::engine::Error;
 use crate::engine::postgresql::build::{self, Server};
 use crate::engine::postgresql::copying::{COPY_DEADLINE, make_replica, progress};
 use crate::engine::postgresql::history::Said;
 use crate::engine::postgresql::layout::Marker;
-use crate::engine::postgresql::render::{self, Place};
+use crate::engine::postgresql::render::Place;
 use crate::engine::postgresql::{control, process};
 use crate::host::exec::Program;
 
@@ -25,7 +26,7 @@ impl Task<'_> {
     /// # Errors
     /// Where it cannot be done, or broke: which of the two, the marker says.
     pub(super) async fn rewind(&self, marker: &mut Marker, said: &Said) -> Result<(), Error> {
-        let Self { inner, layout, request, work } = self;
+        let Self { inner, layout, request, .. } = self;
         let unmet = |message: &str| Error::Unmet { check: "can_be_rewound", message: message.to_owned() };
         if marker.state != State::Ready {
             return Err(unmet(
@@ -33,17 +34,18 @@ impl Task<'_> {
             ));
         }
         inner.write_configuration(&request.member, marker, Place::Data).await?;
-        self.recover(marker).await?;
+        let (recovered, checkpointed) =
+            tokio::join!(self.recover(marker), inner.checkpoint_at(marker, layout, &request.source));
+        recovered.and(checkpointed)?;
         let timeline = self.timeline().await?;
-        if timeline == said.timeline || said.fork(&inner.lines(layout, timeline).await).is_none() {
-            return Err(unmet("nothing tells where its log leaves the primary's; only a full resync helps"));
-        }
-        inner.checkpoint_at(marker, layout, &request.source).await?;
-        self.facts(marker, Some(said)).await.may_replace()?;
-        work.check(DEED)?;
-        self.mark(marker, State::Rewinding).await?;
-        work.say(format!("rewinding to {}", request.source.name));
-        self.run_pg_rewind(marker).await?;
+        let fork = said.fork(&inner.lines(layout, timeline).await).filter(|_| timeline != said.timeline);
+        let fork = fork.ok_or_else(|| {
+            unmet("nothing tells where its log leaves the primary's; only a full resync helps")
+        })?;
+        let relay = Relay::open(inner, layout, &request.source, fork).await?;
+        let rewound = self.rewind_over(&relay, marker, said).await;
+        relay.close().await;
+        rewound?;
         make_replica(inner, layout, Place::Data).await?;
         let found = build::identity(inner, layout, Place::Data).await?;
         if marker.system_identifier.as_ref() != Some(&found) {
@@ -53,6 +55,14 @@ impl Task<'_> {
         let removed = inner.host.files().remove_file(layout.resting()).await;
         removed.map_err(|error| Error::failed(DEED, error))?;
         inner.unseal(layout).await
+    }
+
+    async fn rewind_over(&self, relay: &Relay, marker: &mut Marker, said: &Said) -> Result<(), Error> {
+        self.facts(marker, Some(said)).await.may_replace()?;
+        self.work.check(DEED)?;
+        self.mark(marker, State::Rewinding).await?;
+        self.work.say(format!("rewinding to {}", self.request.source.name));
+        self.run_pg_rewind(marker, relay).await
     }
 
     /// What a server does at its start after a crash; pg_rewind wants data that were stopped cleanly.
@@ -67,7 +77,7 @@ impl Task<'_> {
         work.say("recovering from its crash");
         process::remove_stale(&inner.host, layout).await?;
         let (data, version) = (layout.data(), &marker.engine_version);
-        Server { inner, layout, data, version, work }.recover().await
+        Server { inner, layout, data, version, work }.recover(marker.budget).await
     }
 
     async fn timeline(&self) -> Result<u64, Error> {
@@ -82,13 +92,12 @@ impl Task<'_> {
     }
 
     /// To its end, whoever wants it cancelled: half of it is of no use.
-    async fn run_pg_rewind(&self, marker: &Marker) -> Result<(), Error> {
+    async fn run_pg_rewind(&self, marker: &Marker, relay: &Relay) -> Result<(), Error> {
         let Self { inner, layout, request, work } = self;
-        let target =
-            format!("{} dbname=postgres", render::conninfo(&request.source, layout, render::COPY_NAME));
         let mut program = Program::new(inner.packages.program(&marker.engine_version, "pg_rewind"))
-            .args(["--progress", "--no-ensure-shutdown", "--source-server"])
-            .arg(target)
+            // One call for all files, below, instead of one for each.
+            .args(["--progress", "--no-ensure-shutdown", "--no-sync", "--source-server"])
+            .arg(relay.conninfo())
             .arg("--target-pgdata")
             .arg(layout.data())
             // Where it is seen if it outlives this agent.
@@ -105,6 +114,7 @@ impl Task<'_> {
             let problem = "pg_rewind found nothing to do; only a full resync helps".to_owned();
             return Err(Error::Wrong { deed: "rewind".to_owned(), problem });
         }
-        Ok(())
+        let synced = inner.host.files().sync_all(layout.data()).await;
+        synced.map_err(|error| Error::failed("rewind; only a full resync helps now", error))
     }
 }

@@ -3,6 +3,7 @@
 mod cut;
 
 use std::os::unix::fs::MetadataExt as _;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use holdfast_common::assignment::MemberAssignment;
 use holdfast_common::command::{Progress, ResyncMode, ResyncedBy};
@@ -17,6 +18,8 @@ use super::guards::contents;
 use super::*;
 use crate::engine::contract::{work_as, work_in};
 use crate::engine::{Surroundings, Work};
+
+const SEGMENT_BYTES: u64 = 16 << 20;
 
 /// A primary of term 1, and a replica that follows it.
 pub(super) struct Pair {
@@ -162,8 +165,17 @@ async fn a_former_primary_is_rewound_and_what_only_it_had_is_kept() {
     let _shown_if_it_fails = Logs(beside(a, cluster.id, "log"));
     let inode_before = inode(&a.data(cluster.id));
     let request = cluster.resync(&a.bench, &b.bench, 2, ResyncMode::Auto);
-    let resynced = a.bench.engine.resync(&request, &work_in(2)).await.unwrap();
+    let copied = Arc::new(AtomicU64::new(0));
+    let told = Arc::clone(&copied);
+    let listening = heard(2, move |_, progress| {
+        told.fetch_max(progress.total_bytes.unwrap_or(0), Ordering::Relaxed);
+    });
+    let resynced = a.bench.engine.resync(&request, &listening).await.unwrap();
     assert_eq!(resynced.how, ResyncedBy::Rewound);
+    // Two files of the log, that of the fork on both timelines, and not the rest of it.
+    let (copied, log) = (copied.load(Ordering::Relaxed), contents(&b.data(cluster.id).join("pg_wal")));
+    let log: u64 = log.values().map(|bytes| bytes.len() as u64).sum();
+    assert!((1..3 * SEGMENT_BYTES).contains(&copied) && log > 5 * SEGMENT_BYTES, "{copied} of {log}");
     assert_eq!(inode(&a.data(cluster.id)), inode_before);
     pair.follows(a, &pair.following(2)).await;
     assert_eq!(a.local(cluster.id, "select string_agg(word, ',') from said").await, "kept");

@@ -127,9 +127,9 @@ fn with_program(node: &TestNode, name: &str, script: &str) -> Postgresql {
 
 /// It ends as soon as a file that it writes has 4 MiB: in the middle of a file of the log.
 const CUT: &str = "ulimit -c 0\nulimit -f 8192\nexec $real \"$@\"";
-/// The same once it is let go on, and not with its agent: that was killed alone.
-const CUT_LATER: &str = "ulimit -c 0\nulimit -f 8192\nexport real\n\
-    setsid sh -c 'for i in $(seq 600); do [ -e ../go ] && break; sleep 0.1; done; sleep 0.5; exec $real \"$@\"' it \"$@\" >/dev/null 2>&1 &\nwait";
+/// The same, and then it stays until it is let go, and does not end with its agent: that was killed alone.
+const CUT_AND_STAYS: &str = "ulimit -c 0\nulimit -f 8192\nexport real\n\
+    setsid sh -c '$real \"$@\"; for i in $(seq 600); do [ -e ../go ] && break; sleep 0.1; done; sleep 0.5' it \"$@\" >/dev/null 2>&1 &\nwait";
 
 fn is_waiting(pid: i32) -> bool {
     std::fs::read_to_string(format!("/proc/{pid}/comm")).is_ok_and(|name| name.trim() == "sleep")
@@ -144,8 +144,8 @@ async fn data_that_were_being_rewound_are_never_started_and_copied_by_the_next()
     let data = a.data(cluster.id);
     let request = cluster.resync(&a.bench, &b.bench, 2, ResyncMode::Auto);
     let command = work_in(2);
-    // Killed while pg_rewind was at work, which goes on for a while and breaks half-way.
-    let killed = with_program(a, "pg_rewind", CUT_LATER);
+    // Killed while pg_rewind was at work, which broke half-way and stays for a while.
+    let killed = with_program(a, "pg_rewind", CUT_AND_STAYS);
     let at_work = async {
         while !process::scan(&data).unwrap().into_iter().any(is_waiting) {
             sleep(Duration::from_millis(20)).await;
